@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Starts a kernel as a process of the host.
+
+mod kvm;
+mod qemu;
+mod uml;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use crate::backend::Backend;
+use crate::cache::Cache;
+use crate::error::Result;
+use crate::guest;
+use crate::job::Text;
+use crate::kernel::Kernel;
+
+pub use kvm::Accelerator;
+
+/// What a machine is made of.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    /// The kernel to boot.
+    pub kernel: &'a Kernel,
+    /// How many processors it has.
+    pub cpus: u32,
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// The host's folders that it may write to.
+    pub writable: &'a [Text],
+    /// A folder of this run's own on the host, with a file "job" in it.
+    pub folder: &'a Path,
+}
+
+/// A machine that was started.
+#[derive(Debug)]
+pub struct Running {
+    /// The process, the first of a process group of its own.
+    pub process: Child,
+    /// Where the kernel's log comes out.
+    pub log: io::PipeReader,
+    /// The stream to the guest's first process, once that has opened it.
+    pub channel: Channel,
+}
+
+/// The host's end of the channel.
+#[derive(Debug)]
+pub enum Channel {
+    /// Open from the start.
+    Open(UnixStream),
+    /// Opened by the machine, which connects to this.
+    Listening(std::os::unix::net::UnixListener),
+}
+
+impl Machine<'_> {
+    /// Starts it.
+    pub fn start(&self, cache: &Cache) -> Result<Running> {
+        match self.kernel.flavor.backend {
+            Backend::Uml => uml::start(self),
+            Backend::Qemu => qemu::start(self, Accelerator::choose(cache, self.kernel)?),
+        }
+    }
+
+    fn job(&self) -> PathBuf {
+        self.folder.join("job")
+    }
+
+    /// What every kernel is told: to run this very program as its first
+    /// process, to log everything, and to end rather than wait after a panic.
+    fn kernel_arguments(&self) -> Vec<String> {
+        vec![
+            "ro".to_owned(),
+            "loglevel=8".to_owned(),
+            "panic=-1".to_owned(),
+            format!("init={}", self.folder.join("init").display()),
+            "--".to_owned(),
+            guest::ARGUMENT.to_owned(),
+            self.job().display().to_string(),
+        ]
+    }
+}
+
+/// Lets the machine die with this process, and keeps the terminal's Ctrl-C
+/// from it: that is this process's to act on.
+fn detach(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    command.process_group(0);
+    let die_with_parent = || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        Ok(())
+    };
+    // SAFETY: The closure makes one system call and touches no memory that
+    // another thread could hold locked while the process forks.
+    unsafe { command.pre_exec(die_with_parent) };
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! QEMU: the same kernel as an x86-64 machine, its root the host's files
+//! over 9p.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{Accelerator, Channel, Machine, Running, detach};
+use crate::error::{Error, Result};
+use crate::guest;
+use crate::progress::note;
+
+/// The program.
+pub const PROGRAM: &str = "qemu-system-x86_64";
+
+pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
+    note("Booting", &format!("QEMU with {accelerator}"));
+    let failed = |source| Error::Start {
+        program: PROGRAM.to_owned(),
+        source,
+    };
+    let socket = machine.folder.join("channel");
+    let listener = UnixListener::bind(&socket).map_err(Error::file("create", &socket))?;
+    let (log, log_writer) = io::pipe().map_err(failed)?;
+
+    let arguments = [
+        "console=ttyS0",
+        "root=host",
+        "rootfstype=9p",
+        // Loose caching: what the guest sees of the host is as of its boot.
+        "rootflags=trans=virtio,version=9p2000.L,msize=262144,cache=loose",
+    ];
+    let arguments = arguments
+        .into_iter()
+        .map(str::to_owned)
+        .chain(machine.kernel_arguments());
+    let mut command = base(accelerator);
+    command
+        .args(["-smp", &machine.cpus.to_string()])
+        .args(["-m", &format!("{}K", machine.memory >> 10)])
+        .arg("-kernel")
+        .arg(machine.kernel.image())
+        .args(["-append", &arguments.collect::<Vec<_>>().join(" ")])
+        .args(["-device", "virtio-serial-pci"])
+        .args([
+            "-chardev",
+            &format!("socket,id=channel,path={}", escaped(&socket)),
+        ])
+        .args([
+            "-device",
+            &format!("virtserialport,chardev=channel,name={}", guest::ARGUMENT),
+        ])
+        .args(["-virtfs", &share("host", Path::new("/"), ",readonly=on")]);
+    for (place, folder) in machine.writable.iter().enumerate() {
+        command.args(["-virtfs", &share(&format!("rw{place}"), &folder.path(), "")]);
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(log_writer.try_clone().map_err(failed)?)
+        .stderr(log_writer);
+    detach(&mut command);
+    let process = command.spawn().map_err(failed)?;
+    Ok(Running {
+        process,
+        log,
+        channel: Channel::Listening(listener),
+    })
+}
+
+/// A machine with a serial line to standard output and nothing else.
+pub fn base(accelerator: Accelerator) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command
+        .args(match accelerator {
+            Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Accelerator::Tcg { .. } => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        })
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+            "stdio",
+        ]);
+    command
+}
+
+/// A 9p share of one of the host's folders.
+fn share(tag: &str, folder: &Path, options: &str) -> String {
+    let folder = escaped(folder);
+    format!("local,path={folder},mount_tag={tag},security_model=none,multidevs=remap{options}")
+}
+
+/// QEMU's options end at a comma unless there are two.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The tarball from kernel.org, checked against its published SHA-256.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::{SERIES, Source, rank, unpack};
+use crate::cache::hex;
+use crate::error::{Error, Result};
+use crate::progress::{self, Task, Unit};
+
+/// Where kernel.org has its releases; a mirror of the same layout will do.
+const MIRROR: &str = "https://cdn.kernel.org/pub/linux/kernel";
+
+/// The variable that names a mirror to use.
+pub const MIRROR_VARIABLE: &str = "FERROCE_KERNEL_MIRROR";
+
+/// Fetches and unpacks the newest supported release; `None`, with the reason
+/// added to `tried`, where it cannot be had.
+pub fn fetch(dir: &Path, tried: &mut Vec<String>) -> Result<Option<Source>> {
+    let mirror = std::env::var(MIRROR_VARIABLE).unwrap_or_else(|_| MIRROR.to_owned());
+    let mirror = mirror.trim_end_matches('/');
+    let (major, _) = SERIES[0].split_once('.').expect("a series has two numbers");
+    let folder = format!("{mirror}/v{major}.x");
+    progress::note("Looking", &format!("for a kernel source at {folder}"));
+
+    let sums = ureq::get(format!("{folder}/sha256sums.asc"))
+        .call()
+        .and_then(|mut r| r.body_mut().read_to_string());
+    let sums = match sums {
+        Ok(sums) => sums,
+        Err(e) => {
+            tried.push(format!("{folder}: {e}"));
+            return Ok(None);
+        }
+    };
+    let Some((version, expected)) = newest(&sums) else {
+        tried.push(format!("{folder}: no release of {}", SERIES.join(" or ")));
+        return Ok(None);
+    };
+
+    let file = format!("linux-{version}.tar.xz");
+    let mut response = match ureq::get(format!("{folder}/{file}")).call() {
+        Ok(response) => response,
+        Err(e) => {
+            tried.push(format!("{folder}/{file}: {e}"));
+            return Ok(None);
+        }
+    };
+    let size = response.body().content_length().unwrap_or(0);
+    let path = dir.join(&file);
+    let found = {
+        let mut task = Task::start(
+            "Fetching",
+            &format!("{file} ({})", progress::bytes(size)),
+            Unit::Bytes,
+            size,
+        );
+        let mut out = File::create(&path).map_err(Error::file("create", &path))?;
+        save(response.body_mut().as_reader(), &mut out, &mut task)
+            .map_err(Error::file("fetch", &path))?
+    };
+    if found != expected {
+        return Err(Error::Digest {
+            file,
+            origin: folder,
+            expected,
+            found,
+        });
+    }
+
+    let tree = dir.join("tree");
+    std::fs::create_dir_all(&tree).map_err(Error::file("create", &tree))?;
+    let archive = File::open(&path).map_err(Error::file("read", &path))?;
+    unpack(archive, size, &tree, &format!("Linux {version}"))?;
+    Ok(Some(Source {
+        version,
+        origin: folder,
+        dir: tree,
+    }))
+}
+
+/// The newest supported release in a list of checksums, and its checksum.
+fn newest(sums: &str) -> Option<(String, String)> {
+    sums.lines()
+        .filter_map(|line| {
+            let (sum, file) = line.split_once("  ")?;
+            let version = file.strip_prefix("linux-")?.strip_suffix(".tar.xz")?;
+            Some((rank(version)?, version.to_owned(), sum.to_owned()))
+        })
+        .max()
+        .map(|(_, version, sum)| (version, sum))
+}
+
+/// Copies, and returns the SHA-256 of what was copied.
+fn save(mut from: impl Read, to: &mut File, task: &mut Task) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buf = vec![0; 1 << 16];
+    loop {
+        let n = from.read(&mut buf)?;
+        if n == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buf[..n]);
+        to.write_all(&buf[..n])?;
+        task.set(task.done() + n as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_point_release_is_chosen() {
+        let sums = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n\
+            aa  linux-7.2.tar.xz\nbb  linux-7.2.9.tar.xz\ncc  linux-7.2.12.tar.xz\n\
+            dd  linux-6.18.1.tar.xz\nee  patch-7.2.13.xz\n";
+        assert_eq!(newest(sums), Some(("7.2.12".to_owned(), "cc".to_owned())));
+    }
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The guest's side: the first process of the booted kernel. It lays out the
+//! file system, loads modules, runs the command, and powers the guest off.
+//!
+//! The program that starts a guest is also the program that runs as its first
+//! process, from the host's files: nothing needs to be built or copied for it.
+
+mod command;
+mod files;
+mod modules;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::system::RebootCommand;
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+use crate::backend::Backend;
+use crate::channel::{self, ToHost};
+use crate::job::Job;
+
+/// The argument that tells the first process what it is; the job's file follows.
+pub(crate) const ARGUMENT: &str = "ferroce-guest";
+
+/// Runs as the guest's first process if this is one, and then never returns.
+///
+/// To be called first in `main` by every program that starts guests.
+pub fn enter() {
+    let mut args = std::env::args_os().skip(1);
+    if std::process::id() != 1 || args.next().is_none_or(|a| a != ARGUMENT) {
+        return;
+    }
+    let Some(job) = args.next() else { return };
+    if let Err(what) = run(Path::new(&job)) {
+        // Without a channel the kernel's log is all there is to say it in.
+        let _ = std::fs::write("/dev/kmsg", format!("ferroce: {what}\n"));
+    }
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    // The kernel panics when its first process ends, and the host sees that.
+}
+
+/// Why the command did not run, and the exit status for it.
+pub(crate) struct Failure {
+    what: String,
+    status: i32,
+}
+
+impl Failure {
+    /// The lab itself failed, as `docker run` has it.
+    fn lab(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            status: 125,
+        }
+    }
+}
+
+fn run(job: &Path) -> Result<(), String> {
+    let job = Job::read(job).map_err(|e| format!("cannot read the job: {e}"))?;
+    // The job's file system calls need /proc and /dev, and so does the channel.
+    let files = files::lay_out(&job);
+    let channel = open_channel(job.backend)?;
+    let mut host = channel
+        .try_clone()
+        .map_err(|e| format!("cannot use the channel: {e}"))?;
+    let send = |host: &mut File, message: &ToHost| {
+        channel::send(host, message).map_err(|e| format!("cannot write to the channel: {e}"))
+    };
+    send(&mut host, &ToHost::Ready)?;
+    let result = files
+        .map_err(Failure::lab)
+        .and_then(|()| prepare(&job))
+        .and_then(|()| command::run(&job, channel));
+    match result {
+        Ok(status) => send(
+            &mut host,
+            &ToHost::Ended {
+                status,
+                taint: taint(),
+            },
+        ),
+        Err(Failure { what, status }) => send(&mut host, &ToHost::Failed { what, status }),
+    }
+}
+
+/// Network and modules.
+fn prepare(job: &Job) -> Result<(), Failure> {
+    rustix::system::sethostname(b"ferroce")
+        .map_err(|e| Failure::lab(format!("cannot set the host's name: {e}")))?;
+    let ip = crate::prerequisites::find_program("ip").unwrap_or_else(|| "ip".into());
+    let up = Command::new(ip).args(["link", "set", "lo", "up"]).status();
+    if !up.is_ok_and(|s| s.success()) {
+        return Err(Failure::lab(
+            "cannot bring up the loopback interface with `ip link set lo up`",
+        ));
+    }
+    modules::load(job)
+}
+
+/// The stream to the host.
+fn open_channel(backend: Backend) -> Result<File, String> {
+    let path = match backend {
+        Backend::Uml => PathBuf::from("/dev/ttyS0"),
+        Backend::Qemu => virtio_port()?,
+    };
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|e| format!("cannot open {}: {e}", path.display()))?;
+    if backend == Backend::Uml {
+        make_transparent(&file)
+            .map_err(|e| format!("cannot make {} transparent: {e}", path.display()))?;
+    }
+    Ok(file)
+}
+
+/// A serial line that passes each byte as it is.
+fn make_transparent(line: &File) -> rustix::io::Result<()> {
+    let mut termios = tcgetattr(line)?;
+    termios.make_raw();
+    tcsetattr(line, OptionalActions::Now, &termios)
+}
+
+/// The port that the host named after the lab.
+fn virtio_port() -> Result<PathBuf, String> {
+    let class = Path::new("/sys/class/virtio-ports");
+    let ports =
+        std::fs::read_dir(class).map_err(|e| format!("cannot read {}: {e}", class.display()))?;
+    ports
+        .flatten()
+        .find(|p| {
+            std::fs::read_to_string(p.path().join("name")).is_ok_and(|n| n.trim() == ARGUMENT)
+        })
+        .map(|p| Path::new("/dev").join(p.file_name()))
+        .ok_or_else(|| "there is no virtio port for the channel".to_owned())
+}
+
+fn taint() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// Duplicates a descriptor for a child's standard stream.
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, Failure> {
+    fd.try_clone()
+        .map_err(|e| Failure::lab(format!("cannot duplicate a file descriptor: {e}")))
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a guest is told to do, in a file that it reads from the host.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::backend::Backend;
+
+/// A string of the operating system's, which need not be UTF-8.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Text(ByteBuf);
+
+impl<T: AsRef<OsStr>> From<T> for Text {
+    fn from(text: T) -> Self {
+        Self(ByteBuf::from(text.as_ref().as_bytes()))
+    }
+}
+
+impl Text {
+    /// As an argument or a variable.
+    pub fn os(&self) -> OsString {
+        OsString::from_vec(self.0.to_vec())
+    }
+
+    /// As a path.
+    pub fn path(&self) -> PathBuf {
+        self.os().into()
+    }
+}
+
+/// A job for a guest.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// What the guest runs on.
+    pub backend: Backend,
+    /// The program and its arguments.
+    pub command: Vec<Text>,
+    /// The folder to run it in.
+    pub folder: Text,
+    /// Its environment.
+    pub environment: Vec<(Text, Text)>,
+    /// The terminal's lines and columns, if it is to have one.
+    pub terminal: Option<(u16, u16)>,
+    /// The host's folders that it may change; for QEMU each is a 9p share
+    /// whose tag is "rw" and its place in this list.
+    pub writable: Vec<Text>,
+    /// A file to be seen as /proc/cpuinfo.
+    pub processors: Option<Text>,
+    /// The folder to be seen as /lib/modules/RELEASE.
+    pub modules_folder: Text,
+    /// The names of modules to load first.
+    pub modules: Vec<String>,
+    /// Module files to load after them.
+    pub module_files: Vec<Text>,
+}
+
+impl Job {
+    /// Writes it to a file.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        std::fs::write(path, postcard::to_stdvec(self).map_err(io::Error::other)?)
+    }
+
+    /// Reads it from a file.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        postcard::from_bytes(&std::fs::read(path)?).map_err(io::Error::other)
+    }
+}

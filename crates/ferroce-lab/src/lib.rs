@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The lab: a real Linux kernel, with Rust modules in it, up in a second.
+//!
+//! [`kernel`] fetches, configures and builds a kernel, and [`modules`] the
+//! project's modules; both are cached. A [`session`] boots them and runs a
+//! command in the guest, whose first process is this same program
+//! ([`guest::enter`]).
+
+pub mod backend;
+mod boot;
+pub mod cache;
+mod channel;
+mod error;
+mod fetch;
+pub mod guest;
+mod job;
+pub mod kernel;
+pub mod modules;
+pub mod prerequisites;
+pub mod progress;
+mod reports;
+pub mod session;
+mod terminal;
+
+pub use error::{Error, Result};

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The programs of others that the lab stands on: which of them this machine
+//! lacks, and how they are installed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::backend::{Backend, Flavor};
+use crate::cache::Cache;
+use crate::error::{Error, Result};
+use crate::progress::note;
+
+/// Whether missing programs may be installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Install {
+    /// Say what is missing, then install it.
+    Yes,
+    /// Say what would install it, and stop.
+    No,
+}
+
+/// What a kind of kernel needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To build it.
+    Build(Flavor),
+    /// To run a guest.
+    Run(Flavor),
+}
+
+/// The versions of LLVM that the kernels build with, best first: what was
+/// tried most comes first, and Linux 7.2 asks for at least 17.
+const LLVM: [u32; 6] = [19, 20, 21, 18, 17, 22];
+
+/// The version of bindgen to install; any that is found and is not older than
+/// what the kernel asks for is used.
+const BINDGEN: &str = "0.73.2";
+
+enum Probe {
+    Program(&'static str),
+    File(&'static str),
+}
+
+/// A thing to find, and the Debian package that has it.
+struct Need(Probe, &'static str);
+
+const BUILD: [Need; 8] = [
+    Need(Probe::Program("make"), "make"),
+    Need(Probe::Program("gcc"), "gcc"),
+    Need(Probe::Program("flex"), "flex"),
+    Need(Probe::Program("bison"), "bison"),
+    Need(Probe::Program("bc"), "bc"),
+    Need(Probe::File("/usr/include/gelf.h"), "libelf-dev"),
+    Need(Probe::File("/usr/include/openssl/opensslv.h"), "libssl-dev"),
+    Need(Probe::Program("depmod"), "kmod"),
+];
+const RUN: [Need; 2] = [
+    Need(Probe::Program("modprobe"), "kmod"),
+    Need(Probe::Program("ip"), "iproute2"),
+];
+const RUN_QEMU: [Need; 1] = [Need(
+    Probe::Program("qemu-system-x86_64"),
+    "qemu-system-x86",
+)];
+
+impl Need {
+    fn met(&self) -> bool {
+        match self.0 {
+            Probe::Program(name) => find_program(name).is_some(),
+            Probe::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// Looks a program up in `PATH`, and where administrators' programs are, which
+/// an ordinary user's `PATH` leaves out.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    which::which(name)
+        .ok()
+        .or_else(|| which::which_in(name, Some("/usr/local/sbin:/usr/sbin:/sbin"), "/").ok())
+}
+
+/// Makes sure that everything for `purposes` is there.
+pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<()> {
+    let mut packages: Vec<String> = Vec::new();
+    let mut rust_src = false;
+    let mut bindgen = false;
+    for purpose in purposes {
+        let needs: Vec<&Need> = match purpose {
+            Purpose::Build(_) => BUILD.iter().collect(),
+            Purpose::Run(flavor) if flavor.backend == Backend::Qemu => {
+                RUN.iter().chain(&RUN_QEMU).collect()
+            }
+            Purpose::Run(_) => RUN.iter().collect(),
+        };
+        packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
+        if let Purpose::Build(flavor) = purpose {
+            packages.extend(llvm_packages(flavor.debug));
+            rust_src |= !rust_sources().is_some_and(|dir| dir.exists());
+            bindgen |= find_bindgen(cache).is_none();
+        }
+    }
+    packages.sort();
+    packages.dedup();
+    let commands = plan(cache, &packages, rust_src, bindgen);
+    if commands.is_empty() {
+        return Ok(());
+    }
+    let mut missing = packages;
+    let by_hand = !missing.is_empty() && find_program("apt-get").is_none();
+    missing.extend(rust_src.then(|| "rust-src, the source of Rust's library".to_owned()));
+    missing.extend(bindgen.then(|| "bindgen".to_owned()));
+    if install == Install::No || by_hand {
+        let commands = commands.iter().map(shell_words::join).collect();
+        return Err(Error::Missing { missing, commands });
+    }
+    note("Missing", &missing.join(", "));
+    for command in commands {
+        note("Installing", &shell_words::join(&command));
+        run(&command)?;
+    }
+    Ok(())
+}
+
+/// The commands that install what is missing.
+fn plan(cache: &Cache, packages: &[String], rust_src: bool, bindgen: bool) -> Vec<Vec<String>> {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let mut commands = Vec::new();
+    if !packages.is_empty() {
+        let sudo = if rustix::process::geteuid().is_root() {
+            ""
+        } else {
+            "sudo "
+        };
+        if !packages.iter().all(|p| apt_offers(p)) {
+            commands.push(words(&format!("{sudo}apt-get update")));
+        }
+        let mut command = words(&format!("{sudo}apt-get install -y --no-install-recommends"));
+        command.extend_from_slice(packages);
+        commands.push(command);
+    }
+    if rust_src {
+        commands.push(words("rustup component add rust-src"));
+    }
+    if bindgen {
+        let mut command = words(&format!(
+            "cargo install --locked bindgen-cli@{BINDGEN} --root"
+        ));
+        command.push(tools(cache).display().to_string());
+        commands.push(command);
+    }
+    commands
+}
+
+fn run(command: &[String]) -> Result<()> {
+    let status = Command::new(&command[0])
+        .args(&command[1..])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // Output goes to where progress goes: standard output is the guest's.
+        .stdout(std::io::stderr())
+        .status()
+        .map_err(|source| Error::Start {
+            program: command[0].clone(),
+            source,
+        })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Failed {
+        what: format!("`{}`", shell_words::join(command)),
+        status,
+        output: String::new(),
+    })
+}
+
+fn apt_offers(package: &str) -> bool {
+    Command::new("apt-cache")
+        .args(["show", "--no-all-versions", package])
+        .output()
+        .is_ok_and(|o| o.status.success() && !o.stdout.is_empty())
+}
+
+/// libclang for bindgen, and for a debug kernel the whole of clang: the
+/// packages that are missing, of a version that is already begun or offered.
+fn llvm_packages(debug: bool) -> Vec<String> {
+    let complete = |v: &u32| libclang(*v).is_some() && (!debug || has_clang(*v));
+    if LLVM.iter().any(complete) {
+        return Vec::new();
+    }
+    let version = LLVM
+        .into_iter()
+        .find(|v| libclang(*v).is_some())
+        .or_else(|| {
+            LLVM.into_iter()
+                .find(|v| apt_offers(&format!("libclang-{v}-dev")))
+        })
+        .unwrap_or(LLVM[0]);
+    let mut packages = Vec::new();
+    if libclang(version).is_none() {
+        packages.push(format!("libclang-{version}-dev"));
+    }
+    if debug && !has_clang(version) {
+        packages.extend(["clang", "lld", "llvm"].map(|p| format!("{p}-{version}")));
+    }
+    packages
+}
+
+fn has_clang(version: u32) -> bool {
+    ["clang", "ld.lld", "llvm-ar"]
+        .iter()
+        .all(|p| find_program(&format!("{p}-{version}")).is_some())
+}
+
+/// The folder of libclang of one version of LLVM.
+fn libclang(version: u32) -> Option<PathBuf> {
+    let dir = PathBuf::from(format!("/usr/lib/llvm-{version}/lib"));
+    dir.join("libclang.so").exists().then_some(dir)
+}
+
+/// Where the kernel's build looks for the source of Rust's `core`.
+fn rust_sources() -> Option<PathBuf> {
+    let sysroot = output("rustc", &["--print", "sysroot"])?;
+    Some(Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs"))
+}
+
+fn tools(cache: &Cache) -> PathBuf {
+    cache.path("tools")
+}
+
+/// The bindgen that the lab installed, or one in `PATH` that is not too old.
+fn find_bindgen(cache: &Cache) -> Option<(PathBuf, String)> {
+    let own = tools(cache).join("bin/bindgen");
+    let candidates = own
+        .exists()
+        .then_some(own)
+        .into_iter()
+        .chain(which::which("bindgen").ok());
+    candidates
+        .filter_map(|path| {
+            let text = output(path.to_str()?, &["--version"])?;
+            let version = text.trim().strip_prefix("bindgen ")?.to_owned();
+            (numbers(&version) >= numbers("0.71.1")).then_some((path, version))
+        })
+        .next()
+}
+
+/// The numbers of a version, for comparison.
+pub fn numbers(version: &str) -> Vec<u64> {
+    version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|n| n.parse().ok())
+        .collect()
+}
+
+fn output(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The compilers that a kernel is built with.
+#[derive(Debug, Clone)]
+pub struct Toolchain {
+    /// What tells one toolchain from another, for the cache.
+    pub identity: String,
+    bindgen: PathBuf,
+    libclang: PathBuf,
+    /// The suffix of LLVM's programs where clang compiles the C code.
+    llvm: Option<String>,
+}
+
+impl Toolchain {
+    /// Finds the compilers for a kind of kernel, which [`ensure`] has seen to.
+    pub fn find(cache: &Cache, flavor: Flavor) -> Result<Self> {
+        let gone = |what: &str| Error::Usage(format!("{what} was here a moment ago and is gone"));
+        let (bindgen, bindgen_version) = find_bindgen(cache).ok_or_else(|| gone("bindgen"))?;
+        let (version, libclang) = LLVM
+            .into_iter()
+            .filter(|v| !flavor.debug || has_clang(*v))
+            .find_map(|v| Some((v, libclang(v)?)))
+            .ok_or_else(|| gone("libclang"))?;
+        let rustc = output("rustc", &["-vV"]).ok_or_else(|| gone("rustc"))?;
+        let cc = match flavor.debug {
+            true => output(&format!("clang-{version}"), &["--version"]),
+            false => output("gcc", &["--version"]),
+        };
+        let cc = cc.ok_or_else(|| gone("the C compiler"))?;
+        let cc = cc.lines().next().unwrap_or_default();
+        Ok(Self {
+            identity: format!("{rustc}\n{cc}\nbindgen {bindgen_version}\nlibclang {version}\n"),
+            bindgen,
+            libclang,
+            llvm: flavor.debug.then(|| format!("-{version}")),
+        })
+    }
+
+    /// `make` for a kernel of `flavor`, with nothing of the caller's
+    /// environment that would change what is built.
+    pub fn make(&self, flavor: Flavor) -> Command {
+        let mut make = Command::new("make");
+        for name in [
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "MFLAGS",
+            "ARCH",
+            "SUBARCH",
+            "CROSS_COMPILE",
+            "LLVM",
+            "CC",
+            "LD",
+            "CFLAGS",
+            "KCFLAGS",
+            "KRUSTFLAGS",
+            "KBUILD_OUTPUT",
+            "O",
+            "V",
+            "LD_LIBRARY_PATH",
+            "RUSTFLAGS",
+        ] {
+            make.env_remove(name);
+        }
+        make.env("LC_ALL", "C")
+            .env("LIBCLANG_PATH", &self.libclang)
+            .env("KBUILD_BUILD_USER", "ferroce")
+            .env("KBUILD_BUILD_HOST", "lab")
+            .arg(format!("ARCH={}", flavor.backend.arch()))
+            .arg(format!("BINDGEN={}", self.bindgen.display()));
+        if let Some(suffix) = &self.llvm {
+            make.arg(format!("LLVM={suffix}"));
+        }
+        make
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Progress on standard error: a bar on a terminal, plain lines elsewhere.
+
+use console::style;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Says one thing, with its verb in front as cargo does.
+pub fn note(verb: &str, text: &str) {
+    eprintln!(
+        "{} {text}",
+        style(format!("{verb:>12}")).green().bold().for_stderr()
+    );
+}
+
+/// What a task counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes, shown as such.
+    Bytes,
+    /// Steps of the kernel's build, of which the total is an estimate.
+    Steps,
+}
+
+/// A task under way.
+///
+/// Off a terminal it prints a line at each tenth.
+#[derive(Debug)]
+pub struct Task {
+    bar: ProgressBar,
+    plain: bool,
+    verb: &'static str,
+    unit: Unit,
+    total: u64,
+    tenths: u64,
+}
+
+impl Task {
+    /// Starts a task and says so.
+    pub fn start(verb: &'static str, what: &str, unit: Unit, total: u64) -> Self {
+        note(verb, what);
+        let plain = !console::user_attended_stderr();
+        let target = if plain {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        let bar = ProgressBar::with_draw_target(Some(total.max(1)), target);
+        let template = match unit {
+            Unit::Bytes => "{spinner:>12} [{bar:25}] {bytes} of {total_bytes}, {eta} left",
+            Unit::Steps => {
+                "{spinner:>12} [{bar:25}] {pos} of about {len}, {elapsed} {wide_msg:.dim}"
+            }
+        };
+        let look = ProgressStyle::with_template(template).expect("a constant template");
+        bar.set_style(look.progress_chars("=> "));
+        Self {
+            bar,
+            plain,
+            verb,
+            unit,
+            total,
+            tenths: 0,
+        }
+    }
+
+    /// Moves to `done`, of the total given at the start.
+    pub fn set(&mut self, done: u64) {
+        if done >= self.total {
+            // The estimate was low: keep the bar truthful.
+            self.bar.set_length(done + 1);
+        }
+        self.bar.set_position(done);
+        let tenths = done * 10 / self.total.max(1);
+        if self.plain && tenths > self.tenths && tenths < 10 {
+            self.tenths = tenths;
+            let (done, total) = match self.unit {
+                Unit::Bytes => (bytes(done), bytes(self.total)),
+                Unit::Steps => (done.to_string(), format!("about {}", self.total)),
+            };
+            note(self.verb, &format!("{done} of {total}"));
+        }
+    }
+
+    /// One step further, which is `what`.
+    pub fn step(&mut self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        self.set(self.bar.position() + 1);
+    }
+
+    /// How far it is.
+    pub fn done(&self) -> u64 {
+        self.bar.position()
+    }
+
+    /// Prints a line above the bar.
+    pub fn line(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// A size as a person reads it.
+pub fn bytes(n: u64) -> String {
+    indicatif::BinaryBytes(n).to_string()
+}
+
+/// A duration as a person reads it.
+pub fn time(elapsed: std::time::Duration) -> String {
+    match elapsed.as_secs() {
+        s @ 60.. => format!("{} min {} s", s / 60, s % 60),
+        _ => format!("{:.1} s", elapsed.as_secs_f64()),
+    }
+}

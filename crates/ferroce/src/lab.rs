@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `ferroce lab`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use ferroce_lab::backend::Flavor;
+use ferroce_lab::cache::Cache;
+use ferroce_lab::kernel::Kernel;
+use ferroce_lab::modules::{self, Modules};
+use ferroce_lab::prerequisites::{self, Purpose};
+use ferroce_lab::progress::note;
+use ferroce_lab::session::Session;
+
+use crate::args::{Build, Clean, Lab, Machine, Setup};
+
+pub fn run(command: Lab) -> Result<i32> {
+    match command {
+        Lab::Build(args) => build(&args),
+        Lab::Run(args) => session(&args.machine, args.command.clone(), false),
+        Lab::Shell(args) => shell(&args.machine),
+        Lab::Clean(args) => clean(&args),
+    }
+}
+
+/// A kernel with its modules, ready to boot.
+pub struct Ready {
+    pub cache: Cache,
+    pub kernel: Kernel,
+    pub modules: Modules,
+}
+
+impl Ready {
+    /// Builds what is not built yet.
+    pub fn ensure(setup: &Setup, flavor: Flavor, purposes: &[Purpose]) -> Result<Self> {
+        let project = project(setup)?;
+        let cache = Cache::open()?;
+        prerequisites::ensure(&cache, purposes, setup.install())?;
+        let kernel = Kernel::ensure(&cache, &project, flavor)?;
+        let modules = Modules::ensure(&cache, &project, &kernel)?;
+        Ok(Self {
+            cache,
+            kernel,
+            modules,
+        })
+    }
+
+    pub fn run(&self, session: &Session) -> Result<i32> {
+        Ok(session.run(&self.cache, &self.kernel, &self.modules)?)
+    }
+}
+
+fn project(setup: &Setup) -> Result<PathBuf> {
+    setup.kernel_dir.canonicalize().with_context(|| {
+        format!(
+            "the kernel modules' sources are not at {}; say where they are with --kernel-dir",
+            setup.kernel_dir.display()
+        )
+    })
+}
+
+fn build(args: &Build) -> Result<i32> {
+    let flavor = args.which.flavor();
+    let ready = Ready::ensure(&args.setup, flavor, &[Purpose::Build(flavor)])?;
+    if args.clippy {
+        modules::lint(&project(&args.setup)?, &ready.kernel)?;
+        note("Checked", "the modules have no warnings");
+        return Ok(0);
+    }
+    let Ready {
+        kernel, modules, ..
+    } = &ready;
+    if !kernel.built_now && !modules.built_now {
+        note(
+            "Fresh",
+            &format!("Linux {} for {flavor} and its modules", kernel.release),
+        );
+    }
+    note("Kernel", &kernel.image().display().to_string());
+    note(
+        "Modules",
+        &modules.folder.join("updates").display().to_string(),
+    );
+    note(
+        "Yours",
+        &format!(
+            "make -C {} ARCH={} M=$PWD modules",
+            kernel.dir.display(),
+            flavor.backend.arch()
+        ),
+    );
+    Ok(0)
+}
+
+fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<i32> {
+    let flavor = machine.which.flavor();
+    let ready = Ready::ensure(
+        &machine.setup,
+        flavor,
+        &[Purpose::Build(flavor), Purpose::Run(flavor)],
+    )?;
+    ready.run(&Session {
+        command,
+        cpus: machine.cpus,
+        memory: machine.memory(),
+        timeout: machine.timeout,
+        writable: machine.rw.clone(),
+        module_files: machine.module.clone(),
+        terminal,
+        show_log: machine.kernel_log,
+    })
+}
+
+fn shell(machine: &Machine) -> Result<i32> {
+    let name = machine.which.flavor().name();
+    // The user's own settings, and then a prompt that says where one is.
+    let prompt = format!(r"\[\e[1;33m\](ferroce {name})\[\e[0m\] \w \$ ");
+    let settings = format!("[ -r ~/.bashrc ] && . ~/.bashrc\nPROMPT_COMMAND=\nPS1='{prompt}'\n");
+    let mut file = tempfile::Builder::new()
+        .prefix("ferroce-shell-")
+        .tempfile()?;
+    std::io::Write::write_all(&mut file, settings.as_bytes())?;
+    let bash = [
+        OsString::from("bash"),
+        "--rcfile".into(),
+        file.path().into(),
+        "-i".into(),
+    ];
+    session(machine, bash.to_vec(), true)
+}
+
+fn clean(args: &Clean) -> Result<i32> {
+    let cache = Cache::open()?;
+    let whole = ["kernel", "modules", "source", "tools", "locks", "kvm"];
+    let names = if args.all { &whole[..] } else { &whole[..2] };
+    let mut removed = false;
+    for name in names {
+        removed |= remove(&cache.path(name))?;
+    }
+    if !removed {
+        note("Clean", "there was nothing to remove");
+    }
+    Ok(0)
+}
+
+fn remove(path: &Path) -> Result<bool> {
+    let result = if path.is_dir() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    match result {
+        Ok(()) => {
+            note("Removed", &path.display().to_string());
+            Ok(true)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e).with_context(|| format!("cannot remove {}", path.display())),
+    }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `ferroce`: the command-line program.
+
+mod args;
+mod demo;
+mod lab;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    ferroce_lab::guest::enter();
+    // A closed pipe is an error that is handled where it occurs.
+    let result = match Args::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Lab(command) => lab::run(command),
+    };
+    match result {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
+        Err(error) => {
+            eprintln!("ferroce: {error:#}");
+            ExitCode::from(ferroce_lab::session::status::LAB as u8)
+        }
+    }
+}

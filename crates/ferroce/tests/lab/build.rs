@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The cache of builds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::{Flavor, Ran, Test, ferroce, kernel_dir, ran};
+
+pub const TESTS: &[Test] = &[
+    ("a second build does nothing and says so", fresh),
+    (
+        "of two builds at once the second waits and says for what",
+        two_at_once,
+    ),
+    ("modules that were damaged are built again", damaged_modules),
+    (
+        "a module that does not compile is told with the compiler's reason",
+        does_not_compile,
+    ),
+    (
+        "an option that the kernel's configuration drops is named",
+        dropped_option,
+    ),
+    ("kernel code passes clippy", clippy),
+];
+
+fn fresh(flavor: &Flavor) {
+    let ran = ran(ferroce().args(["lab", "build"]).args(flavor.args))
+        .ends_with(0)
+        .says("Fresh");
+    assert!(!ran.stderr.contains("Building"), "{ran:#?}");
+}
+
+/// A copy of the modules' sources, which makes for a build of its own.
+fn copy_of_sources(note: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let status = Command::new("cp")
+        .arg("-rT")
+        .arg(kernel_dir())
+        .arg(dir.path())
+        .status();
+    assert!(status.unwrap().success());
+    let hello = dir.path().join("examples/hello/hello.rs");
+    let text = fs::read_to_string(&hello).unwrap();
+    fs::write(hello, format!("{text}\n{note}\n")).unwrap();
+    dir
+}
+
+fn build(sources: &Path) -> Command {
+    let mut command = ferroce();
+    command
+        .args(["lab", "build", "--kernel-dir"])
+        .arg(sources)
+        .stdin(Stdio::null());
+    command
+}
+
+fn two_at_once(_: &Flavor) {
+    let sources = copy_of_sources("// Two at once.");
+    let path = sources.path();
+    let rans: Vec<Ran> = std::thread::scope(|scope| {
+        let both = [
+            scope.spawn(|| ran(&mut build(path))),
+            scope.spawn(|| ran(&mut build(path))),
+        ];
+        both.into_iter()
+            .map(|t| t.join().unwrap().ends_with(0))
+            .collect()
+    });
+    let waited = rans
+        .iter()
+        .filter(|r| r.stderr.contains("Waiting for another ferroce, process"))
+        .count();
+    let built = rans
+        .iter()
+        .filter(|r| r.stderr.contains("Building"))
+        .count();
+    assert_eq!((waited, built), (1, 1), "{rans:#?}");
+}
+
+fn modules_of(ran: &Ran) -> PathBuf {
+    let line = ran
+        .stderr
+        .lines()
+        .find(|l| l.trim_start().starts_with("Modules "))
+        .expect("it names the folder");
+    PathBuf::from(line.trim_start().trim_start_matches("Modules "))
+}
+
+fn damaged_modules(_: &Flavor) {
+    let sources = copy_of_sources("// To be damaged.");
+    let built = ran(&mut build(sources.path())).ends_with(0);
+    let hello = modules_of(&built).join("hello.ko");
+    let whole = fs::read(&hello).unwrap();
+    let mut bytes = whole.clone();
+    bytes[whole.len() / 2] ^= 1;
+    fs::write(&hello, bytes).unwrap();
+    ran(&mut build(sources.path()))
+        .ends_with(0)
+        .says("Building");
+    assert!(fs::read(&hello).unwrap() == whole);
+    fs::remove_file(&hello).unwrap();
+    ran(&mut build(sources.path()))
+        .ends_with(0)
+        .says("Building");
+    assert!(fs::read(&hello).unwrap() == whole);
+}
+
+fn does_not_compile(_: &Flavor) {
+    let sources = copy_of_sources("const WRONG: u32 = \"text\";");
+    ran(&mut build(sources.path()))
+        .ends_with(125)
+        .says("mismatched types")
+        .says("hello.rs")
+        .says("All of it is in");
+}
+
+fn dropped_option(_: &Flavor) {
+    let sources = copy_of_sources("// With an option that does not exist.");
+    let config = sources.path().join("config/um.config");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(config, format!("{text}CONFIG_NO_SUCH_OPTION=y\n")).unwrap();
+    ran(&mut build(sources.path()))
+        .ends_with(125)
+        .says("would not keep CONFIG_NO_SUCH_OPTION=y");
+}
+
+fn clippy(_: &Flavor) {
+    ran(ferroce().args(["lab", "build", "--clippy"]))
+        .ends_with(0)
+        .says("no warnings");
+    let sources = copy_of_sources("fn unused() { let x = 5; return drop(x); }");
+    ran(build(sources.path()).arg("--clippy"))
+        .ends_with(125)
+        .says("hello.rs");
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The example modules in a guest, and the kernel's reports of broken ones.
+
+use crate::support::{Flavor, Test, UML, ran};
+
+pub const TESTS: &[Test] = &[
+    ("hello greets by name on load and on unload", hello),
+    (
+        "hello greets the world by default and shows its parameter",
+        hello_default,
+    ),
+    ("hello refuses a name that is empty or too long", hello_bad),
+    ("a module calls the function that another exports", pair),
+    (
+        "importing first is refused with Unknown symbol",
+        pair_in_wrong_order,
+    ),
+    (
+        "the exporter cannot go while the importer is there",
+        pair_in_use,
+    ),
+    (
+        "the RDMA stack is loaded, and rdma_rxe on demand",
+        rdma_stack,
+    ),
+    ("an oops fails the run with 99 and is shown", oops),
+    (
+        "a warning fails the run with 99, whatever the command says",
+        warn,
+    ),
+    ("a panic fails the run with 99", bug),
+    ("a crash that nobody knows is refused", crash_unknown),
+];
+
+pub const DEBUG_TESTS: &[Test] = &[
+    (
+        "debug: the examples load and unload with nothing to report",
+        examples_are_clean,
+    ),
+    ("debug: KASAN finds a use after free", use_after_free),
+    ("debug: KASAN finds an access out of bounds", out_of_bounds),
+];
+
+pub const QEMU_TESTS: &[Test] = &[
+    ("qemu: hello greets by name on load and on unload", hello),
+    (
+        "qemu: importing first is refused with Unknown symbol",
+        pair_in_wrong_order,
+    ),
+    ("qemu: an oops fails the run with 99 and is shown", oops),
+    (
+        "qemu: a warning fails the run with 99, whatever the command says",
+        warn,
+    ),
+];
+
+/// Where modprobe finds them; insmod needs the file.
+const UPDATES: &str = "/lib/modules/$(uname -r)/updates";
+
+fn hello(flavor: &Flavor) {
+    let ran = flavor
+        .sh(
+            "set -e; modprobe hello name=Ada; grep -q '^hello ' /proc/modules; modprobe -r hello; \
+             ! grep -q '^hello ' /proc/modules; dmesg | grep hello:",
+        )
+        .ends_with(0);
+    let lines: Vec<&str> = ran
+        .stdout
+        .lines()
+        .map(|l| l.split_once("] ").unwrap().1)
+        .collect();
+    assert_eq!(lines, ["hello: hello, Ada", "hello: goodbye, Ada"]);
+}
+
+fn hello_default(flavor: &Flavor) {
+    flavor
+        .sh("set -e; modprobe hello; cat /sys/module/hello/parameters/name; dmesg | grep hello:; modinfo -p hello")
+        .ends_with(0)
+        .prints("world\n")
+        .prints("hello: hello, world")
+        .prints("name:");
+}
+
+fn hello_bad(flavor: &Flavor) {
+    flavor
+        .sh("modprobe hello name=")
+        .ends_with(1)
+        .says("Invalid argument");
+    flavor
+        .sh("modprobe hello name=$(printf %032d 0); status=$?; dmesg | grep hello; exit $status")
+        .ends_with(1)
+        .prints("string doesn't fit");
+}
+
+fn pair(flavor: &Flavor) {
+    flavor
+        .sh("set -e; modprobe visitor; modinfo -F depends visitor; dmesg | grep -E 'greeter:|visitor:'; \
+             modprobe -r visitor")
+        .ends_with(0)
+        .prints("greeter\n")
+        .prints("visitor: I am visitor number 1");
+}
+
+fn pair_in_wrong_order(flavor: &Flavor) {
+    flavor
+        .sh(&format!(
+            "insmod {UPDATES}/visitor.ko; status=$?; dmesg | grep visitor: >&2; exit $status"
+        ))
+        .ends_with(1)
+        .says("Unknown symbol in module")
+        .says("visitor: Unknown symbol greeter_greet (err -2)");
+    // And in the right order, by hand.
+    flavor
+        .sh(&format!(
+            "insmod {UPDATES}/greeter.ko && insmod {UPDATES}/visitor.ko"
+        ))
+        .ends_with(0);
+}
+
+fn pair_in_use(flavor: &Flavor) {
+    flavor
+        .sh("modprobe visitor && rmmod greeter")
+        .ends_with(1)
+        .says("in use by: visitor");
+}
+
+fn rdma_stack(flavor: &Flavor) {
+    flavor
+        .sh("set -e; ls /sys/class/infiniband_verbs/abi_version; test -e /dev/infiniband/rdma_cm; \
+             ip link add d0 type dummy; ip link set d0 up; rdma link add rxe0 type rxe netdev d0; rdma link")
+        .ends_with(0)
+        .prints("link rxe0/1 state ACTIVE");
+}
+
+fn oops(flavor: &Flavor) {
+    let ran = flavor
+        .sh("modprobe crash how=oops; true")
+        .ends_with(99)
+        .says("ferroce: the guest's kernel reported");
+    // The report itself: where it happened.
+    assert!(ran.stderr.contains("crash"), "{ran:#?}");
+}
+
+fn warn(flavor: &Flavor) {
+    flavor
+        .sh("modprobe crash how=warn; echo survived; exit 0")
+        .ends_with(99)
+        .prints("survived")
+        .says("WARNING: ")
+        .says("end trace");
+}
+
+fn bug(flavor: &Flavor) {
+    flavor
+        .sh("modprobe crash how=bug")
+        .ends_with(99)
+        .says("rust_kernel: panicked");
+}
+
+fn crash_unknown(flavor: &Flavor) {
+    flavor
+        .sh("modprobe crash how=gently; status=$?; dmesg | grep crash: >&2; exit $status")
+        .ends_with(1)
+        .says("is none of: oops");
+}
+
+fn examples_are_clean(flavor: &Flavor) {
+    let scan = "echo scan > /sys/kernel/debug/kmemleak";
+    flavor
+        .sh(&format!(
+            "set -e; for i in 1 2 3; do modprobe hello; modprobe visitor; modprobe -r visitor hello; done; \
+             modprobe greeter; modprobe -r greeter; sleep 6; {scan}; {scan}; cat /sys/kernel/debug/kmemleak"
+        ))
+        .ends_with(0);
+}
+
+fn use_after_free(flavor: &Flavor) {
+    flavor
+        .sh("modprobe crash how=use_after_free")
+        .ends_with(99)
+        .says("KASAN: slab-use-after-free");
+}
+
+fn out_of_bounds(flavor: &Flavor) {
+    flavor
+        .sh("modprobe crash how=out_of_bounds")
+        .ends_with(99)
+        .says("KASAN: slab-out-of-bounds");
+    // A kernel that does not look for it lets it pass, which is why there are two.
+    ran(UML
+        .lab(&[])
+        .args(["modprobe", "crash", "how=out_of_bounds"]))
+    .ends_with(0);
+}
