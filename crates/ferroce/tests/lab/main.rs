@@ -39,13 +39,14 @@ fn main() -> ExitCode {
 
 /// Whether the filters on the command line let a test through.
 fn selected(args: &Arguments, name: &str) -> bool {
-    args.filter.as_ref().is_none_or(|f| {
+    let matches = |f: &String| {
         if args.exact {
             name == f
         } else {
             name.contains(f.as_str())
         }
-    })
+    };
+    args.filter.as_ref().is_none_or(matches) && !args.skip.iter().any(matches)
 }
 
 fn trials() -> Vec<Trial> {
