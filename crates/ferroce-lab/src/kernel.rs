@@ -15,6 +15,7 @@ use crate::cache::{Cache, Found, Seal, hex};
 use crate::error::{Error, Result};
 use crate::fetch::{self, Source};
 use crate::prerequisites::Toolchain;
+use crate::process;
 use crate::progress::{self, Task, Unit, note};
 
 /// A kernel that is built and whole.
@@ -89,6 +90,15 @@ impl Kernel {
     /// The kernel image.
     pub fn image(&self) -> PathBuf {
         self.dir.join(self.flavor.backend.image())
+    }
+
+    /// What tells it from others: the name of its folder.
+    pub fn name(&self) -> String {
+        self.dir
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// `make` for this kernel.
@@ -325,6 +335,8 @@ pub(crate) fn follow(
     };
     let mut file = File::create(log).map_err(Error::file("create", log))?;
     let (reader, writer) = std::io::pipe().map_err(start)?;
+    // make(1) ends its compilers and removes what they have half-made.
+    process::die_with_parent(&mut make, rustix::process::Signal::TERM);
     let mut child = make
         .stdin(Stdio::null())
         .stdout(writer.try_clone().map_err(start)?)
@@ -365,18 +377,17 @@ fn made(line: &str) -> Option<&str> {
     is_verb.then(|| object.trim_start())
 }
 
-/// The lines of a build's output that say what went wrong.
+/// The lines of a build's output that say what went wrong: the first complaint
+/// with what follows it, for compilers quote the place; or the end.
 fn complaints(text: &str) -> String {
-    let says = |l: &&str| {
-        l.contains("error") || l.contains("Error") || l.contains("***") || l.contains("No space")
-    };
-    let lines: Vec<&str> = text.lines().filter(says).collect();
-    let lines = if lines.is_empty() {
-        text.lines().collect()
-    } else {
-        lines
-    };
-    lines[lines.len().saturating_sub(12)..].join("\n")
+    const LINES: usize = 16;
+    let lines: Vec<&str> = text.lines().filter(|l| !l.starts_with("make")).collect();
+    let complains = |l: &&str| ["error", "***", "No space"].iter().any(|c| l.contains(c));
+    let first = lines
+        .iter()
+        .position(complains)
+        .unwrap_or(lines.len().saturating_sub(LINES));
+    lines[first..lines.len().min(first + LINES)].join("\n")
 }
 
 #[cfg(test)]

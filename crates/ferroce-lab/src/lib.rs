@@ -17,6 +17,7 @@ mod job;
 pub mod kernel;
 pub mod modules;
 pub mod prerequisites;
+mod process;
 pub mod progress;
 mod reports;
 pub mod session;

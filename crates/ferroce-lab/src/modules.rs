@@ -57,12 +57,7 @@ impl Modules {
     /// `project` is the folder with the modules' sources.
     pub fn ensure(cache: &Cache, project: &Path, kernel: &Kernel) -> Result<Self> {
         let key = &sources_key(project)?[..12];
-        let name = kernel
-            .dir
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = kernel.name();
         let all = cache.path("modules").join(&name);
         let root = all.join(key);
         let folder = root.join("lib/modules").join(&kernel.release);
@@ -99,11 +94,15 @@ impl Modules {
 }
 
 /// Compiles the modules with clippy and takes its warnings for errors.
-pub fn lint(project: &Path, kernel: &Kernel) -> Result<()> {
-    let out =
-        tempfile::tempdir().map_err(Error::file("create a folder in", std::env::temp_dir()))?;
+pub fn lint(cache: &Cache, project: &Path, kernel: &Kernel) -> Result<()> {
+    let name = kernel.name();
+    let _lock = cache.lock(
+        &format!("clippy-{name}"),
+        "checking the modules with clippy",
+    )?;
+    let out = cache.path("modules").join(name).join("clippy");
     build(
-        out.path(),
+        &out,
         project,
         kernel,
         &["CLIPPY=1", "KRUSTFLAGS=-Dwarnings"],
@@ -227,7 +226,9 @@ fn remove_old(all: &Path, key: &str) {
     };
     let mut old: Vec<_> = entries
         .flatten()
-        .filter(|e| e.file_name() != key && e.file_name() != "build" && e.path().is_dir())
+        .filter(|e| {
+            ![key, "build", "clippy"].iter().any(|n| e.file_name() == *n) && e.path().is_dir()
+        })
         .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
         .collect();
     old.sort();

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Progress on standard error: a bar on a terminal, plain lines elsewhere.
 
+use std::time::{Duration, Instant};
+
 use console::style;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -21,9 +23,12 @@ pub enum Unit {
     Steps,
 }
 
+/// How long the log of a build is left without a line.
+const SELDOM: Duration = Duration::from_secs(5);
+
 /// A task under way.
 ///
-/// Off a terminal it prints a line at each tenth.
+/// Off a terminal it prints a line at each tenth, if it takes long.
 #[derive(Debug)]
 pub struct Task {
     bar: ProgressBar,
@@ -32,6 +37,7 @@ pub struct Task {
     unit: Unit,
     total: u64,
     tenths: u64,
+    told: Instant,
 }
 
 impl Task {
@@ -60,6 +66,7 @@ impl Task {
             unit,
             total,
             tenths: 0,
+            told: Instant::now(),
         }
     }
 
@@ -71,8 +78,9 @@ impl Task {
         }
         self.bar.set_position(done);
         let tenths = done * 10 / self.total.max(1);
-        if self.plain && tenths > self.tenths && tenths < 10 {
+        if self.plain && tenths > self.tenths && tenths < 10 && self.told.elapsed() >= SELDOM {
             self.tenths = tenths;
+            self.told = Instant::now();
             let (done, total) = match self.unit {
                 Unit::Bytes => (bytes(done), bytes(self.total)),
                 Unit::Steps => (done.to_string(), format!("about {}", self.total)),
@@ -110,7 +118,7 @@ pub fn bytes(n: u64) -> String {
 }
 
 /// A duration as a person reads it.
-pub fn time(elapsed: std::time::Duration) -> String {
+pub fn time(elapsed: Duration) -> String {
     match elapsed.as_secs() {
         s @ 60.. => format!("{} min {} s", s / 60, s % 60),
         _ => format!("{:.1} s", elapsed.as_secs_f64()),

@@ -15,11 +15,19 @@ use ferroce_lab::prerequisites::Install;
 /// without root, KVM or a disk image. Its files are this machine's, read-only;
 /// what a guest changes vanishes with it.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 80)]
+#[command(version, max_term_width = 80, after_long_help = ENVIRONMENT)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
 }
+
+const ENVIRONMENT: &str = "\
+Environment:
+  FERROCE_CACHE          the folder for all that is fetched and built
+                         [default: ferroce in the user's cache folder]
+  FERROCE_KERNEL_MIRROR  fetch the kernel's source from this mirror of
+                         kernel.org's /pub/linux/kernel, not from Debian
+  FERROCE_NO_INSTALL     1: as with --no-install";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -64,7 +64,7 @@ fn build(args: &Build) -> Result<i32> {
     let flavor = args.which.flavor();
     let ready = Ready::ensure(&args.setup, flavor, &[Purpose::Build(flavor)])?;
     if args.clippy {
-        modules::lint(&project(&args.setup)?, &ready.kernel)?;
+        modules::lint(&ready.cache, &project(&args.setup)?, &ready.kernel)?;
         note("Checked", "the modules have no warnings");
         return Ok(0);
     }

@@ -16,6 +16,7 @@ use crate::error::Result;
 use crate::guest;
 use crate::job::Text;
 use crate::kernel::Kernel;
+use crate::process;
 
 pub use kvm::Accelerator;
 
@@ -87,11 +88,5 @@ impl Machine<'_> {
 fn detach(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     command.process_group(0);
-    let die_with_parent = || {
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-        Ok(())
-    };
-    // SAFETY: The closure makes one system call and touches no memory that
-    // another thread could hold locked while the process forks.
-    unsafe { command.pre_exec(die_with_parent) };
+    process::die_with_parent(command, rustix::process::Signal::KILL);
 }

@@ -235,7 +235,7 @@ fn timeout(flavor: &Flavor) {
     ran(flavor.lab(&["--timeout", "4"]).args(["sleep", "600"]))
         .ends_with(124)
         .says("ended after 4 s")
-        .says("Linux version");
+        .says("as init process");
 }
 
 /// The guests' folders and processes of this machine that belong to `child`.
