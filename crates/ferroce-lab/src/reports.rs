@@ -11,7 +11,7 @@ pub struct Report {
 }
 
 /// What the first line of a report contains, and where the kernel prints it.
-const BEGINNINGS: [&str; 20] = [
+const BEGINNINGS: [&str; 19] = [
     "Kernel panic - not syncing",         // kernel/panic.c
     "WARNING: ",                          // kernel/panic.c, lib/bug.c, kernel/locking/lockdep.c
     "BUG: ",                              // KASAN, lockdep, scheduling while atomic, NULL pointers
@@ -31,7 +31,6 @@ const BEGINNINGS: [&str; 20] = [
     "DEADLOCK",                           // kernel/locking/lockdep.c
     "refcount_t: ",                       // lib/refcount.c
     "list_add corruption",                // lib/list_debug.c
-    "new suspected memory leaks",         // mm/kmemleak.c
 ];
 
 /// The most lines of a report that are shown.

@@ -98,6 +98,13 @@ fn kernel_file_systems() -> Result<(), String> {
         symlink(target, link).map_err(|e| format!("cannot create {link}: {e}"))?;
     }
     attach(c"debugfs", c"debugfs", "/sys/kernel/debug", plain, None)?;
+    // kmemleak looks when it is asked to: its thread would report, after a
+    // minute, what the kernel itself seems to leak as it boots.
+    let kmemleak = Path::new("/sys/kernel/debug/kmemleak");
+    if kmemleak.exists() {
+        fs::write(kmemleak, "scan=off")
+            .map_err(|e| format!("cannot write {}: {e}", kmemleak.display()))?;
+    }
     attach(c"configfs", c"configfs", "/sys/kernel/config", plain, None)?;
     if Path::new("/sys/fs/cgroup").is_dir() {
         attach(c"cgroup2", c"cgroup2", "/sys/fs/cgroup", plain, None)?;

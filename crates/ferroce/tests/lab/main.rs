@@ -2,7 +2,12 @@
 //! Tests of the lab by its command line, with real guests.
 //!
 //! Before the first test the kernels are built, which takes minutes on a new
-//! machine and nothing afterwards.
+//! machine and nothing afterwards. The tests of the QEMU debug kernel, which
+//! takes longest, run on request:
+//!
+//! ```sh
+//! cargo test --release -p ferroce --test lab -- --ignored
+//! ```
 
 mod build;
 mod errors;
@@ -13,7 +18,7 @@ mod support;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use support::{DEBUG, QEMU, UML};
+use support::{DEBUG, QEMU, QEMU_DEBUG, UML};
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().collect();
@@ -24,10 +29,10 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let trials = trials();
     if !args.list {
-        for flavor in [UML, DEBUG, QEMU] {
+        for flavor in [UML, DEBUG, QEMU, QEMU_DEBUG] {
             let wanted = trials
                 .iter()
-                .any(|t| t.kind() == flavor.name && selected(&args, t.name()));
+                .any(|t| t.kind() == flavor.name && selected(&args, t));
             if wanted && !flavor.build() {
                 eprintln!("the kernel for the tests cannot be built: see above");
                 return ExitCode::FAILURE;
@@ -37,8 +42,9 @@ fn main() -> ExitCode {
     libtest_mimic::run(&args, trials).exit_code()
 }
 
-/// Whether the filters on the command line let a test through.
-fn selected(args: &Arguments, name: &str) -> bool {
+/// Whether the filters on the command line let a test run.
+fn selected(args: &Arguments, trial: &Trial) -> bool {
+    let name = trial.name();
     let matches = |f: &String| {
         if args.exact {
             name == f
@@ -46,7 +52,11 @@ fn selected(args: &Arguments, name: &str) -> bool {
             name.contains(f.as_str())
         }
     };
-    args.filter.as_ref().is_none_or(matches) && !args.skip.iter().any(matches)
+    let asked_for = match trial.has_ignored_flag() {
+        true => args.ignored || args.include_ignored,
+        false => !args.ignored,
+    };
+    asked_for && args.filter.as_ref().is_none_or(matches) && !args.skip.iter().any(matches)
 }
 
 fn trials() -> Vec<Trial> {
@@ -59,13 +69,18 @@ fn trials() -> Vec<Trial> {
         (DEBUG, modules::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
+        (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
     ] {
         for (name, test) in tests {
             let run = move || -> Result<(), Failed> {
                 test(&flavor);
                 Ok(())
             };
-            trials.push(Trial::test(*name, run).with_kind(flavor.name));
+            trials.push(
+                Trial::test(*name, run)
+                    .with_kind(flavor.name)
+                    .with_ignored_flag(flavor.on_request),
+            );
         }
     }
     trials

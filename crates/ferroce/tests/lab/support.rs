@@ -11,19 +11,29 @@ use std::process::{Command, Output, Stdio};
 pub struct Flavor {
     pub name: &'static str,
     pub args: &'static [&'static str],
+    /// Whether its tests run only on request, because its build takes long.
+    pub on_request: bool,
 }
 
 pub const UML: Flavor = Flavor {
     name: "uml",
     args: &[],
+    on_request: false,
 };
 pub const DEBUG: Flavor = Flavor {
     name: "uml-debug",
     args: &["--debug"],
+    on_request: false,
 };
 pub const QEMU: Flavor = Flavor {
     name: "qemu",
     args: &["--backend", "qemu"],
+    on_request: false,
+};
+pub const QEMU_DEBUG: Flavor = Flavor {
+    name: "qemu-debug",
+    args: &["--backend", "qemu", "--debug"],
+    on_request: true,
 };
 
 /// A named test.
