@@ -108,7 +108,7 @@ pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<(
     }
     let mut missing = packages;
     let by_hand = !missing.is_empty() && find_program("apt-get").is_none();
-    missing.extend(rust_src.then(|| "rust-src, the source of Rust's library".to_owned()));
+    missing.extend(rust_src.then(|| "rust-src (the source of Rust's library)".to_owned()));
     missing.extend(bindgen.then(|| "bindgen".to_owned()));
     if install == Install::No || by_hand {
         let commands = commands.iter().map(shell_words::join).collect();
