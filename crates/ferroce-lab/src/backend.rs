@@ -89,8 +89,8 @@ impl Flavor {
         match (self.backend, self.debug) {
             (Backend::Uml, false) => 1510,
             (Backend::Uml, true) => 1530,
-            (Backend::Qemu, false) => 2000,
-            (Backend::Qemu, true) => 2050,
+            (Backend::Qemu, false) => 1730,
+            (Backend::Qemu, true) => 1770,
         }
     }
 
@@ -98,9 +98,9 @@ impl Flavor {
     pub fn expected_minutes(self) -> u64 {
         match (self.backend, self.debug) {
             (Backend::Uml, false) => 5,
-            (Backend::Uml, true) => 12,
-            (Backend::Qemu, false) => 10,
-            (Backend::Qemu, true) => 20,
+            (Backend::Uml, true) => 7,
+            (Backend::Qemu, false) => 7,
+            (Backend::Qemu, true) => 15,
         }
     }
 }

@@ -32,13 +32,23 @@ pub fn enter() {
     if std::process::id() != 1 || args.next().is_none_or(|a| a != ARGUMENT) {
         return;
     }
-    let Some(job) = args.next() else { return };
-    if let Err(what) = run(Path::new(&job)) {
+    let Some(path) = args.next() else { return };
+    let job = Job::read(Path::new(&path));
+    let end = match &job {
+        // The machine has no power switch that the kernel would know of, and
+        // QEMU ends where it would restart it.
+        Ok(job) if job.backend == Backend::Qemu => RebootCommand::Restart,
+        _ => RebootCommand::PowerOff,
+    };
+    let result = job
+        .map_err(|e| format!("cannot read the job: {e}"))
+        .and_then(|job| run(&job));
+    if let Err(what) = result {
         // Without a channel the kernel's log is all there is to say it in.
         let _ = std::fs::write("/dev/kmsg", format!("ferroce: {what}\n"));
     }
     rustix::fs::sync();
-    let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    let _ = rustix::system::reboot(end);
     // The kernel panics when its first process ends, and the host sees that.
 }
 
@@ -58,10 +68,9 @@ impl Failure {
     }
 }
 
-fn run(job: &Path) -> Result<(), String> {
-    let job = Job::read(job).map_err(|e| format!("cannot read the job: {e}"))?;
+fn run(job: &Job) -> Result<(), String> {
     // The job's file system calls need /proc and /dev, and so does the channel.
-    let files = files::lay_out(&job);
+    let files = files::lay_out(job);
     let channel = open_channel(job.backend)?;
     let mut host = channel
         .try_clone()
@@ -72,8 +81,8 @@ fn run(job: &Path) -> Result<(), String> {
     send(&mut host, &ToHost::Ready)?;
     let result = files
         .map_err(Failure::lab)
-        .and_then(|()| prepare(&job))
-        .and_then(|()| command::run(&job, channel));
+        .and_then(|()| prepare(job))
+        .and_then(|()| command::run(job, channel));
     match result {
         Ok(status) => send(
             &mut host,
