@@ -89,8 +89,8 @@ impl Flavor {
         match (self.backend, self.debug) {
             (Backend::Uml, false) => 1510,
             (Backend::Uml, true) => 1530,
-            (Backend::Qemu, false) => 1730,
-            (Backend::Qemu, true) => 1770,
+            (Backend::Qemu, false) => 1790,
+            (Backend::Qemu, true) => 1820,
         }
     }
 

@@ -221,8 +221,8 @@ impl Kernel {
         if options.is_empty() {
             return Ok(());
         }
-        // Not to be taken for a finished configuration by the next call.
-        let _ = fs::remove_file(&path);
+        // Nothing has been built of it.
+        let _ = fs::remove_dir_all(&self.dir);
         let hint = match options.iter().any(|o| o == "CONFIG_RUST=y") {
             true => self.why_no_rust(),
             false => "their dependencies are not met: look in kernel/config".to_owned(),

@@ -22,7 +22,15 @@ struct Package {
     imports: &'static [&'static str],
 }
 
-const PACKAGES: [Package; 4] = [
+const PACKAGES: [Package; 6] = [
+    Package {
+        folder: "driver",
+        imports: &[],
+    },
+    Package {
+        folder: "rdma/test",
+        imports: &[],
+    },
     Package {
         folder: "examples/hello",
         imports: &[],
@@ -40,6 +48,9 @@ const PACKAGES: [Package; 4] = [
         imports: &[],
     },
 ];
+
+/// The sources of the protocol core, from the folder of the modules.
+const CORE: &str = "../crates/ferroce-core/src";
 
 /// Modules that are built and in place.
 #[derive(Debug, Clone)]
@@ -251,6 +262,8 @@ fn sources_key(project: &Path) -> Result<String> {
         )));
     }
     let mut files = files_below(project)?;
+    // The protocol core, which the driver is built of as well.
+    files.extend(files_below(&project.join(CORE))?);
     files.sort();
     let mut hasher = Sha256::new();
     for file in files {

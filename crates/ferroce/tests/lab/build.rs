@@ -33,14 +33,25 @@ fn fresh(flavor: &Flavor) {
 }
 
 /// A copy of the modules' sources, which makes for a build of its own.
-fn copy_of_sources(note: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+struct Sources(tempfile::TempDir);
+
+impl Sources {
+    fn path(&self) -> PathBuf {
+        self.0.path().join("kernel")
+    }
+}
+
+fn copy_of_sources(note: &str) -> Sources {
+    let dir = Sources(tempfile::tempdir().unwrap());
     let status = Command::new("cp")
-        .arg("-rT")
+        .arg("-r")
         .arg(kernel_dir())
         .arg(dir.path())
         .status();
     assert!(status.unwrap().success());
+    // The driver is built of the protocol core's files, too.
+    std::os::unix::fs::symlink(kernel_dir().join("../crates"), dir.0.path().join("crates"))
+        .unwrap();
     let hello = dir.path().join("examples/hello/hello.rs");
     let text = fs::read_to_string(&hello).unwrap();
     fs::write(hello, format!("{text}\n{note}\n")).unwrap();
@@ -58,7 +69,7 @@ fn build(sources: &Path) -> Command {
 
 fn two_at_once(_: &Flavor) {
     let sources = copy_of_sources("// Two at once.");
-    let path = sources.path();
+    let path = &sources.path();
     let rans: Vec<Ran> = std::thread::scope(|scope| {
         let both = [
             scope.spawn(|| ran(&mut build(path))),
@@ -90,18 +101,18 @@ fn modules_of(ran: &Ran) -> PathBuf {
 
 fn damaged_modules(_: &Flavor) {
     let sources = copy_of_sources("// To be damaged.");
-    let built = ran(&mut build(sources.path())).ends_with(0);
+    let built = ran(&mut build(&sources.path())).ends_with(0);
     let hello = modules_of(&built).join("hello.ko");
     let whole = fs::read(&hello).unwrap();
     let mut bytes = whole.clone();
     bytes[whole.len() / 2] ^= 1;
     fs::write(&hello, bytes).unwrap();
-    ran(&mut build(sources.path()))
+    ran(&mut build(&sources.path()))
         .ends_with(0)
         .says("Building");
     assert!(fs::read(&hello).unwrap() == whole);
     fs::remove_file(&hello).unwrap();
-    ran(&mut build(sources.path()))
+    ran(&mut build(&sources.path()))
         .ends_with(0)
         .says("Building");
     assert!(fs::read(&hello).unwrap() == whole);
@@ -109,7 +120,7 @@ fn damaged_modules(_: &Flavor) {
 
 fn does_not_compile(_: &Flavor) {
     let sources = copy_of_sources("const WRONG: u32 = \"text\";");
-    ran(&mut build(sources.path()))
+    ran(&mut build(&sources.path()))
         .ends_with(125)
         .says("mismatched types")
         .says("hello.rs")
@@ -121,7 +132,7 @@ fn dropped_option(_: &Flavor) {
     let config = sources.path().join("config/um.config");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(config, format!("{text}CONFIG_NO_SUCH_OPTION=y\n")).unwrap();
-    ran(&mut build(sources.path()))
+    ran(&mut build(&sources.path()))
         .ends_with(125)
         .says("would not keep CONFIG_NO_SUCH_OPTION=y");
 }
@@ -131,7 +142,7 @@ fn clippy(_: &Flavor) {
         .ends_with(0)
         .says("no warnings");
     let sources = copy_of_sources("fn unused() { let x = 5; return drop(x); }");
-    ran(build(sources.path()).arg("--clippy"))
+    ran(build(&sources.path()).arg("--clippy"))
         .ends_with(125)
         .says("hello.rs");
 }

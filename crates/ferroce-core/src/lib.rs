@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The protocol core of ferroce: no I/O, no clock, no allocation, no dependency.
+//!
+//! - [`verbs`]: the types and numbers every other part speaks in.
+//! - [`local`]: executes a work request straight against a peer on the same host.
+//! - [`qp`]: the state machine of a queue pair, and what may be changed when.
+//! - [`ring`]: the queues a process and the kernel share.
+//!
+//! The kernel module compiles these same files, mounted at its own crate root, in edition 2021:
+//! paths between modules start with `crate::`, and a folder's own file is its `mod.rs`, which is
+//! how a file named by `#[path]` looks for its children.
+#![no_std]
+#![deny(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod local;
+pub mod qp;
+// Atomics over memory that another address space writes: the one place that needs `unsafe`.
+#[allow(unsafe_code)]
+pub mod ring;
+pub mod uapi;
+pub mod verbs;

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Lists of checked memory, and copies from one list to another.
+
+use super::{AccessError, Fault, LocalMemory, Region};
+use crate::ring::{Sge, SgeList};
+use crate::verbs::limits::MAX_SEND_SGE;
+
+/// As many pieces as a work request has at most.
+const PIECES: usize = MAX_SEND_SGE as usize;
+
+/// The pieces of memory of a scatter or gather list, in order, keys checked.
+#[derive(Debug)]
+pub struct RegionList<R> {
+    pieces: [Option<(R, u32)>; PIECES],
+    count: usize,
+}
+
+impl<R> Default for RegionList<R> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<R> RegionList<R> {
+    /// No bytes at all.
+    pub fn new() -> Self {
+        Self {
+            pieces: [const { None }; PIECES],
+            count: 0,
+        }
+    }
+
+    /// One piece of `length` bytes.
+    pub fn one(region: R, length: u32) -> Self {
+        let mut list = Self::new();
+        // The array is longer than nothing.
+        let _ = list.push(region, length);
+        list
+    }
+
+    fn push(&mut self, region: R, length: u32) -> Result<(), AccessError> {
+        let place = self.pieces.get_mut(self.count).ok_or(AccessError)?;
+        *place = Some((region, length));
+        self.count += 1;
+        Ok(())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(R, u32)> {
+        self.pieces.iter().take(self.count).flatten()
+    }
+}
+
+impl<R: Region> RegionList<R> {
+    /// Checks the whole of a list.
+    pub fn check(
+        memory: &impl LocalMemory<Region = R>,
+        sges: SgeList<'_>,
+        write: bool,
+    ) -> Result<Self, AccessError> {
+        let mut list = Self::new();
+        // An element of no bytes names no memory, and its key is not looked at
+        // (IBTA 11.4.1).
+        for sge in sges.iter().filter(|s| s.length > 0) {
+            list.push(memory.local(sge, write)?, sge.length)?;
+        }
+        Ok(list)
+    }
+
+    /// Checks those elements of a scatter list that `length` bytes go to, after
+    /// the first `skip` bytes.
+    pub fn check_prefix(
+        memory: &impl LocalMemory<Region = R>,
+        sges: SgeList<'_>,
+        mut skip: u32,
+        length: u32,
+    ) -> Result<Self, AccessError> {
+        let mut list = Self::new();
+        let mut left = length;
+        for sge in sges.iter() {
+            if left == 0 {
+                break;
+            }
+            let skipped = skip.min(sge.length);
+            skip -= skipped;
+            let used = (sge.length - skipped).min(left);
+            if used == 0 {
+                continue;
+            }
+            let piece = Sge {
+                addr: sge.addr.wrapping_add(u64::from(skipped)),
+                length: used,
+                lkey: sge.lkey,
+            };
+            list.push(memory.local(piece, true)?, used)?;
+            left -= used;
+        }
+        match left {
+            0 => Ok(list),
+            _ => Err(AccessError),
+        }
+    }
+
+    /// Copies `bytes` into the list, as far as both go.
+    pub fn write(&self, mut bytes: &[u8]) -> Result<(), Fault> {
+        for (region, length) in self.iter() {
+            let (now, later) = bytes.split_at(bytes.len().min(*length as usize));
+            region.write(0, now)?;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Copies the list's bytes out, as far as both go.
+    pub fn read(&self, mut bytes: &mut [u8]) -> Result<(), Fault> {
+        for (region, length) in self.iter() {
+            let (now, later) = bytes.split_at_mut(bytes.len().min(*length as usize));
+            region.read(now)?;
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Copies another list's bytes into this one, as far as both go.
+    pub fn copy_from(&self, from: &Self) -> Result<(), Fault> {
+        let mut targets = self.iter();
+        let mut target = targets.next();
+        let mut at = 0;
+        for (source, source_length) in from.iter() {
+            let mut source_at = 0;
+            while source_at < *source_length {
+                let Some((region, length)) = target else {
+                    return Ok(());
+                };
+                let now = (*source_length - source_at).min(*length - at);
+                region.copy_from(at, source, source_at, now)?;
+                source_at += now;
+                at += now;
+                if at == *length {
+                    target = targets.next();
+                    at = 0;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,617 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Delivery on one host: a work request is executed straight against the peer
+//! QP, in one copy from registered memory to registered memory, with every rule
+//! of the transport kept and not one packet made.
+//!
+//! The front end finds the peer, checks that the two are connected, and lends
+//! both sides' memory and the peer's receive queue by the traits here. What the
+//! protocol would have said on the wire comes back as an [`Outcome`]; waiting,
+//! retrying and completing on the requester's side are the front end's, since
+//! they take time.
+
+mod list;
+#[cfg(test)]
+mod tests;
+
+use crate::ring::{Data, Operation, Remote, SendRequest, Sge, SgeList};
+use crate::verbs::limits::{ATOMIC_LENGTH, GRH_LENGTH, MAX_MESSAGE_LENGTH};
+use crate::verbs::{
+    AccessFlags, EventType, ImmData, RnrTimer, SendFlags, WcFlags, WcOpcode, WcStatus,
+};
+
+pub use list::RegionList;
+
+/// A range of registered memory whose key was checked. What it refers to stays
+/// there as long as the value lives, whatever becomes of the key.
+///
+/// Offsets and lengths are in bytes; callers keep within the range.
+pub trait Region {
+    /// Copies from another region. The two may overlap.
+    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault>;
+
+    /// Copies from memory of our own.
+    fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault>;
+
+    /// Copies the first bytes to memory of our own.
+    fn read(&self, bytes: &mut [u8]) -> Result<(), Fault>;
+
+    /// Applies `change` to the first 8 bytes at once, and returns what was
+    /// there. They are aligned.
+    fn update(&self, change: AtomicChange) -> Result<u64, Fault>;
+}
+
+/// An operation on 8 bytes that no other one comes between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtomicChange {
+    /// Adds, wrapping.
+    Add(u64),
+    /// Replaces the value if it is `compare`.
+    CompareSwap {
+        /// What it must be.
+        compare: u64,
+        /// What it becomes.
+        swap: u64,
+    },
+    /// Replaces the value.
+    Store([u8; 8]),
+}
+
+/// Memory that a checked key gave access to is not there: the page behind an
+/// on-demand region could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// A key does not allow an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccessError;
+
+/// The keys that a QP's own work requests may use: those of its protection
+/// domain.
+pub trait LocalMemory {
+    /// What a checked key gives.
+    type Region: Region;
+
+    /// Checks a scatter/gather element of at least one byte; `write` says
+    /// whether it is to be written to (IBTA 10.6.3.1).
+    fn local(&self, sge: Sge, write: bool) -> Result<Self::Region, AccessError>;
+}
+
+/// A receive work request that was taken from its queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Receive<'a> {
+    /// The program's name for it.
+    pub wr_id: u64,
+    /// Where the message goes.
+    pub scatter: SgeList<'a>,
+}
+
+impl Receive<'_> {
+    /// The length of the longest message that it takes, in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.scatter.length()
+    }
+}
+
+/// How a receive ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// The receive's own `wr_id`.
+    pub wr_id: u64,
+    /// Success, or what was wrong.
+    pub status: WcStatus,
+    /// What consumed it.
+    pub opcode: WcOpcode,
+    /// The length of the message in bytes, for UD with the GRH.
+    pub byte_len: u32,
+    /// What came along with it.
+    pub extra: Extra,
+    /// Whether the sender asked to wake the receiver (the BTH's SE bit).
+    pub solicited: bool,
+    /// Of UD: whom it is from.
+    pub source: Option<Source>,
+}
+
+/// What a message brings beside its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// Nothing.
+    None,
+    /// Immediate data.
+    Immediate(ImmData),
+    /// The key that was invalidated.
+    Invalidated(u32),
+}
+
+impl Extra {
+    /// The completion's flag for it.
+    pub fn flags(self) -> WcFlags {
+        match self {
+            Extra::None => WcFlags::EMPTY,
+            Extra::Immediate(_) => WcFlags::WITH_IMM,
+            Extra::Invalidated(_) => WcFlags::WITH_INVALIDATE,
+        }
+    }
+}
+
+/// The sender of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its QP.
+    pub qpn: u32,
+    /// The first bytes of the receive buffer (IBTA 11.4.1): a GRH, or for RoCE
+    /// over IPv4 the IP header in the last 20 of them (annex A17).
+    pub grh: [u8; GRH_LENGTH as usize],
+}
+
+/// Whether a QP has a receive for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken<T> {
+    /// It had, and this came of it.
+    Done(T),
+    /// None is posted.
+    Empty,
+    /// What is posted next was refused, and is still there.
+    Refused,
+}
+
+/// The peer's side: a QP that is ready to receive, and that is connected to the
+/// requester or takes datagrams.
+pub trait Responder: LocalMemory {
+    /// Checks a range of at least one byte that a remote key names: the key is
+    /// valid, it belongs to this QP's protection domain (or, as a memory window,
+    /// to this QP), covers the range, and allows `access` (IBTA 10.6.3.2).
+    fn remote(
+        &self,
+        remote: Remote,
+        length: u32,
+        access: AccessFlags,
+    ) -> Result<Self::Region, AccessError>;
+
+    /// What the QP itself lets its peer do (`qp_access_flags`).
+    fn access(&self) -> AccessFlags;
+
+    /// Whether it takes RDMA READs and atomics at all (`max_dest_rd_atomic`).
+    fn takes_reads(&self) -> bool;
+
+    /// What it tells a peer for which it has no receive.
+    fn min_rnr_timer(&self) -> RnrTimer;
+
+    /// Takes the next receive from its queue, unless `accept` refuses it, and
+    /// hands it to `place`.
+    fn take_receive<T>(
+        &self,
+        accept: impl FnOnce(&Receive<'_>) -> bool,
+        place: impl FnOnce(&Receive<'_>) -> T,
+    ) -> Taken<T>;
+
+    /// Completes a receive that was taken.
+    fn complete(&self, received: &Received);
+
+    /// Invalidates a key, as a SEND with Invalidate asks (IBTA 10.6.5).
+    fn invalidate(&self, rkey: u32) -> Result<(), AccessError>;
+
+    /// Moves the QP to the error state, which flushes its queues. The event is
+    /// for what no completion tells.
+    fn fail(&self, event: Option<EventType>);
+}
+
+/// What the requester learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; this many bytes were moved.
+    Done(u32),
+    /// The peer has no receive posted: try again, at the earliest after this
+    /// (IBTA 9.7.5.2.8, RNR NAK).
+    NotReady(RnrTimer),
+    /// It failed, and so does the requester's QP.
+    Failed(WcStatus),
+}
+
+/// A request's data with its keys checked.
+enum Checked<'a, R> {
+    Inline(&'a [u8]),
+    Regions(RegionList<R>),
+}
+
+/// Executes a request of a connected QP against its peer.
+///
+/// On an unreliable connection (`reliable` is false) the requester learns
+/// nothing of what the peer makes of it: the message is dropped (IBTA 9.8).
+pub fn execute<L, P>(
+    request: &SendRequest,
+    data: Data<'_>,
+    requester: &L,
+    peer: &P,
+    reliable: bool,
+) -> Outcome
+where
+    L: LocalMemory,
+    P: Responder<Region = L::Region>,
+{
+    let length = match u32::try_from(data.length()) {
+        Ok(length) if length <= MAX_MESSAGE_LENGTH => length,
+        _ => return Outcome::Failed(WcStatus::LocLenErr),
+    };
+    let writes = matches!(
+        request.operation,
+        Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. }
+    );
+    let checked = match data {
+        // What comes back has no place in a work request (IBTA 11.4.1.1).
+        Data::Inline(_) if writes => return Outcome::Failed(WcStatus::LocQpOpErr),
+        Data::Inline(bytes) => Checked::Inline(bytes),
+        Data::Sges(sges) => match RegionList::check(requester, sges, writes) {
+            Ok(list) => Checked::Regions(list),
+            Err(AccessError) => return Outcome::Failed(WcStatus::LocProtErr),
+        },
+    };
+    let message = Message {
+        data: checked,
+        length,
+        extra: extra_of(&request.operation),
+        solicited: request.flags.contains(SendFlags::SOLICITED),
+    };
+    let result = match request.operation {
+        Operation::Send | Operation::SendImm(_) | Operation::SendInvalidate { .. } => {
+            send(&message, peer)
+        }
+        Operation::RdmaWrite(remote) => write(&message, remote, peer),
+        Operation::RdmaWriteImm(remote, _) => write_with_immediate(&message, remote, peer),
+        Operation::RdmaRead(remote) => read(&message, remote, peer),
+        Operation::CompareSwap {
+            remote,
+            compare,
+            swap,
+        } => atomic(
+            &message,
+            remote,
+            AtomicChange::CompareSwap { compare, swap },
+            peer,
+        ),
+        Operation::FetchAdd { remote, add } => {
+            atomic(&message, remote, AtomicChange::Add(add), peer)
+        }
+        Operation::AtomicWrite(remote) => atomic_write(&message, remote, peer),
+        Operation::Flush { remote, .. } => flush(remote, peer),
+        // These concern the requester's host alone, and do not come here.
+        Operation::LocalInvalidate { .. } | Operation::BindMw(_) | Operation::RegMr(_) => {
+            Err(Refusal::Local(WcStatus::LocQpOpErr))
+        }
+    };
+    match result {
+        Ok(()) => Outcome::Done(length),
+        Err(Refusal::Local(status)) => Outcome::Failed(status),
+        Err(refusal) if reliable => refusal.answer(peer),
+        Err(_) => Outcome::Done(length),
+    }
+}
+
+/// A request's data and what goes with it.
+struct Message<'a, R> {
+    data: Checked<'a, R>,
+    length: u32,
+    extra: Extra,
+    solicited: bool,
+}
+
+impl<R: Region> Message<'_, R> {
+    fn copy_to(&self, target: &RegionList<R>) -> Result<(), Fault> {
+        match &self.data {
+            Checked::Inline(bytes) => target.write(bytes),
+            Checked::Regions(list) => target.copy_from(list),
+        }
+    }
+
+    /// Puts the message into a receive's buffers, from `at` bytes on.
+    fn place(
+        &self,
+        peer: &impl LocalMemory<Region = R>,
+        scatter: SgeList<'_>,
+        at: u32,
+    ) -> Result<(), Fault> {
+        let target = RegionList::check_prefix(peer, scatter, at, self.length)
+            .map_err(|AccessError| Fault)?;
+        self.copy_to(&target)
+    }
+
+    /// The completion of the receive that the message consumed.
+    fn received(&self, wr_id: u64, status: WcStatus, opcode: WcOpcode) -> Received {
+        Received {
+            wr_id,
+            status,
+            opcode,
+            byte_len: self.length,
+            extra: self.extra,
+            solicited: self.solicited,
+            source: None,
+        }
+    }
+}
+
+/// What keeps a request from being done.
+enum Refusal {
+    /// The requester's own fault: the peer never hears of it.
+    Local(WcStatus),
+    /// No receive is posted.
+    NotReady,
+    /// NAK, invalid request (IBTA 9.7.5.2.5).
+    InvalidRequest,
+    /// NAK, remote access error (IBTA 9.7.5.2.6).
+    Access,
+    /// NAK, remote operational error (IBTA 9.7.5.2.7): the responder's own
+    /// fault, which a completion has told it.
+    Operation,
+}
+
+impl Refusal {
+    /// What happens to the two sides of a reliable connection.
+    fn answer(self, peer: &impl Responder) -> Outcome {
+        let (event, status) = match self {
+            Refusal::Local(status) => return Outcome::Failed(status),
+            Refusal::NotReady => return Outcome::NotReady(peer.min_rnr_timer()),
+            Refusal::InvalidRequest => (Some(EventType::QpReqErr), WcStatus::RemInvReqErr),
+            Refusal::Access => (Some(EventType::QpAccessErr), WcStatus::RemAccessErr),
+            Refusal::Operation => (None, WcStatus::RemOpErr),
+        };
+        peer.fail(event);
+        Outcome::Failed(status)
+    }
+}
+
+fn send<P: Responder>(message: &Message<'_, P::Region>, peer: &P) -> Result<(), Refusal> {
+    let taken = peer.take_receive(
+        |_| true,
+        |receive| {
+            let (status, result) = if receive.capacity() < u64::from(message.length) {
+                // The responder learns by its completion, the requester by a
+                // NAK (IBTA 9.7.4.1.7 and table 61, length errors).
+                (WcStatus::LocLenErr, Err(Refusal::InvalidRequest))
+            } else if message.place(peer, receive.scatter, 0).is_err() {
+                (WcStatus::LocProtErr, Err(Refusal::Operation))
+            } else {
+                match message.extra {
+                    Extra::Invalidated(rkey) if peer.invalidate(rkey).is_err() => {
+                        (WcStatus::LocAccessErr, Err(Refusal::Access))
+                    }
+                    _ => (WcStatus::Success, Ok(())),
+                }
+            };
+            let received = message.received(receive.wr_id, status, WcOpcode::Recv);
+            (received, result)
+        },
+    );
+    finish(taken, peer)
+}
+
+/// Completes a receive that was taken, after the lock on its queue is gone.
+fn finish<P: Responder>(
+    taken: Taken<(Received, Result<(), Refusal>)>,
+    peer: &P,
+) -> Result<(), Refusal> {
+    match taken {
+        Taken::Done((received, result)) => {
+            peer.complete(&received);
+            result
+        }
+        Taken::Empty | Taken::Refused => Err(Refusal::NotReady),
+    }
+}
+
+fn extra_of(operation: &Operation) -> Extra {
+    match *operation {
+        Operation::SendImm(data) | Operation::RdmaWriteImm(_, data) => Extra::Immediate(data),
+        Operation::SendInvalidate { rkey } => Extra::Invalidated(rkey),
+        _ => Extra::None,
+    }
+}
+
+/// The peer's memory that a request names; a range of no bytes needs no key
+/// (IBTA 9.7.4.1.6).
+fn target<P: Responder>(
+    remote: Remote,
+    length: u32,
+    access: AccessFlags,
+    peer: &P,
+) -> Result<RegionList<P::Region>, Refusal> {
+    // A QP that does not do this at all finds the request invalid, whatever
+    // its key (IBTA 9.7.4.1.5; rdma_rxe answers the same).
+    if !peer.access().contains(access) {
+        return Err(Refusal::InvalidRequest);
+    }
+    if length == 0 {
+        return Ok(RegionList::new());
+    }
+    peer.remote(remote, length, access)
+        .map(|region| RegionList::one(region, length))
+        .map_err(|AccessError| Refusal::Access)
+}
+
+fn write<P: Responder>(
+    message: &Message<'_, P::Region>,
+    remote: Remote,
+    peer: &P,
+) -> Result<(), Refusal> {
+    let target = target(remote, message.length, AccessFlags::REMOTE_WRITE, peer)?;
+    message.copy_to(&target).map_err(|Fault| Refusal::Access)
+}
+
+fn write_with_immediate<P: Responder>(
+    message: &Message<'_, P::Region>,
+    remote: Remote,
+    peer: &P,
+) -> Result<(), Refusal> {
+    let target = target(remote, message.length, AccessFlags::REMOTE_WRITE, peer)?;
+    let taken = peer.take_receive(
+        |_| true,
+        |receive| {
+            let (status, result) = match message.copy_to(&target) {
+                Ok(()) => (WcStatus::Success, Ok(())),
+                Err(Fault) => (WcStatus::LocAccessErr, Err(Refusal::Access)),
+            };
+            let received = message.received(receive.wr_id, status, WcOpcode::RecvRdmaWithImm);
+            (received, result)
+        },
+    );
+    finish(taken, peer)
+}
+
+fn read<P: Responder>(
+    message: &Message<'_, P::Region>,
+    remote: Remote,
+    peer: &P,
+) -> Result<(), Refusal> {
+    if !peer.takes_reads() {
+        return Err(Refusal::InvalidRequest);
+    }
+    let from = target(remote, message.length, AccessFlags::REMOTE_READ, peer)?;
+    match &message.data {
+        Checked::Regions(to) => to
+            .copy_from(&from)
+            .map_err(|Fault| Refusal::Local(WcStatus::LocProtErr)),
+        Checked::Inline(_) => Err(Refusal::Local(WcStatus::LocQpOpErr)),
+    }
+}
+
+/// Eight aligned bytes of the peer's memory.
+fn word<P: Responder>(remote: Remote, access: AccessFlags, peer: &P) -> Result<P::Region, Refusal> {
+    // IBTA 9.4.5 and 9.7.4.1.8: a misaligned address makes the request invalid.
+    let aligned = remote.addr % u64::from(ATOMIC_LENGTH) == 0;
+    if !aligned || !peer.takes_reads() || !peer.access().contains(access) {
+        return Err(Refusal::InvalidRequest);
+    }
+    peer.remote(remote, ATOMIC_LENGTH, access)
+        .map_err(|AccessError| Refusal::Access)
+}
+
+fn atomic<P: Responder>(
+    message: &Message<'_, P::Region>,
+    remote: Remote,
+    change: AtomicChange,
+    peer: &P,
+) -> Result<(), Refusal> {
+    let Checked::Regions(to) = &message.data else {
+        return Err(Refusal::Local(WcStatus::LocQpOpErr));
+    };
+    let before = word(remote, AccessFlags::REMOTE_ATOMIC, peer)?
+        .update(change)
+        .map_err(|Fault| Refusal::Access)?;
+    // In the byte order of the host, as rdma_rxe and hardware on it return it.
+    to.write(&before.to_ne_bytes())
+        .map_err(|Fault| Refusal::Local(WcStatus::LocProtErr))
+}
+
+fn atomic_write<P: Responder>(
+    message: &Message<'_, P::Region>,
+    remote: Remote,
+    peer: &P,
+) -> Result<(), Refusal> {
+    let mut bytes = [0; ATOMIC_LENGTH as usize];
+    match &message.data {
+        Checked::Inline(from) => from
+            .iter()
+            .zip(&mut bytes)
+            .for_each(|(from, to)| *to = *from),
+        Checked::Regions(list) => list
+            .read(&mut bytes)
+            .map_err(|Fault| Refusal::Local(WcStatus::LocProtErr))?,
+    }
+    word(remote, AccessFlags::REMOTE_WRITE, peer)?
+        .update(AtomicChange::Store(bytes))
+        .map(|_| ())
+        .map_err(|Fault| Refusal::Access)
+}
+
+/// Nothing is cached between the peer's memory and anyone: a FLUSH to global
+/// visibility is done as soon as it is allowed.
+fn flush<P: Responder>(remote: Remote, peer: &P) -> Result<(), Refusal> {
+    if !peer.access().contains(AccessFlags::FLUSH_GLOBAL) {
+        return Err(Refusal::InvalidRequest);
+    }
+    peer.remote(remote, 1, AccessFlags::FLUSH_GLOBAL)
+        .map(|_| ())
+        .map_err(|AccessError| Refusal::Access)
+}
+
+/// A datagram whose data has been checked against the sender's keys.
+pub struct Datagram<'a, R> {
+    message: Message<'a, R>,
+    from: Source,
+}
+
+impl<'a, R: Region> Datagram<'a, R> {
+    /// Checks a request's data; `mtu` is what one packet carries, in bytes
+    /// (IBTA 9.8.4: a datagram is one packet).
+    pub fn new(
+        request: &SendRequest,
+        data: Data<'a>,
+        requester: &impl LocalMemory<Region = R>,
+        mtu: u32,
+        from: Source,
+    ) -> Result<Self, WcStatus> {
+        let length = match u32::try_from(data.length()) {
+            Ok(length) if length <= mtu => length,
+            _ => return Err(WcStatus::LocLenErr),
+        };
+        let checked = match data {
+            Data::Inline(bytes) => Checked::Inline(bytes),
+            Data::Sges(sges) => RegionList::check(requester, sges, false)
+                .map(Checked::Regions)
+                .map_err(|AccessError| WcStatus::LocProtErr)?,
+        };
+        Ok(Self {
+            message: Message {
+                data: checked,
+                length,
+                extra: extra_of(&request.operation),
+                solicited: request.flags.contains(SendFlags::SOLICITED),
+            },
+            from,
+        })
+    }
+
+    /// Its length in bytes, without the GRH.
+    pub fn length(&self) -> u32 {
+        self.message.length
+    }
+
+    /// Delivers it to one QP, whose Q_Key the front end has checked, and says
+    /// whether it arrived. What does not fit, or finds no receive, is dropped
+    /// without a word (IBTA 9.8.3).
+    pub fn deliver<P: Responder<Region = R>>(&self, peer: &P) -> bool {
+        let total = self.message.length.saturating_add(GRH_LENGTH);
+        let taken = peer.take_receive(
+            |receive| receive.capacity() >= u64::from(total),
+            |receive| {
+                let status = match self.place(peer, receive.scatter) {
+                    Ok(()) => WcStatus::Success,
+                    Err(Fault) => WcStatus::LocProtErr,
+                };
+                Received {
+                    byte_len: total,
+                    source: Some(self.from),
+                    ..self.message.received(receive.wr_id, status, WcOpcode::Recv)
+                }
+            },
+        );
+        let Taken::Done(received) = taken else {
+            return false;
+        };
+        peer.complete(&received);
+        if received.status != WcStatus::Success {
+            // The receiver's own fault (IBTA 10.10.2.2).
+            peer.fail(None);
+        }
+        received.status == WcStatus::Success
+    }
+
+    fn place(
+        &self,
+        peer: &impl LocalMemory<Region = R>,
+        scatter: SgeList<'_>,
+    ) -> Result<(), Fault> {
+        RegionList::check_prefix(peer, scatter, 0, GRH_LENGTH)
+            .map_err(|AccessError| Fault)?
+            .write(&self.from.grh)?;
+        self.message.place(peer, scatter, GRH_LENGTH)
+    }
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The side of a work queue that executes: the driver.
+
+use core::fmt;
+use core::mem::offset_of;
+use core::ptr::NonNull;
+use core::sync::atomic::{fence, AtomicU32, Ordering};
+
+use crate::ring::layout::{WqHeader, NEED_DOORBELL};
+use crate::ring::memory::{copy_out, Memory};
+use crate::ring::{GeometryError, Queue, WqGeometry};
+use crate::verbs::Errno;
+
+/// Why a work queue cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RingError {
+    /// The poster's index is impossible: more entries published than the ring has, or some taken
+    /// back. The queue is of no use any more: QP fatal, or SRQ error.
+    Producer {
+        /// The poster's index.
+        producer: u32,
+        /// The entries up to here have been handed back.
+        consumer: u32,
+        /// The entries up to here have been copied out.
+        fetched: u32,
+    },
+    /// The caller's buffer is shorter than the ring's stride. A mistake of the caller.
+    Buffer,
+}
+
+impl RingError {
+    /// The class of errno this turns into.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Producer { .. } => Errno::Io,
+            Self::Buffer => Errno::Invalid,
+        }
+    }
+}
+
+impl fmt::Display for RingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Producer {
+                producer,
+                consumer,
+                fetched,
+            } => write!(
+                f,
+                "the poster's index {producer} is impossible: {consumer} handed back, {fetched} fetched"
+            ),
+            Self::Buffer => f.write_str("the buffer is shorter than an entry"),
+        }
+    }
+}
+
+impl core::error::Error for RingError {}
+
+/// Whether the executor may stop looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "entries may have come in the meantime"]
+pub enum Idle {
+    /// The queue is empty, and whoever posts next rings the doorbell.
+    Asleep,
+    /// Entries have come.
+    Work,
+}
+
+/// The executing side of a work queue's ring.
+///
+/// Entries are copied out one by one ([`fetch`](Self::fetch)) and their slots handed back later or
+/// at once ([`hand_back`](Self::hand_back)): a driver that copies a request out whole hands it back
+/// at once, one that wants "outstanding" to count against the queue's size does so on completion.
+///
+/// # Doorbells
+/// A ring starts with the executor awake: the doorbell flag is clear and posters do not ring. It is
+/// [`sleep`](Self::sleep) that asks for the doorbell:
+///
+/// - a send queue's executor calls it when the QP enters RTS and whenever it finds the queue empty;
+///   in SQE and ERR too, where requests posted later have to be flushed;
+/// - a receive queue's executor calls it in ERR alone, for the same reason. As long as messages
+///   take the requests, nobody needs to be told of new ones;
+/// - an executor that stops for another reason (a drained queue, a full window, a budget used up)
+///   leaves the flag clear, and comes back by itself.
+///
+/// Whoever answers the doorbell has to come after whoever slept: it waits for the queue's lock, or
+/// leaves a note that the holder of the lock finds after letting go. To find the lock taken and turn
+/// away would lose the wake-up.
+pub struct Executor<Q> {
+    memory: Memory,
+    geometry: WqGeometry<Q>,
+    /// Position of the next entry to be copied out.
+    fetched: u32,
+    /// What `consumer` holds. Never read back: the other side may write there.
+    released: u32,
+    /// What `producer` held when last looked at, checked.
+    producer: u32,
+}
+
+impl<Q: Queue> Executor<Q> {
+    /// # Safety
+    /// `len` bytes from `base` are valid for reads and writes as long as the value is in use, and
+    /// nobody in this address space accesses them but by the types of this module. Other address
+    /// spaces may write anything, at any time.
+    pub unsafe fn new(
+        base: NonNull<u8>,
+        len: usize,
+        geometry: WqGeometry<Q>,
+    ) -> Result<Self, GeometryError> {
+        Ok(Self {
+            // SAFETY: By this function's own contract; all accesses of this module are atomic.
+            memory: unsafe { Memory::new(base, len, geometry.entries(), geometry.stride())? },
+            geometry,
+            fetched: 0,
+            released: 0,
+            producer: 0,
+        })
+    }
+
+    /// The ring's size.
+    pub const fn geometry(&self) -> WqGeometry<Q> {
+        self.geometry
+    }
+
+    /// Starts at a position: for tests of the indexes' wrapping.
+    #[cfg(test)]
+    pub(super) fn start_at(&mut self, position: u32) {
+        self.shared_producer().store(position, Ordering::Relaxed);
+        self.discard_all();
+    }
+
+    /// The position of the next entry to be fetched: its low bits are its slot, for what the driver
+    /// keeps of its own beside each entry.
+    pub const fn position(&self) -> u32 {
+        self.fetched
+    }
+
+    /// Copies the next entry out, if there is one. `buffer` has room for a whole
+    /// [stride](WqGeometry::stride).
+    ///
+    /// Each byte of the ring is read once. The payload copied is what the *copied* header claims; if
+    /// that is more than the entry has room for, there is no payload, and decoding the entry fails.
+    pub fn fetch<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>, RingError> {
+        if buffer.len() < self.geometry.stride() {
+            return Err(RingError::Buffer);
+        }
+        if self.producer == self.fetched && self.refresh()? == 0 {
+            return Ok(None);
+        }
+        let words = self.memory.entry(self.fetched);
+        self.fetched = self.fetched.wrapping_add(1);
+
+        // Neither split can fail: the buffer is as long as an entry, whose header is a multiple of
+        // eight bytes.
+        let (header, payload) = buffer
+            .split_at_mut_checked(Q::ENTRY_HEADER_LEN)
+            .ok_or(RingError::Buffer)?;
+        let (header_words, payload_words) = words
+            .split_at_checked(Q::ENTRY_HEADER_LEN / 8)
+            .ok_or(RingError::Buffer)?;
+        copy_out(header_words, header);
+        let payload_len = Q::payload_len(header, self.geometry.payload_capacity()).unwrap_or(0);
+        if let Some(payload) = payload.get_mut(..payload_len) {
+            copy_out(payload_words, payload);
+        }
+        Ok(buffer.get(..Q::ENTRY_HEADER_LEN.saturating_add(payload_len)))
+    }
+
+    /// How many entries can be fetched (what a shared receive queue's limit is compared with).
+    pub fn available(&mut self) -> Result<u32, RingError> {
+        self.refresh()
+    }
+
+    /// Hands the slots of the next `count` fetched entries back to the poster, in the order of the
+    /// ring; no more than have been fetched.
+    pub fn hand_back(&mut self, count: u32) {
+        let count = count.min(self.fetched.wrapping_sub(self.released));
+        self.released = self.released.wrapping_add(count);
+        self.publish_consumer();
+    }
+
+    /// Empties the queue without looking at it (a QP's transition to RESET). Also brings a queue
+    /// whose poster went wrong back into a sane state.
+    pub fn discard_all(&mut self) {
+        self.producer = self.shared_producer().load(Ordering::Relaxed);
+        self.fetched = self.producer;
+        self.released = self.producer;
+        self.publish_consumer();
+        self.stay_awake();
+    }
+
+    /// Announces that this side stops looking, and looks once more: unless entries have come in the
+    /// meantime, whoever posts next rings the doorbell.
+    ///
+    /// After an error the announcement stands, so that the next doorbell leads back here.
+    pub fn sleep(&mut self) -> Result<Idle, RingError> {
+        self.shared_doorbell()
+            .store(NEED_DOORBELL, Ordering::Relaxed);
+        // Barrier C: pairs with the fence in `Poster::publish`. If the load of `producer` below does
+        // not see that poster's store, then its load of `doorbell` sees the store above.
+        fence(Ordering::SeqCst);
+        if self.refresh()? == 0 {
+            return Ok(Idle::Asleep);
+        }
+        self.stay_awake();
+        Ok(Idle::Work)
+    }
+
+    /// Takes the announcement back (on a doorbell): posters need not ring until the next
+    /// [`sleep`](Self::sleep).
+    ///
+    /// Relaxed: a poster that does not see it yet rings once too often, and one that sees it early
+    /// is found by the `sleep` that has to follow.
+    pub fn stay_awake(&mut self) {
+        self.shared_doorbell().store(0, Ordering::Relaxed);
+    }
+
+    /// Looks at the poster's index. Returns how many entries can be fetched.
+    fn refresh(&mut self) -> Result<u32, RingError> {
+        // Barrier A: pairs with the release store in `Poster::publish`.
+        let producer = self.shared_producer().load(Ordering::Acquire);
+        let published = producer.wrapping_sub(self.released);
+        let fetched = self.fetched.wrapping_sub(self.released);
+        if published > self.geometry.entries() || published < fetched {
+            return Err(RingError::Producer {
+                producer,
+                consumer: self.released,
+                fetched: self.fetched,
+            });
+        }
+        self.producer = producer;
+        Ok(published.wrapping_sub(fetched))
+    }
+
+    fn publish_consumer(&mut self) {
+        // Barrier B: pairs with the acquire load in `Poster::check_room`, whose writes to the slots
+        // thereby come after this side's reads of them.
+        self.memory
+            .header::<{ offset_of!(WqHeader, consumer) }>()
+            .store(self.released, Ordering::Release);
+    }
+
+    fn shared_producer(&self) -> &AtomicU32 {
+        self.memory.header::<{ offset_of!(WqHeader, producer) }>()
+    }
+
+    fn shared_doorbell(&self) -> &AtomicU32 {
+        self.memory.header::<{ offset_of!(WqHeader, doorbell) }>()
+    }
+}

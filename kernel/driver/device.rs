@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The device: its attributes, and how it comes and goes.
+
+use super::{
+    address::{Address, Ah},
+    cq::Cq,
+    memory::{Keys, Mr, MAX_KEYS},
+    multicast::Groups,
+    queue_pair::{self, Qp, QpRef},
+    srq::Srq,
+    table::Table,
+    window::Mw,
+};
+use crate::{
+    rdma::{self, *},
+    ring, uapi,
+    verbs::{self, limits},
+    THIS_MODULE,
+};
+use kernel::prelude::*;
+
+/// The driver's data for one device.
+#[pin_data]
+pub(crate) struct Ferroce {
+    guid: [u8; 8],
+    #[pin]
+    pub(crate) qps: Table<QpRef>,
+    #[pin]
+    pub(crate) keys: Keys,
+    #[pin]
+    pub(crate) ahs: Table<Address>,
+    #[pin]
+    pub(crate) groups: Groups,
+}
+
+impl Ferroce {
+    fn new(guid: [u8; 8]) -> impl PinInit<Self, Error> {
+        let (first, limit) = queue_pair::NUMBERS;
+        try_pin_init!(Self {
+            guid,
+            qps <- Table::new(first, limit),
+            // Key zero is for nobody: programs take it for none.
+            keys <- Table::new(1, MAX_KEYS),
+            ahs <- Table::new(1, MAX_AH),
+            groups <- Groups::new(),
+        })
+    }
+}
+
+/// "FER" in ASCII, where a vendor would have its OUI.
+const VENDOR_ID: u32 = u32::from_be_bytes(*b"\0FER");
+
+/// How many address handles there can be.
+const MAX_AH: u32 = 1 << 16;
+
+/// The MTU of a device's port as it is now.
+pub(crate) fn port_mtu(device: &Device<Ferroce>) -> verbs::Mtu {
+    let mtu = device.netdev(1).map_or(0, |n| n.mtu());
+    verbs::Mtu::largest_within(mtu.saturating_sub(HEADERS)).unwrap_or(verbs::Mtu::B256)
+}
+
+/// All headers of RoCE v2 that can come together: IPv6 40, UDP 8, BTH 12, the longest extended headers
+/// 28, ICRC 4.
+const HEADERS: u32 = 40 + 8 + 12 + 28 + 4;
+
+#[vtable]
+impl rdma::Operations for Ferroce {
+    const MODULE: &'static ThisModule = &THIS_MODULE;
+    const DRIVER_ID: u32 = uapi::DRIVER_ID;
+    const ABI_VERSION: u32 = uapi::UVERBS_ABI;
+    const NODE_DESC: &'static str = "ferroce";
+    const USER_COMMANDS: &'static [UserCommand] = &[
+        UserCommand::PostSend,
+        UserCommand::PostRecv,
+        UserCommand::PostSrqRecv,
+    ];
+
+    type Ucontext = Ucontext;
+    type Pd = Pd;
+    type Ah = Ah;
+    type Cq = Cq;
+    type Srq = Srq;
+    type Qp = Qp;
+    type Mr = Mr;
+    type Mw = Mw;
+
+    fn query_device(device: &Device<Self>, attr: &mut DeviceAttr) -> Result {
+        attr.sys_image_guid = u64::from_ne_bytes(device.guid);
+        attr.device_cap_flags = (DeviceCaps::MEM_WINDOW | DeviceCaps::MEM_WINDOW_TYPE_2B)
+            .bits()
+            .into();
+        attr.kernel_cap_flags = KernelCaps::ALLOW_USER_UNREG.bits().into();
+        attr.max_mr_size = u64::MAX;
+        // No vendor has assigned these: they are this driver's own, and not zero, which programs take
+        // for "unknown".
+        attr.vendor_id = VENDOR_ID;
+        attr.vendor_part_id = 1;
+        attr.hw_ver = 1;
+        attr.page_size_cap = 0xffff_f000;
+        attr.max_pd = 1 << 16;
+        attr.max_ah = MAX_AH as i32;
+        attr.max_pkeys = limits::PKEY_TABLE_LEN;
+        attr.max_qp = 1 << 20;
+        attr.max_qp_wr = limits::MAX_QP_WR as i32;
+        attr.max_send_sge = limits::MAX_SEND_SGE as i32;
+        attr.max_recv_sge = limits::MAX_RECV_SGE as i32;
+        attr.max_cq = 1 << 20;
+        attr.max_cqe = limits::MAX_CQE as i32;
+        attr.max_mcast_grp = 1 << 13;
+        attr.max_mcast_qp_attach = 1 << 10;
+        attr.max_total_mcast_qp_attach = 1 << 20;
+        attr.max_srq = 1 << 20;
+        attr.max_srq_wr = limits::MAX_QP_WR as i32;
+        attr.max_srq_sge = limits::MAX_RECV_SGE as i32;
+        attr.max_mr = MAX_KEYS as i32 - 1;
+        attr.max_mw = MAX_KEYS as i32 - 1;
+        attr.max_qp_rd_atom = limits::MAX_RD_ATOMIC.into();
+        attr.max_qp_init_rd_atom = limits::MAX_RD_ATOMIC.into();
+        attr.max_res_rd_atom = i32::from(limits::MAX_RD_ATOMIC) * attr.max_qp;
+        attr.atomic_cap = AtomicCap::Hca.as_raw();
+        Ok(())
+    }
+
+    fn query_port(device: &Device<Self>, port: u32, attr: &mut PortAttr) -> Result {
+        let netdev = device.netdev(port).ok_or(ENODEV)?;
+        let (state, phys_state) = netdev.port_state();
+        attr.state = state.as_raw();
+        attr.phys_state = phys_state.as_raw() as u8;
+        attr.max_mtu = Mtu::Mtu4096.as_raw();
+        attr.active_mtu = port_mtu(device).number().into();
+        attr.gid_tbl_len = 1024;
+        attr.pkey_tbl_len = 1;
+        attr.max_msg_sz = 1 << 31;
+        attr.active_width = Width::X4.as_raw() as u8;
+        attr.active_speed = Speed::Edr.as_raw() as u16;
+        Ok(())
+    }
+
+    fn port_immutable(device: &Device<Self>, port: u32, immutable: &mut PortImmutable) -> Result {
+        let mut attr = PortAttr::default();
+        Self::query_port(device, port, &mut attr)?;
+        immutable.gid_tbl_len = attr.gid_tbl_len;
+        immutable.pkey_tbl_len = attr.pkey_tbl_len.into();
+        immutable.core_cap_flags = PortCoreCaps::PROT_ROCE_UDP_ENCAP.bits();
+        Ok(())
+    }
+
+    fn link_layer(_device: &Device<Self>, _port: u32) -> LinkLayer {
+        LinkLayer::Ethernet
+    }
+
+    fn query_pkey(_device: &Device<Self>, _port: u32, index: u16) -> Result<u16> {
+        // The default partition, with full membership. RoCE has no other (IBTA A17.7).
+        (index == 0).then_some(0xffff).ok_or(EINVAL)
+    }
+}
+
+kernel::sync::global_lock! {
+    // SAFETY: The module's `init` initialises it before it registers `Link`, which uses it.
+    /// Only one device at a time is made, so that no two are made over one network device.
+    pub(crate) unsafe(uninit) static NEWLINK: Mutex<()> = ();
+}
+
+/// `rdma link add NAME type ferroce netdev NETDEV`
+pub(crate) struct Link;
+
+impl LinkOps for Link {
+    const TYPE: &'static CStr = c"ferroce";
+
+    fn newlink(name: &CStr, netdev: &NetDevice) -> Result {
+        if netdev.is_vlan() {
+            pr_err!(
+                "{name}: not over a VLAN; over the device below it, VLANs have GIDs of their own\n"
+            );
+            return Err(EINVAL);
+        }
+        let _guard = NEWLINK.lock();
+        if Device::<Ferroce>::from_netdev(netdev).is_some() {
+            return Err(EEXIST);
+        }
+        let guid = eui64(netdev.mac().ok_or(EINVAL)?);
+
+        let mut device = NewDevice::new(netdev, Ferroce::new(guid))?;
+        device.set_node_guid(guid);
+        device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
+        device.set_netdev(1, netdev)?;
+        device.register(name)
+    }
+}
+
+/// An EUI-64 of an Ethernet address, with the bit inverted that tells of global ones (RFC 4291 2.5.1).
+fn eui64(mac: [u8; 6]) -> [u8; 8] {
+    let [a, b, c, d, e, f] = mac;
+    [a ^ 2, b, c, 0xff, 0xfe, d, e, f]
+}
+
+/// A device goes with its network device.
+pub(crate) struct NetEvents;
+
+impl rdma::NetEvents for NetEvents {
+    fn event(event: NetEvent, netdev: &NetDevice) {
+        if event == NetEvent::Unregister {
+            if let Some(device) = Device::<Ferroce>::from_netdev(netdev) {
+                device.unregister_queued();
+            }
+        }
+    }
+}
+
+/// The driver's data for user contexts.
+pub(crate) struct Ucontext;
+
+#[vtable]
+impl ucontext::Operations for Ucontext {
+    type Device = Ferroce;
+
+    fn alloc(
+        _ucontext: &NewUcontext<'_, Self>,
+        udata: &Udata<'_>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        udata.respond(&uapi::UcontextResponse {
+            features: 0,
+            ring_abi: ring::ABI_VERSION,
+            reserved: 0,
+        })?;
+        Ok(try_init!(Ucontext {}))
+    }
+}
+
+/// The driver's data for protection domains.
+pub(crate) struct Pd;
+
+#[vtable]
+impl pd::Operations for Pd {
+    type Device = Ferroce;
+
+    fn alloc(
+        _pd: &NewPd<'_, Self>,
+        call: Option<&UserCall<'_, Ferroce>>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        if let Some(call) = call {
+            call.none()?;
+        }
+        Ok(try_init!(Pd {}))
+    }
+}

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memory regions, the keys that name them, and what is behind a key.
+
+use super::{
+    device::{Ferroce, Pd},
+    table::Table,
+    window::Mw,
+};
+use crate::{
+    local::{AccessError, AtomicChange, Fault, Region},
+    rdma::{
+        self, eopnotsupp,
+        mr::{self, Rereg, UserMemory},
+        umem::Umem,
+        Device, MrType, NewMr, UserCall,
+    },
+    ring::{Remote, Sge},
+    verbs::AccessFlags,
+};
+use core::sync::atomic::{AtomicU32, Ordering};
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{aref::ARef, Arc, SpinLock},
+};
+
+/// The lowest byte of a key is the owner's to change, the rest is the number in the table of keys
+/// (IBTA 10.6.3.3, 10.6.6: keys made by the consumer).
+pub(crate) const KEY_BITS: u32 = 8;
+
+/// How many keys there can be: as many numbers as are left of 32 bits.
+pub(crate) const MAX_KEYS: u32 = 1 << 24;
+
+/// What a key names.
+#[derive(Clone)]
+pub(crate) enum Named {
+    Region(ARef<rdma::Mr<Mr>>),
+    Window(ARef<rdma::Mw<Mw>>),
+}
+
+/// All keys of a device.
+pub(crate) type Keys = Table<Named>;
+
+/// Tells protection domains apart. A domain outlives what is in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PdId(usize);
+
+impl PdId {
+    pub(crate) fn of(pd: &rdma::Pd<Pd>) -> Self {
+        Self(core::ptr::from_ref(pd).addr())
+    }
+}
+
+/// The driver's data for memory regions.
+#[pin_data]
+pub(crate) struct Mr {
+    number: u32,
+    /// How many windows are bound to it.
+    windows: AtomicU32,
+    #[pin]
+    state: SpinLock<State>,
+}
+
+/// What can change of a region, by registering it anew.
+#[derive(Clone)]
+struct State {
+    key: u32,
+    pd: PdId,
+    access: AccessFlags,
+    /// The address of the first byte in work requests.
+    start: u64,
+    memory: Arc<Umem>,
+}
+
+/// A range of a region.
+pub(crate) struct Range {
+    memory: Arc<Umem>,
+    offset: usize,
+    /// Whoever deregisters the region waits until nobody uses it.
+    _region: ARef<rdma::Mr<Mr>>,
+}
+
+impl Range {
+    /// Looks a key up, and checks that it allows the access (IBTA 10.6.3.1).
+    fn find(
+        keys: &Keys,
+        pd: PdId,
+        key: u32,
+        addr: u64,
+        length: u32,
+        access: AccessFlags,
+    ) -> Result<Self, AccessError> {
+        let Some(Named::Region(region)) = keys.get(key >> KEY_BITS) else {
+            return Err(AccessError);
+        };
+        {
+            let state = region.state.lock();
+            if state.key != key || state.pd != pd || !state.access.contains(access) {
+                return Err(AccessError);
+            }
+        }
+        Self::of(&region, addr, length)
+    }
+
+    /// By a local key.
+    pub(crate) fn local(keys: &Keys, pd: PdId, sge: Sge, write: bool) -> Result<Self, AccessError> {
+        // To read is allowed always.
+        let access = if write {
+            AccessFlags::LOCAL_WRITE
+        } else {
+            AccessFlags::EMPTY
+        };
+        Self::find(keys, pd, sge.lkey, sge.addr, sge.length, access)
+    }
+
+    /// A range of a region whose window allows the access.
+    pub(crate) fn of(
+        region: &ARef<rdma::Mr<Mr>>,
+        addr: u64,
+        length: u32,
+    ) -> Result<Self, AccessError> {
+        let (memory, offset) = {
+            let state = region.state.lock();
+            let offset = addr.checked_sub(state.start).ok_or(AccessError)?;
+            (state.memory.clone(), offset)
+        };
+        let end = offset.checked_add(length.into()).ok_or(AccessError)?;
+        if end > memory.len() as u64 {
+            return Err(AccessError);
+        }
+        Ok(Self {
+            memory,
+            offset: offset as usize,
+            _region: region.clone(),
+        })
+    }
+
+    /// By a remote key, for the queue pair of that number.
+    pub(crate) fn remote(
+        keys: &Keys,
+        pd: PdId,
+        qpn: u32,
+        remote: Remote,
+        length: u32,
+        access: AccessFlags,
+    ) -> Result<Self, AccessError> {
+        match keys.get(remote.rkey >> KEY_BITS) {
+            Some(Named::Window(window)) => window.remote(pd, qpn, remote, length, access),
+            _ => Self::find(keys, pd, remote.rkey, remote.addr, length, access),
+        }
+    }
+}
+
+impl Mr {
+    /// Checks that a window may be bound to a part of the region (IBTA 10.6.7.2.1).
+    pub(crate) fn check_bind(
+        &self,
+        pd: PdId,
+        part: Sge,
+        length: u64,
+        access: AccessFlags,
+    ) -> Result<(), AccessError> {
+        let state = self.state.lock();
+        let writes = AccessFlags::REMOTE_WRITE.union(AccessFlags::REMOTE_ATOMIC);
+        let may_write =
+            !access.intersects(writes) || state.access.contains(AccessFlags::LOCAL_WRITE);
+        let offset = part.addr.checked_sub(state.start).ok_or(AccessError)?;
+        let end = offset.checked_add(length).ok_or(AccessError)?;
+        let allowed = state.key == part.lkey
+            && state.pd == pd
+            && state.access.contains(AccessFlags::MW_BIND)
+            && !access.intersects(AccessFlags::ZERO_BASED)
+            && may_write
+            && end <= state.memory.len() as u64;
+        allowed.then_some(()).ok_or(AccessError)
+    }
+
+    /// Counts a window that is bound to the region.
+    pub(crate) fn window_bound(&self) {
+        self.windows.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a window out.
+    pub(crate) fn window_gone(&self) {
+        self.windows.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Ends the access by a key (IBTA 10.6.5). Regions of processes have no such keys.
+pub(crate) fn invalidate(keys: &Keys, key: u32, qpn: u32) -> Result<(), AccessError> {
+    match keys.get(key >> KEY_BITS) {
+        Some(Named::Window(window)) => window.invalidate(key, qpn),
+        _ => Err(AccessError),
+    }
+}
+
+impl Region for Range {
+    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
+        from.memory
+            .copy_to(
+                from.offset + from_at as usize,
+                &self.memory,
+                self.offset + at as usize,
+                length as usize,
+            )
+            .map_err(|_| Fault)
+    }
+
+    fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
+        self.memory
+            .write(self.offset + at as usize, bytes)
+            .map_err(|_| Fault)
+    }
+
+    fn read(&self, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.memory.read(self.offset, bytes).map_err(|_| Fault)
+    }
+
+    fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
+        self.memory
+            .with_atomic_u64(self.offset, |word| match change {
+                AtomicChange::Add(n) => word.fetch_add(n, Ordering::SeqCst),
+                AtomicChange::CompareSwap { compare, swap } => word
+                    .compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst)
+                    .unwrap_or_else(|before| before),
+                AtomicChange::Store(bytes) => {
+                    word.swap(u64::from_ne_bytes(bytes), Ordering::SeqCst)
+                }
+            })
+            .map_err(|_| Fault)
+    }
+}
+
+/// The access flags of the core's, of those of `ib_core`: both have Linux's numbers.
+fn access_flags(access: rdma::AccessFlags) -> Result<AccessFlags> {
+    let required = access.bits() & !AccessFlags::OPTIONAL.bits();
+    AccessFlags::try_from(required).map_err(|_| EINVAL)
+}
+
+fn pin(
+    device: &Device<Ferroce>,
+    memory: UserMemory,
+    access: rdma::AccessFlags,
+) -> Result<Arc<Umem>> {
+    let length = usize::try_from(memory.length)?;
+    Ok(Arc::new(
+        Umem::get(device, memory.start, length, access)?,
+        GFP_KERNEL,
+    )?)
+}
+
+#[vtable]
+impl mr::Operations for Mr {
+    type Device = Ferroce;
+
+    fn reg_user(
+        mr: &mut NewMr<'_, Self>,
+        pd: &rdma::Pd<Pd>,
+        memory: UserMemory,
+        access: rdma::AccessFlags,
+        call: Option<&UserCall<'_, Ferroce>>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        if let Some(call) = call {
+            call.none()?;
+        }
+        let device = pd.device();
+        let flags = access_flags(access)?;
+        if flags.intersects(AccessFlags::ON_DEMAND) {
+            return Err(eopnotsupp());
+        }
+        let start = if flags.contains(AccessFlags::ZERO_BASED) {
+            0
+        } else {
+            memory.virt_addr
+        };
+        let pinned = pin(device, memory, access)?;
+        let number = device.keys.reserve()?.keep();
+        let key = number << KEY_BITS;
+        mr.set_keys(key, key);
+        let state = State {
+            key,
+            pd: PdId::of(pd),
+            access: flags,
+            start,
+            memory: pinned,
+        };
+        Ok(try_pin_init!(Mr {
+            number,
+            windows: AtomicU32::new(0),
+            state <- new_spinlock!(state, "ferroce::Mr::state"),
+        }? Error))
+    }
+
+    fn created(mr: &rdma::Mr<Self>) -> Result {
+        mr.device()
+            .keys
+            .put(mr.number, Named::Region(ARef::from(mr)));
+        Ok(())
+    }
+
+    fn rereg_user(
+        mr: &rdma::Mr<Self>,
+        change: &Rereg<'_, rdma::Pd<Pd>>,
+        call: Option<&UserCall<'_, Ferroce>>,
+    ) -> Result {
+        if let Some(call) = call {
+            call.none()?;
+        }
+        let mut state = mr.state.lock().clone();
+        if let Some(access) = change.access {
+            state.access = access_flags(access)?;
+            if state.access.intersects(AccessFlags::ON_DEMAND) {
+                return Err(eopnotsupp());
+            }
+            // Pages that were pinned for reading cannot be written to.
+            let writes = AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE);
+            if change.memory.is_none()
+                && state.access.intersects(writes)
+                && !state.memory.is_writable()
+            {
+                return Err(eopnotsupp());
+            }
+        }
+        if let Some(pd) = change.pd {
+            state.pd = PdId::of(pd);
+        }
+        if let Some(memory) = change.memory {
+            let access = rdma::AccessFlags::from_bits(state.access.bits());
+            state.memory = pin(mr.device(), memory, access)?;
+            state.start = memory.virt_addr;
+        }
+        let before = core::mem::replace(&mut *mr.state.lock(), state);
+        // Dropped with the lock released: that unpins pages.
+        drop(before);
+        Ok(())
+    }
+
+    fn get_dma(
+        _mr: &mut NewMr<'_, Self>,
+        _pd: &rdma::Pd<Pd>,
+        _access: rdma::AccessFlags,
+    ) -> Result<impl PinInit<Self, Error>> {
+        Err::<Result<Self>, _>(eopnotsupp())
+    }
+
+    fn alloc(
+        _mr: &mut NewMr<'_, Self>,
+        _pd: &rdma::Pd<Pd>,
+        _mr_type: MrType,
+        _max_pages: u32,
+    ) -> Result<impl PinInit<Self, Error>> {
+        Err::<Result<Self>, _>(eopnotsupp())
+    }
+
+    fn dereg(mr: &rdma::Mr<Self>) -> Result {
+        // IBTA 11.2.8.5: not while windows are bound to it.
+        if mr.windows.load(Ordering::Relaxed) > 0 {
+            return Err(EBUSY);
+        }
+        mr.device().keys.remove(mr.number);
+        Ok(())
+    }
+}

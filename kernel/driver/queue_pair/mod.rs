@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Queue pairs.
+//!
+//! A queue pair has three parts, each with a lock of its own:
+//!
+//! - what it *is*, [`Shared`]: its attributes and its receive queue, which peers look at. A
+//!   spinlock, held for a few instructions.
+//! - its *send queue*, [`send::SendSide`]: whoever holds this mutex executes its requests. Nobody
+//!   waits for it to post: [`kick`] leaves a note for the holder.
+//! - its *deferred work*, [`work::Deferred`]: to execute requests later, or from where the mutex
+//!   cannot be taken.
+//!
+//! The mutex of one queue pair is held when the spinlock of another is taken, never the reverse, and
+//! no two of the mutexes are ever held by one thread.
+
+mod receive;
+mod send;
+mod work;
+
+use super::{
+    address::Attributes,
+    cq::{self, CqRef},
+    device::Ferroce,
+    memory::PdId,
+    rings::{errno, Rings},
+    srq::SrqRef,
+};
+use crate::{
+    qp::{self, state, DeviceLimits, QpAttr, Transition},
+    rdma::{
+        self,
+        ah::AddressVector,
+        eopnotsupp,
+        qp::{Operations, QpEvent},
+        qp_attr::{QpAttrOut, QpCap, QpInitAttr},
+        wr::{RecvWrs, SendWrs},
+        Gid, NewQp, QpAttrMask, UserCall,
+    },
+    ring::{Cqe, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
+    uapi,
+    verbs::{limits, EventType, QpType, WcOpcode, WcStatus},
+};
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::{
+    new_mutex, new_spinlock,
+    prelude::*,
+    sync::{aref::ARef, Arc, Mutex, SpinLock},
+};
+
+pub(crate) use receive::{Looked, ReceiveQueue};
+
+/// A queue pair, as peers hold on to it.
+pub(crate) type QpRef = ARef<rdma::Qp<Qp>>;
+
+/// The driver's data for queue pairs.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Qp {
+    number: u32,
+    qp_type: QpType,
+    pd: PdId,
+    caps: Caps,
+    send_cq: CqRef,
+    recv_cq: CqRef,
+    srq: Option<SrqRef>,
+    #[pin]
+    shared: SpinLock<Shared>,
+    #[pin]
+    send: Mutex<send::SendSide>,
+    /// There may be something to do on the send queue that its holder has not seen.
+    kicked: AtomicBool,
+    deferred: Arc<work::Deferred>,
+}
+
+#[pinned_drop]
+impl PinnedDrop for Qp {
+    fn drop(self: Pin<&mut Self>) {
+        // Nobody has a reference to the queue pair any more who could ask for work.
+        self.deferred.cancel();
+    }
+}
+
+/// What the queues hold, and when the send queue makes completions.
+#[derive(Clone, Copy)]
+struct Caps {
+    layout: QpLayout,
+    signal_all: bool,
+}
+
+/// What peers look at.
+pub(crate) struct Shared {
+    attr: QpAttr,
+    /// The GID that packets come from.
+    sgid: [u8; 16],
+    /// The address vector, to be queried.
+    av: Option<AddressVector>,
+    /// `None` if receives come from a shared receive queue.
+    receives: Option<ReceiveQueue>,
+    /// It is being destroyed.
+    is_gone: bool,
+}
+
+#[vtable]
+impl Operations for Qp {
+    type Device = Ferroce;
+
+    fn create(
+        qp: &mut NewQp<'_, Self>,
+        attr: &mut QpInitAttr,
+        call: Option<&UserCall<'_, Ferroce>>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        let call = call.ok_or(eopnotsupp())?;
+        if attr.create_flags() != 0 {
+            return Err(eopnotsupp());
+        }
+        let qp_type = match attr.qp_type() {
+            rdma::QpType::Rc => QpType::Rc,
+            rdma::QpType::Uc => QpType::Uc,
+            rdma::QpType::Ud => QpType::Ud,
+            _ => return Err(eopnotsupp()),
+        };
+        let srq = qp.srq().map(ARef::from);
+        let send_cq = ARef::from(qp.send_cq().ok_or(EINVAL)?);
+        let recv_cq = ARef::from(qp.recv_cq().ok_or(EINVAL)?);
+
+        let layout = layout(attr.caps(), srq.is_some())?;
+        let rings = Arc::new(Rings::new(layout.len(), call)?, GFP_KERNEL)?;
+        let send = Rings::send(&rings, layout.send_offset(), layout.send())?;
+        let receives = match (layout.recv(), layout.recv_offset()) {
+            (Some(size), Some(at)) => Some(ReceiveQueue::new(Rings::receive(&rings, at, size)?)),
+            _ => None,
+        };
+        call.respond(&uapi::QpResponse {
+            rings: rings.mapping(),
+            send: layout.send().descriptor(),
+            recv: layout.recv().map(|r| r.descriptor()).unwrap_or_default(),
+        })?;
+        let caps = Caps {
+            layout,
+            signal_all: attr.signal_all(),
+        };
+        caps.fill(attr.caps_mut());
+
+        let pd = PdId::of(qp.pd());
+        let deferred = work::Deferred::new()?;
+        let number = qp.device().qps.reserve()?.keep();
+        qp.set_number(number);
+        let shared = Shared {
+            attr: QpAttr::new(),
+            sgid: [0; 16],
+            av: None,
+            receives,
+            is_gone: false,
+        };
+        let send = send::SendSide::new(send);
+        Ok(try_pin_init!(Qp {
+            number,
+            qp_type,
+            pd,
+            caps,
+            send_cq,
+            recv_cq,
+            srq,
+            shared <- new_spinlock!(shared, "ferroce::Qp::shared"),
+            send <- new_mutex!(send, "ferroce::Qp::send"),
+            kicked: AtomicBool::new(false),
+            deferred,
+        }? Error))
+    }
+
+    fn created(qp: &rdma::Qp<Self>) -> Result {
+        qp.deferred.attach(ARef::from(qp));
+        qp.device().qps.put(qp.number, ARef::from(qp));
+        Ok(())
+    }
+
+    fn destroy(qp: &rdma::Qp<Self>) {
+        qp.device().qps.remove(qp.number);
+        qp.device().groups.forget(qp);
+        qp.shared.lock().is_gone = true;
+        qp.deferred.detach();
+        // Whoever executes its requests notices, and lets go.
+        drop(qp.send.lock());
+    }
+
+    fn modify(
+        qp: &rdma::Qp<Self>,
+        attr: &rdma::QpAttr<'_>,
+        call: Option<&UserCall<'_, Ferroce>>,
+    ) -> Result {
+        if let Some(call) = call {
+            call.none()?;
+        }
+        modify(qp, attr)
+    }
+
+    fn query(qp: &rdma::Qp<Self>, out: &mut QpAttrOut<'_>, _mask: QpAttrMask) -> Result {
+        let (attr, av) = {
+            let shared = qp.shared.lock();
+            (shared.attr, shared.av)
+        };
+        let mut caps = QpCap::default();
+        qp.caps.fill(&mut caps);
+        super::address::fill(out, &attr);
+        if let Some(av) = av {
+            out.av(av);
+        }
+        out.sq_draining(attr.sq_draining.into())
+            .caps(caps)
+            .signal_all(qp.caps.signal_all);
+        Ok(())
+    }
+
+    fn attach_mcast(qp: &rdma::Qp<Self>, gid: &Gid) -> Result {
+        if qp.qp_type != QpType::Ud {
+            return Err(EINVAL);
+        }
+        qp.device().groups.attach(qp, gid)
+    }
+
+    fn detach_mcast(qp: &rdma::Qp<Self>, gid: &Gid) -> Result {
+        qp.device().groups.detach(qp, gid)
+    }
+
+    fn post_send(qp: &rdma::Qp<Self>, wrs: &mut SendWrs<'_, Ferroce>) -> Result {
+        if !wrs.is_empty() {
+            return Err(eopnotsupp());
+        }
+        kick(qp);
+        Ok(())
+    }
+
+    fn post_recv(qp: &rdma::Qp<Self>, wrs: &mut RecvWrs<'_, Ferroce>) -> Result {
+        if !wrs.is_empty() {
+            return Err(eopnotsupp());
+        }
+        flush_receives(qp);
+        Ok(())
+    }
+}
+
+impl Caps {
+    fn fill(&self, caps: &mut QpCap) {
+        let send = self.layout.send();
+        caps.max_send_wr = send.entries();
+        caps.max_send_sge = send.max_sge();
+        caps.max_inline_data = send.max_inline();
+        caps.max_recv_wr = self.layout.recv().map_or(0, |r| r.entries());
+        caps.max_recv_sge = self.layout.recv().map_or(0, |r| r.max_sge());
+    }
+}
+
+fn layout(caps: &QpCap, shares: bool) -> Result<QpLayout> {
+    let failed = |e: GeometryError| errno(e.errno());
+    let send =
+        WqGeometry::<SendQueue>::new(caps.max_send_wr, caps.max_send_sge, caps.max_inline_data);
+    let recv = match shares {
+        true => None,
+        false => {
+            let recv = WqGeometry::<RecvQueue>::new(caps.max_recv_wr, caps.max_recv_sge);
+            Some(recv.map_err(failed)?)
+        }
+    };
+    Ok(QpLayout::new(send.map_err(failed)?, recv))
+}
+
+fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
+    let device = qp.device();
+    let Attributes {
+        mask,
+        requested,
+        sgid,
+        av,
+    } = Attributes::of(attr);
+    let limits = DeviceLimits::with_active_mtu(crate::device::port_mtu(device));
+    // Its holder stops at the state that it finds when it begins a request.
+    let transition = {
+        let mut shared = qp.shared.lock();
+        let modified = qp::modify(qp.qp_type, &shared.attr, mask, &requested, &limits)
+            .map_err(|e| errno(e.errno()))?;
+        shared.attr = modified.attr;
+        if let Some(sgid) = sgid {
+            shared.sgid = sgid;
+            shared.av = av;
+        }
+        modified.transition
+    };
+    match transition {
+        Transition::Reset => {
+            let mut send = qp.send.lock();
+            send.reset();
+            if let Some(receives) = &mut qp.shared.lock().receives {
+                receives.reset();
+            }
+        }
+        Transition::Flush => {
+            flush_receives(qp);
+            last_wqe_reached(qp);
+            settle(qp);
+        }
+        Transition::StartSending | Transition::ResumeSending | Transition::Drain => settle(qp),
+        Transition::Attributes | Transition::Init | Transition::StartReceiving => {}
+    }
+    Ok(())
+}
+
+/// Has the send queue executed up to where its state says, before this returns.
+fn settle(qp: &rdma::Qp<Qp>) {
+    let mut send = qp.send.lock();
+    qp.kicked.store(false, Ordering::SeqCst);
+    send::drain(qp, &mut send);
+    drop(send);
+    // What came in the meantime found the mutex taken.
+    if qp.kicked.load(Ordering::SeqCst) {
+        kick(qp);
+    }
+}
+
+/// Has the send queue executed: by this thread, or by the one that is at it.
+pub(crate) fn kick(qp: &rdma::Qp<Qp>) {
+    // Pairs with the swap below, of another thread: either that sees the note, or this gets the
+    // mutex.
+    qp.kicked.store(true, Ordering::SeqCst);
+    while qp.kicked.load(Ordering::SeqCst) {
+        let Some(mut send) = qp.send.try_lock() else {
+            return;
+        };
+        while qp.kicked.swap(false, Ordering::SeqCst) {
+            send::drain(qp, &mut send);
+        }
+        // The note of a thread that found the mutex taken until here is seen by the loop.
+    }
+}
+
+/// Moves to the error state because of something on the receiving side, and has all flushed.
+fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
+    {
+        let mut shared = qp.shared.lock();
+        let after = state::after_receive_error(shared.attr.state);
+        if after == shared.attr.state {
+            return;
+        }
+        shared.attr.state = after;
+    }
+    if let Some(event) = event.and_then(qp_event) {
+        qp.dispatch(event);
+    }
+    flush_receives(qp);
+    last_wqe_reached(qp);
+    // Its mutex may be held by a thread that waits for this one's.
+    qp.deferred.soon();
+}
+
+fn qp_event(event: EventType) -> Option<QpEvent> {
+    Some(match event {
+        EventType::QpFatal => QpEvent::Fatal,
+        EventType::QpReqErr => QpEvent::RequestError,
+        EventType::QpAccessErr => QpEvent::AccessError,
+        EventType::CommEst => QpEvent::CommEstablished,
+        EventType::SqDrained => QpEvent::SqDrained,
+        EventType::QpLastWqeReached => QpEvent::LastWqeReached,
+        _ => return None,
+    })
+}
+
+/// Completes all posted receives as flushed, if the state is such (IBTA 10.3.1, Error).
+fn flush_receives(qp: &rdma::Qp<Qp>) {
+    loop {
+        let wr_id = {
+            let mut shared = qp.shared.lock();
+            if state::receive_queue(shared.attr.state) != state::Processing::Flush {
+                return;
+            }
+            match &mut shared.receives {
+                Some(receives) => receives.flush_one(),
+                None => None,
+            }
+        };
+        let Some(wr_id) = wr_id else { return };
+        let cqe = Cqe::new(wr_id, qp.number, WcOpcode::Recv, WcStatus::WrFlushErr);
+        cq::complete(&qp.recv_cq, &cqe, false);
+    }
+}
+
+/// Tells that nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request
+/// is taken only when its message is delivered, so there is none under way.
+fn last_wqe_reached(qp: &rdma::Qp<Qp>) {
+    if qp.srq.is_some() {
+        qp.dispatch(QpEvent::LastWqeReached);
+    }
+}
+
+/// The number of queue pairs from which on, and below which, numbers are given. 0 and 1 are QPs of
+/// their own (IBTA 3.5.10), all ones is multicast.
+pub(crate) const NUMBERS: (u32, u32) = (2, limits::MULTICAST_QPN);

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The receiving side: what a peer sees of a queue pair.
+
+use super::{fail, Qp};
+use crate::{
+    cq,
+    local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
+    memory::{self, Range},
+    qp::state,
+    rdma,
+    ring::{Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, MAX_RECV_STRIDE},
+    rings::WorkQueue,
+    srq,
+    verbs::{AccessFlags, EventType, RnrTimer, WcFlags, WcOpcode, WcStatus},
+};
+
+/// A receive queue as the driver has it.
+pub(crate) struct ReceiveQueue {
+    queue: WorkQueue<RecvQueue>,
+    /// How many bytes of the buffer are an entry that was looked at and left.
+    held: Option<usize>,
+}
+
+/// What a look at a receive queue comes to.
+pub(crate) enum Looked {
+    /// This many bytes were copied out.
+    Taken(usize),
+    Empty,
+    Refused,
+}
+
+impl ReceiveQueue {
+    pub(crate) fn new(queue: WorkQueue<RecvQueue>) -> Self {
+        Self { queue, held: None }
+    }
+
+    /// Forgets all that was posted.
+    pub(super) fn reset(&mut self) {
+        self.held = None;
+        self.queue.executor.discard_all();
+    }
+
+    /// The next entry, which stays the next until it is taken.
+    fn peek(&mut self) -> Option<&[u8]> {
+        if self.held.is_none() {
+            let entry = self.queue.executor.fetch(&mut self.queue.buffer);
+            // An index that makes no sense: to the peer there is nothing posted.
+            self.held = Some(entry.ok().flatten()?.len());
+        }
+        self.queue.buffer.get(..self.held?)
+    }
+
+    fn take(&mut self) {
+        self.held = None;
+        self.queue.executor.hand_back(1);
+    }
+
+    /// How many requests are posted.
+    pub(crate) fn available(&mut self) -> u32 {
+        let held = u32::from(self.held.is_some());
+        self.queue.executor.available().unwrap_or(0) + held
+    }
+
+    /// Takes the next entry, unless `accept` refuses it. One that makes no sense is taken, and found
+    /// out by whoever reads the copy.
+    pub(crate) fn take_into(
+        &mut self,
+        copy: &mut [u8; MAX_RECV_STRIDE],
+        accept: impl FnOnce(&Receive<'_>) -> bool,
+    ) -> Looked {
+        let Some(entry) = self.peek() else {
+            return Looked::Empty;
+        };
+        let len = entry.len();
+        let Some(copy) = copy.get_mut(..len) else {
+            return Looked::Empty;
+        };
+        copy.copy_from_slice(entry);
+        if let Ok((request, scatter)) = RecvRequest::decode(copy) {
+            let wr_id = request.wr_id;
+            if !accept(&Receive { wr_id, scatter }) {
+                return Looked::Refused;
+            }
+        }
+        self.take();
+        Looked::Taken(len)
+    }
+
+    /// Takes the next entry to be flushed; once there is none, whoever posts another one tells.
+    pub(super) fn flush_one(&mut self) -> Option<u64> {
+        loop {
+            if let Some(wr_id) = self.peek().map(RecvRequest::wr_id) {
+                self.take();
+                return Some(wr_id);
+            }
+            match self.queue.executor.sleep() {
+                Ok(Idle::Work) => {}
+                Ok(Idle::Asleep) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// A queue pair as its peer sees it.
+pub(super) struct Peer<'a>(&'a rdma::Qp<Qp>);
+
+impl<'a> Peer<'a> {
+    /// If the queue pair takes messages of a connected peer: it is in a state to, and connected to
+    /// just that one.
+    pub(super) fn connected(
+        qp: &'a rdma::Qp<Qp>,
+        from: &rdma::Qp<Qp>,
+        from_gid: &[u8; 16],
+    ) -> Option<Self> {
+        let shared = qp.shared.lock();
+        let takes = !shared.is_gone
+            && state::accepts_requests(shared.attr.state)
+            && qp.qp_type == from.qp_type
+            && shared.attr.dest_qp_num == from.number
+            && shared.attr.ah_attr.dgid == *from_gid;
+        takes.then_some(Self(qp))
+    }
+
+    /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42).
+    pub(super) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Option<Self> {
+        let shared = qp.shared.lock();
+        let takes = !shared.is_gone
+            && state::accepts_requests(shared.attr.state)
+            && qp.qp_type.is_datagram()
+            && shared.attr.qkey == qkey;
+        takes.then_some(Self(qp))
+    }
+}
+
+/// The memory that a queue pair's own work requests name.
+pub(super) struct Own<'a>(pub(super) &'a rdma::Qp<Qp>);
+
+impl LocalMemory for Own<'_> {
+    type Region = Range;
+
+    fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
+        Range::local(&self.0.device().keys, self.0.pd, sge, write)
+    }
+}
+
+impl LocalMemory for Peer<'_> {
+    type Region = Range;
+
+    fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
+        Own(self.0).local(sge, write)
+    }
+}
+
+impl Responder for Peer<'_> {
+    fn remote(
+        &self,
+        remote: Remote,
+        length: u32,
+        access: AccessFlags,
+    ) -> Result<Range, AccessError> {
+        let keys = &self.0.device().keys;
+        Range::remote(keys, self.0.pd, self.0.number, remote, length, access)
+    }
+
+    fn access(&self) -> AccessFlags {
+        self.0.shared.lock().attr.qp_access_flags
+    }
+
+    fn takes_reads(&self) -> bool {
+        self.0.shared.lock().attr.max_dest_rd_atomic > 0
+    }
+
+    fn min_rnr_timer(&self) -> RnrTimer {
+        self.0.shared.lock().attr.min_rnr_timer
+    }
+
+    fn take_receive<T>(
+        &self,
+        accept: impl FnOnce(&Receive<'_>) -> bool,
+        place: impl FnOnce(&Receive<'_>) -> T,
+    ) -> Taken<T> {
+        let mut copy = [0; MAX_RECV_STRIDE];
+        let looked = match &self.0.srq {
+            Some(srq) => srq::take(srq, &mut copy, accept),
+            None => match &mut self.0.shared.lock().receives {
+                Some(receives) => receives.take_into(&mut copy, accept),
+                None => Looked::Empty,
+            },
+        };
+        let entry = match looked {
+            Looked::Taken(len) => copy.get(..len).unwrap_or(&[]),
+            Looked::Empty => return Taken::Empty,
+            Looked::Refused => return Taken::Refused,
+        };
+        match RecvRequest::decode(entry) {
+            Ok((request, scatter)) => Taken::Done(place(&Receive {
+                wr_id: request.wr_id,
+                scatter,
+            })),
+            Err(error) => {
+                // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
+                let wr_id = RecvRequest::wr_id(entry);
+                let cqe = Cqe::new(wr_id, self.0.number, WcOpcode::Recv, error.status());
+                cq::complete(&self.0.recv_cq, &cqe, false);
+                fail(self.0, None);
+                Taken::Empty
+            }
+        }
+    }
+
+    fn complete(&self, received: &Received) {
+        let mut cqe = Cqe::new(
+            received.wr_id,
+            self.0.number,
+            received.opcode,
+            received.status,
+        );
+        cqe.byte_len = received.byte_len;
+        cqe = match received.extra {
+            Extra::None => cqe,
+            Extra::Immediate(data) => cqe.with_imm(data),
+            Extra::Invalidated(rkey) => cqe.with_invalidated(rkey),
+        };
+        if let Some(source) = &received.source {
+            cqe.src_qp = source.qpn;
+            cqe.flags = cqe.flags.union(WcFlags::GRH);
+        }
+        let solicited = received.solicited || received.status != WcStatus::Success;
+        cq::complete(&self.0.recv_cq, &cqe, solicited);
+    }
+
+    fn invalidate(&self, rkey: u32) -> Result<(), AccessError> {
+        memory::invalidate(&self.0.device().keys, rkey, self.0.number)
+    }
+
+    fn fail(&self, event: Option<EventType>) {
+        fail(self.0, event);
+    }
+}

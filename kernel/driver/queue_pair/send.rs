@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sending side: executes what a send queue holds.
+
+use super::{
+    receive::{Own, Peer},
+    Qp, QpRef,
+};
+use crate::{
+    address, cq,
+    local::{self, AccessError, Outcome},
+    memory,
+    qp::state::{self, Processing},
+    rdma::{self, qp::QpEvent, Gid, GidType},
+    ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
+    rings::WorkQueue,
+    verbs::{limits, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
+    window,
+};
+use kernel::time::{Delta, Instant, Monotonic};
+
+/// A send queue as whoever holds its mutex has it.
+pub(crate) struct SendSide {
+    queue: WorkQueue<SendQueue>,
+    /// How many bytes of the buffer are the entry that is being executed.
+    current: Option<usize>,
+    /// Of the current entry.
+    tries: Tries,
+    /// When to try the current entry again.
+    not_before: Option<Instant<Monotonic>>,
+}
+
+/// How often the current entry was tried in vain.
+#[derive(Clone, Copy, Default)]
+struct Tries {
+    not_ready: u8,
+    no_answer: u8,
+}
+
+/// What came of an attempt at a request.
+enum Attempt {
+    Done(u32),
+    Failed(WcStatus),
+    /// To be tried again after this.
+    Wait(Delta),
+    /// To be tried again never: no timer runs (a local ACK timeout of zero).
+    Stuck,
+}
+
+/// How many requests are executed before others get a chance to run.
+const BATCH: u32 = 64;
+
+impl SendSide {
+    pub(super) fn new(queue: WorkQueue<SendQueue>) -> Self {
+        Self {
+            queue,
+            current: None,
+            tries: Tries::default(),
+            not_before: None,
+        }
+    }
+
+    /// Forgets all that was posted.
+    pub(super) fn reset(&mut self) {
+        self.current = None;
+        self.tries = Tries::default();
+        self.not_before = None;
+        self.queue.executor.discard_all();
+    }
+
+    fn finish_current(&mut self) {
+        self.current = None;
+        self.tries = Tries::default();
+        self.not_before = None;
+        self.queue.executor.hand_back(1);
+    }
+}
+
+/// Executes requests until there is none, or one that has to wait.
+pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide) {
+    send.queue.executor.stay_awake();
+    for executed in 1.. {
+        let (state, is_gone) = {
+            let shared = qp.shared.lock();
+            (shared.attr.state, shared.is_gone)
+        };
+        let processing = state::send_queue(state);
+        if is_gone || processing == Processing::Hold {
+            return;
+        }
+        if processing == Processing::Drain && send.current.is_none() {
+            if qp.shared.lock().attr.drained() {
+                qp.dispatch(QpEvent::SqDrained);
+            }
+            return;
+        }
+        if send.current.is_none() && !fetch(qp, send) {
+            return;
+        }
+        match processing {
+            Processing::Flush => {
+                let wr_id = send.queue.buffer.get(..send.current.unwrap_or(0));
+                let wr_id = wr_id.map_or(0, SendRequest::wr_id);
+                complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
+                send.finish_current();
+            }
+            _ => {
+                if !execute(qp, send) {
+                    return;
+                }
+            }
+        }
+        if executed % BATCH == 0 {
+            // SAFETY: No lock is held that forbids to sleep: `drain` has a mutex.
+            unsafe { kernel::bindings::schedule_timeout_uninterruptible(0) };
+        }
+    }
+}
+
+/// Makes the next entry the current one. Whoever posts another one rings if there is none.
+fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
+    loop {
+        let entry = send.queue.executor.fetch(&mut send.queue.buffer);
+        let entry = match entry {
+            Ok(entry) => entry.map(<[u8]>::len),
+            Err(_) => {
+                broken(qp);
+                return false;
+            }
+        };
+        if entry.is_some() {
+            send.current = entry;
+            return true;
+        }
+        match send.queue.executor.sleep() {
+            Ok(Idle::Work) => {}
+            Ok(Idle::Asleep) => return false,
+            Err(_) => {
+                broken(qp);
+                return false;
+            }
+        }
+    }
+}
+
+/// The process has written nonsense to its ring: nothing in it can be told from anything else.
+fn broken(qp: &rdma::Qp<Qp>) {
+    let before = {
+        let mut shared = qp.shared.lock();
+        let before = shared.attr.state;
+        shared.attr.state = state::after_fatal_error(before);
+        before
+    };
+    if before != crate::verbs::QpState::Err {
+        qp.dispatch(QpEvent::Fatal);
+        super::flush_receives(qp);
+    }
+}
+
+/// Executes the current entry. Returns whether to go on.
+fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
+    if let Some(at) = send.not_before {
+        let left = at - Instant::<Monotonic>::now();
+        if !left.is_negative() && !left.is_zero() {
+            qp.deferred.after(left);
+            return false;
+        }
+        send.not_before = None;
+    }
+    let entry = send
+        .queue
+        .buffer
+        .get(..send.current.unwrap_or(0))
+        .unwrap_or(&[]);
+    let wr_id = SendRequest::wr_id(entry);
+    let (opcode, signaled, attempt) = match SendRequest::decode(entry, qp.qp_type, Origin::User) {
+        Ok((request, data)) => {
+            let opcode = request.operation.opcode();
+            let signaled = qp.caps.signal_all || request.flags.contains(SendFlags::SIGNALED);
+            (
+                opcode,
+                signaled,
+                attempt(qp, &request, data, &mut send.tries),
+            )
+        }
+        Err(error) => (SendOpcode::Send, true, Attempt::Failed(error.status())),
+    };
+    match attempt {
+        Attempt::Done(length) => {
+            if signaled {
+                complete(qp, wr_id, opcode.completion(), WcStatus::Success, length);
+            }
+            send.finish_current();
+            true
+        }
+        Attempt::Failed(status) => {
+            complete(qp, wr_id, opcode.completion(), status, 0);
+            send.finish_current();
+            {
+                let mut shared = qp.shared.lock();
+                shared.attr.state = state::after_send_error(qp.qp_type, shared.attr.state);
+            }
+            super::flush_receives(qp);
+            true
+        }
+        Attempt::Wait(delay) => {
+            send.not_before = Some(Instant::<Monotonic>::now() + delay);
+            qp.deferred.after(delay);
+            false
+        }
+        Attempt::Stuck => false,
+    }
+}
+
+fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut Tries) -> Attempt {
+    match &request.operation {
+        Operation::BindMw(bind) => {
+            return match window::bind(qp, qp.pd, bind) {
+                Ok(()) => Attempt::Done(0),
+                Err(AccessError) => Attempt::Failed(WcStatus::MwBindErr),
+            };
+        }
+        Operation::LocalInvalidate { rkey } => {
+            return match memory::invalidate(&qp.device().keys, *rkey, qp.number) {
+                Ok(()) => Attempt::Done(0),
+                Err(AccessError) => Attempt::Failed(WcStatus::LocQpOpErr),
+            };
+        }
+        _ => {}
+    }
+    if qp.qp_type == QpType::Ud {
+        return datagram(qp, request, data);
+    }
+    let (attr, sgid) = {
+        let shared = qp.shared.lock();
+        (shared.attr, shared.sgid)
+    };
+    let reliable = qp.qp_type == QpType::Rc;
+    let peer = find(qp, &attr.ah_attr.dgid, attr.dest_qp_num);
+    let peer = peer.as_ref().and_then(|p| Peer::connected(p, qp, &sgid));
+    let Some(peer) = peer else {
+        return match attr.timeout.nanos() {
+            _ if !reliable => Attempt::Done(u32::try_from(data.length()).unwrap_or(0)),
+            None => Attempt::Stuck,
+            Some(_) if tries.no_answer >= attr.retry_cnt => Attempt::Failed(WcStatus::RetryExcErr),
+            Some(nanos) => {
+                tries.no_answer += 1;
+                Attempt::Wait(Delta::from_nanos(nanos as i64))
+            }
+        };
+    };
+    match local::execute(request, data, &Own(qp), &peer, reliable) {
+        Outcome::Done(length) => Attempt::Done(length),
+        Outcome::Failed(status) => Attempt::Failed(status),
+        Outcome::NotReady(timer) => {
+            if attr.rnr_retry != RNR_RETRY_INFINITE {
+                if tries.not_ready >= attr.rnr_retry {
+                    return Attempt::Failed(WcStatus::RnrRetryExcErr);
+                }
+                tries.not_ready += 1;
+            }
+            Attempt::Wait(Delta::from_nanos(timer.nanos() as i64))
+        }
+    }
+}
+
+/// The queue pair at an address, if that is one of this device's.
+fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
+    let device = qp.device();
+    device.find_gid(&Gid(*dgid), GidType::RoceV2, 1)?;
+    device.qps.get(number)
+}
+
+fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt {
+    let device = qp.device();
+    let Some(to) = request.destination else {
+        return Attempt::Failed(WcStatus::LocQpOpErr);
+    };
+    let Some(address) = device.ahs.get(to.ah).filter(|a| a.pd == qp.pd) else {
+        return Attempt::Failed(WcStatus::LocQpOpErr);
+    };
+    let own_qkey = qp.shared.lock().attr.qkey;
+    let qkey = limits::datagram_qkey(to.remote_qkey, own_qkey);
+    let source = local::Source {
+        qpn: qp.number,
+        grh: address::grh(&address, data.length()),
+    };
+    let mtu = crate::device::port_mtu(device).bytes();
+    match local::Datagram::new(request, data, &Own(qp), mtu, source) {
+        Ok(datagram) => {
+            let deliver = |peer: &QpRef| {
+                if let Some(peer) = Peer::datagram(peer, qkey) {
+                    datagram.deliver(&peer);
+                }
+            };
+            if to.remote_qpn == limits::MULTICAST_QPN {
+                let mut members = 0..;
+                let next = || device.groups.member(&address.dgid, members.next()?);
+                // IBTA 10.5.1: to all members but the sender itself.
+                core::iter::from_fn(next)
+                    .filter(|member| member.number != qp.number)
+                    .for_each(|member| deliver(&member));
+            } else if let Some(peer) = find(qp, &address.dgid, to.remote_qpn) {
+                deliver(&peer);
+            }
+            Attempt::Done(datagram.length())
+        }
+        Err(status) => Attempt::Failed(status),
+    }
+}
+
+fn complete(qp: &rdma::Qp<Qp>, wr_id: u64, opcode: WcOpcode, status: WcStatus, length: u32) {
+    let mut cqe = Cqe::new(wr_id, qp.number, opcode, status);
+    cqe.byte_len = length;
+    cq::complete(&qp.send_cq, &cqe, false);
+}

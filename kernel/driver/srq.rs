@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Shared receive queues.
+
+use super::{
+    device::Ferroce,
+    queue_pair::{Looked, ReceiveQueue},
+    rings::{errno, Rings},
+};
+use crate::{
+    local::Receive,
+    rdma::{
+        self, eopnotsupp,
+        srq::{self, SrqAttr, SrqEvent},
+        wr::RecvWrs,
+        NewSrq, SrqAttrMask, UserCall,
+    },
+    ring::{self, RecvQueue, WqGeometry, MAX_RECV_STRIDE},
+    uapi,
+};
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{aref::ARef, Arc, SpinLock},
+};
+
+/// The driver's data for shared receive queues.
+#[pin_data]
+pub(crate) struct Srq {
+    size: WqGeometry<RecvQueue>,
+    #[pin]
+    shared: SpinLock<Shared>,
+}
+
+/// A shared receive queue as queue pairs hold on to it.
+pub(crate) type SrqRef = ARef<rdma::Srq<Srq>>;
+
+struct Shared {
+    queue: ReceiveQueue,
+    /// Tell when there are fewer requests than this; zero if not armed (IBTA 10.2.9.3).
+    limit: u32,
+}
+
+#[vtable]
+impl srq::Operations for Srq {
+    type Device = Ferroce;
+
+    fn create(
+        srq: &mut NewSrq<'_, Self>,
+        attr: &mut SrqAttr,
+        call: Option<&UserCall<'_, Ferroce>>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        let call = call.ok_or(eopnotsupp())?;
+        let failed = |e: ring::GeometryError| errno(e.errno());
+        let size = WqGeometry::<RecvQueue>::new(attr.max_wr, attr.max_sge).map_err(failed)?;
+        let rings = Arc::new(Rings::new(size.len(), call)?, GFP_KERNEL)?;
+        let queue = ReceiveQueue::new(Rings::receive(&rings, 0, size)?);
+        call.respond(&uapi::SrqResponse {
+            ring: rings.mapping(),
+            recv: size.descriptor(),
+        })?;
+        attr.max_wr = size.entries();
+        attr.max_sge = size.max_sge();
+        let shared = Shared {
+            queue,
+            limit: attr.srq_limit,
+        };
+        let _ = srq;
+        Ok(try_pin_init!(Srq {
+            size,
+            shared <- new_spinlock!(shared, "ferroce::Srq::shared"),
+        }? Error))
+    }
+
+    fn modify(
+        srq: &rdma::Srq<Self>,
+        attr: &SrqAttr,
+        mask: SrqAttrMask,
+        call: Option<&UserCall<'_, Ferroce>>,
+    ) -> Result {
+        if let Some(call) = call {
+            call.none()?;
+        }
+        if mask.contains(SrqAttrMask::MAX_WR) {
+            // As of rdma-core's own devices but one, the size is what it is.
+            return Err(eopnotsupp());
+        }
+        if mask.contains(SrqAttrMask::LIMIT) {
+            if attr.srq_limit > srq.size.entries() {
+                return Err(EINVAL);
+            }
+            srq.shared.lock().limit = attr.srq_limit;
+            tell_limit(srq);
+        }
+        Ok(())
+    }
+
+    fn query(srq: &rdma::Srq<Self>, attr: &mut SrqAttr) -> Result {
+        attr.max_wr = srq.size.entries();
+        attr.max_sge = srq.size.max_sge();
+        attr.srq_limit = srq.shared.lock().limit;
+        Ok(())
+    }
+
+    fn post_recv(_srq: &rdma::Srq<Self>, wrs: &mut RecvWrs<'_, Ferroce>) -> Result {
+        // A doorbell: nobody waits for one.
+        if wrs.is_empty() {
+            Ok(())
+        } else {
+            Err(eopnotsupp())
+        }
+    }
+}
+
+/// Takes the next request for a message.
+pub(crate) fn take(
+    srq: &rdma::Srq<Srq>,
+    copy: &mut [u8; MAX_RECV_STRIDE],
+    accept: impl FnOnce(&Receive<'_>) -> bool,
+) -> Looked {
+    let looked = srq.shared.lock().queue.take_into(copy, accept);
+    if let Looked::Taken(_) = looked {
+        tell_limit(srq);
+    }
+    looked
+}
+
+/// Tells, once, that there are fewer requests than the limit.
+fn tell_limit(srq: &rdma::Srq<Srq>) {
+    let reached = {
+        let mut shared = srq.shared.lock();
+        let reached = shared.limit > 0 && shared.queue.available() < shared.limit;
+        if reached {
+            shared.limit = 0;
+        }
+        reached
+    };
+    if reached {
+        srq.dispatch(SrqEvent::LimitReached);
+    }
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What `bindgen` reads to make the bindings of this folder, see Kbuild.include and bindings.rs.
+ *
+ * helpers.c includes it as well, so the compiler checks the helpers against their prototypes.
+ */
+#ifndef RDMA_BINDINGS_H
+#define RDMA_BINDINGS_H
+
+#include <linux/if_vlan.h>
+#include <linux/inetdevice.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/netdevice.h>
+#include <linux/notifier.h>
+#include <linux/vmalloc.h>
+#include <net/addrconf.h>
+#include <rdma/ib_addr.h>
+#include <rdma/ib_cache.h>
+#include <rdma/ib_umem.h>
+#include <rdma/ib_verbs.h>
+#include <rdma/rdma_netlink.h>
+#include <rdma/uverbs_ioctl.h>
+
+/* helpers.c */
+bool rdma_helper_ib_device_try_get(struct ib_device *dev);
+void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev);
+bool rdma_helper_try_module_get(struct module *module);
+void rdma_helper_module_put(struct module *module);
+struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle);
+struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata);
+
+struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter);
+void *rdma_helper_vmalloc_user(unsigned long size);
+
+struct net_device *rdma_helper_notifier_to_dev(const void *info);
+struct net *rdma_helper_dev_get_net(const struct net_device *dev);
+void rdma_helper_put_net(struct net *net);
+int rdma_helper_dev_ifindex(const struct net_device *dev);
+unsigned int rdma_helper_dev_mtu(const struct net_device *dev);
+bool rdma_helper_dev_is_ether(const struct net_device *dev);
+const unsigned char *rdma_helper_dev_addr(const struct net_device *dev);
+bool rdma_helper_netif_running(const struct net_device *dev);
+bool rdma_helper_netif_carrier_ok(const struct net_device *dev);
+bool rdma_helper_dev_is_registered(const struct net_device *dev);
+bool rdma_helper_is_vlan_dev(const struct net_device *dev);
+void rdma_helper_dev_hold(struct net_device *dev);
+void rdma_helper_dev_put(struct net_device *dev);
+
+#endif

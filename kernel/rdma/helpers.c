@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Rust cannot call by itself: inline functions and macros. No logic here.
+ *
+ * The names have a prefix of their own, since `rust_helper_` is the kernel's.
+ */
+#include "bindings.h"
+
+bool rdma_helper_ib_device_try_get(struct ib_device *dev)
+{
+	return ib_device_try_get(dev);
+}
+
+void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev)
+{
+	ib_mark_name_assigned_by_user(dev);
+}
+
+bool rdma_helper_try_module_get(struct module *module)
+{
+	return try_module_get(module);
+}
+
+void rdma_helper_module_put(struct module *module)
+{
+	module_put(module);
+}
+
+struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle)
+{
+	return &bundle->driver_udata;
+}
+
+struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata)
+{
+	return rdma_udata_to_uverbs_attr_bundle(udata)->context;
+}
+
+struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter)
+{
+	return sg_page_iter_page(iter);
+}
+
+void *rdma_helper_vmalloc_user(unsigned long size)
+{
+	return vmalloc_user(size);
+}
+
+struct net *rdma_helper_dev_get_net(const struct net_device *dev)
+{
+	return maybe_get_net(dev_net_rcu(dev));
+}
+
+void rdma_helper_put_net(struct net *net)
+{
+	put_net(net);
+}
+
+int rdma_helper_dev_ifindex(const struct net_device *dev)
+{
+	return READ_ONCE(dev->ifindex);
+}
+
+unsigned int rdma_helper_dev_mtu(const struct net_device *dev)
+{
+	return READ_ONCE(dev->mtu);
+}
+
+bool rdma_helper_dev_is_ether(const struct net_device *dev)
+{
+	return dev->type == ARPHRD_ETHER && dev->addr_len == ETH_ALEN;
+}
+
+const unsigned char *rdma_helper_dev_addr(const struct net_device *dev)
+{
+	return dev->dev_addr;
+}
+
+struct net_device *rdma_helper_notifier_to_dev(const void *info)
+{
+	return netdev_notifier_info_to_dev(info);
+}
+
+bool rdma_helper_netif_running(const struct net_device *dev)
+{
+	return netif_running(dev);
+}
+
+bool rdma_helper_netif_carrier_ok(const struct net_device *dev)
+{
+	return netif_carrier_ok(dev);
+}
+
+bool rdma_helper_dev_is_registered(const struct net_device *dev)
+{
+	return READ_ONCE(dev->reg_state) == NETREG_REGISTERED;
+}
+
+bool rdma_helper_is_vlan_dev(const struct net_device *dev)
+{
+	return is_vlan_dev(dev);
+}
+
+void rdma_helper_dev_hold(struct net_device *dev)
+{
+	dev_hold(dev);
+}
+
+void rdma_helper_dev_put(struct net_device *dev)
+{
+	dev_put(dev);
+}

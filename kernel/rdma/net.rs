@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network devices, as far as a driver for RDMA over them needs them.
+//!
+//! C headers: [`include/linux/netdevice.h`](srctree/include/linux/netdevice.h),
+//! [`include/linux/notifier.h`](srctree/include/linux/notifier.h)
+
+use super::{
+    bindings,
+    types::{PhysState, PortState},
+};
+use core::{marker::PhantomData, ptr::NonNull};
+use kernel::{
+    bindings::{net_device, notifier_block},
+    error::to_result,
+    prelude::*,
+    sync::{
+        aref::{ARef, AlwaysRefCounted},
+        rcu,
+    },
+    types::Opaque,
+};
+
+/// A network device, `struct net_device`.
+///
+/// # Invariants
+///
+/// Reference counted with `dev_hold()` and `dev_put()`.
+#[repr(transparent)]
+pub struct NetDevice(Opaque<net_device>);
+
+// SAFETY: A network device is not tied to a thread.
+unsafe impl Send for NetDevice {}
+// SAFETY: The methods read single words that others may change at any time, with volatile accesses
+// or in C functions made for that.
+unsafe impl Sync for NetDevice {}
+
+// SAFETY: dev_hold() keeps the device in memory until dev_put().
+unsafe impl AlwaysRefCounted for NetDevice {
+    fn inc_ref(&self) {
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_dev_hold(self.as_raw()) };
+    }
+
+    unsafe fn dec_ref(this: NonNull<Self>) {
+        // SAFETY: The caller has a reference to give up.
+        unsafe { bindings::rdma_helper_dev_put(this.as_ptr().cast()) };
+    }
+}
+
+impl NetDevice {
+    /// # Safety
+    ///
+    /// `raw` must point to a network device that stays in memory for `'a`.
+    pub(super) unsafe fn from_raw<'a>(raw: *const net_device) -> &'a Self {
+        // SAFETY: By the function's requirements; the type is transparent.
+        unsafe { &*raw.cast() }
+    }
+
+    /// Takes over a reference; `None` for a null pointer.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be null or a network device on which the caller owns a reference.
+    pub(super) unsafe fn aref_from_raw(raw: *mut net_device) -> Option<ARef<Self>> {
+        // SAFETY: By the function's requirements.
+        NonNull::new(raw.cast()).map(|raw| unsafe { ARef::from_raw(raw) })
+    }
+
+    pub(super) fn as_raw(&self) -> *mut net_device {
+        self.0.get()
+    }
+
+    /// Index of the interface, unique in its network namespace.
+    pub fn ifindex(&self) -> i32 {
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_dev_ifindex(self.as_raw()) }
+    }
+
+    /// Length in bytes of the longest IP packet.
+    pub fn mtu(&self) -> u32 {
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_dev_mtu(self.as_raw()) }
+    }
+
+    /// The Ethernet address; `None` for a device whose addresses are of another kind, or that has
+    /// none.
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        // SAFETY: A valid device. Its address has at least 32 bytes (`MAX_ADDR_LEN`), lives as long as
+        // the device does, and may be changed by others.
+        unsafe {
+            let addr = bindings::rdma_helper_dev_addr(self.as_raw());
+            let mac: [u8; 6] = core::array::from_fn(|i| addr.add(i).read_volatile());
+            (bindings::rdma_helper_dev_is_ether(self.as_raw()) && mac != [0; 6]).then_some(mac)
+        }
+    }
+
+    /// Whether the device is registered, and not going.
+    pub fn is_registered(&self) -> bool {
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_dev_is_registered(self.as_raw()) }
+    }
+
+    /// Whether the device is a VLAN of another one.
+    pub fn is_vlan(&self) -> bool {
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_is_vlan_dev(self.as_raw()) }
+    }
+
+    /// Whether the device has been brought up.
+    pub fn is_up(&self) -> bool {
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_netif_running(self.as_raw()) }
+    }
+
+    /// Whether there is a link.
+    pub fn has_carrier(&self) -> bool {
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_netif_carrier_ok(self.as_raw()) }
+    }
+
+    /// The states that an RDMA port over this device has.
+    pub fn port_state(&self) -> (PortState, PhysState) {
+        match (self.is_up(), self.has_carrier()) {
+            (true, true) => (PortState::Active, PhysState::LinkUp),
+            (true, false) => (PortState::Down, PhysState::Polling),
+            (false, _) => (PortState::Down, PhysState::Disabled),
+        }
+    }
+
+    /// The network namespace it is in; `None` if that is going.
+    pub(super) fn net(&self) -> Option<Net> {
+        let _guard = rcu::read_lock();
+        // SAFETY: A valid device, and the read lock is held. The result is null or comes with a
+        // reference for us.
+        NonNull::new(unsafe { bindings::rdma_helper_dev_get_net(self.as_raw()) }).map(Net)
+    }
+}
+
+/// A reference to a network namespace.
+///
+/// # Invariants
+///
+/// The pointer is to a namespace, and this owns a reference to it.
+pub(super) struct Net(NonNull<kernel::bindings::net>);
+
+impl Net {
+    pub(super) fn as_raw(&self) -> *mut kernel::bindings::net {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::rdma_helper_put_net(self.as_raw()) };
+    }
+}
+
+/// What has happened to a network device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum NetEvent {
+    Up,
+    Down,
+    /// The carrier came or went, among other things.
+    Change,
+    ChangeMtu,
+    ChangeAddr,
+    ChangeName,
+    Register,
+    /// The device is going. All references to it must be given up, or the one who removes it waits.
+    Unregister,
+    /// Another of the many events, `NETDEV_*`.
+    Other(u32),
+}
+
+impl From<u32> for NetEvent {
+    fn from(raw: u32) -> Self {
+        match raw {
+            bindings::netdev_cmd_NETDEV_UP => Self::Up,
+            bindings::netdev_cmd_NETDEV_DOWN => Self::Down,
+            bindings::netdev_cmd_NETDEV_CHANGE => Self::Change,
+            bindings::netdev_cmd_NETDEV_CHANGEMTU => Self::ChangeMtu,
+            bindings::netdev_cmd_NETDEV_CHANGEADDR => Self::ChangeAddr,
+            bindings::netdev_cmd_NETDEV_CHANGENAME => Self::ChangeName,
+            bindings::netdev_cmd_NETDEV_REGISTER => Self::Register,
+            bindings::netdev_cmd_NETDEV_UNREGISTER => Self::Unregister,
+            other => Self::Other(other),
+        }
+    }
+}
+
+/// Who wants to know what happens to network devices.
+pub trait NetEvents {
+    /// Called for any network device of any namespace, with the RTNL lock held.
+    ///
+    /// Upon registration it is called for all devices that there are, as if they came, and upon
+    /// unregistration as if they went.
+    fn event(event: NetEvent, dev: &NetDevice);
+}
+
+/// A registration of [`NetEvents`].
+///
+/// # Invariants
+///
+/// `block` is registered with `register_netdevice_notifier()`.
+#[pin_data(PinnedDrop)]
+pub struct NetNotifier<T: NetEvents> {
+    #[pin]
+    block: Opaque<notifier_block>,
+    _p: PhantomData<T>,
+}
+
+// SAFETY: It may be unregistered on another thread than the one that registered it.
+unsafe impl<T: NetEvents> Send for NetNotifier<T> {}
+// SAFETY: There is nothing to do with a reference to it.
+unsafe impl<T: NetEvents> Sync for NetNotifier<T> {}
+
+impl<T: NetEvents> NetNotifier<T> {
+    /// Registers it, until the value is dropped.
+    pub fn register() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            block <- Opaque::try_ffi_init(|slot: *mut notifier_block| {
+                let block = notifier_block {
+                    notifier_call: Some(Self::call),
+                    ..pin_init::zeroed()
+                };
+                // SAFETY: `slot` is valid for writes. It stays where it is, since it is pinned,
+                // until `drop` has unregistered it.
+                unsafe {
+                    slot.write(block);
+                    to_result(bindings::register_netdevice_notifier(slot))
+                }
+            }),
+            _p: PhantomData,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for the chain of notifiers to call.
+    unsafe extern "C" fn call(
+        _block: *mut notifier_block,
+        event: c_ulong,
+        info: *mut c_void,
+    ) -> c_int {
+        // SAFETY: On this chain the pointer is always to a `netdev_notifier_info`, and its device
+        // exists during the call.
+        let dev = unsafe { NetDevice::from_raw(bindings::rdma_helper_notifier_to_dev(info)) };
+        T::event(NetEvent::from(event as u32), dev);
+        bindings::NOTIFY_DONE as c_int
+    }
+}
+
+#[pinned_drop]
+impl<T: NetEvents> PinnedDrop for NetNotifier<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants. When the function returns, no call is under way.
+        unsafe { bindings::unregister_netdevice_notifier(self.block.get()) };
+    }
+}

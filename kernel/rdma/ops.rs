@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a driver does.
+
+use super::{
+    ah, bindings, cq, mmap, mr, mw, pd, qp, srq, types::*, ucontext, udata::Udata, Device,
+};
+// For their constants.
+use super::{
+    cq::Operations as _, mr::Operations as _, mw::Operations as _, qp::Operations as _,
+    srq::Operations as _,
+};
+use core::marker::PhantomData;
+use kernel::{
+    error::{from_result, VTABLE_DEFAULT_ERROR},
+    prelude::*,
+    ThisModule,
+};
+
+/// Attributes of a device: plain numbers, to be filled in by the driver.
+pub use super::bindings::ib_device_attr as DeviceAttr;
+
+/// What of a port stays the same as long as the device is registered.
+pub use super::bindings::ib_port_immutable as PortImmutable;
+
+/// Attributes of a port: plain numbers, to be filled in by the driver.
+pub use super::bindings::ib_port_attr as PortAttr;
+
+/// Commands of `ib_uverbs` that are off unless the driver asks for them: those that take a system
+/// call for what most devices do by memory that they share with user space.
+#[derive(Clone, Copy)]
+#[allow(missing_docs)]
+#[repr(u32)]
+pub enum UserCommand {
+    PollCq = bindings::ib_uverbs_write_cmds_IB_USER_VERBS_CMD_POLL_CQ,
+    ReqNotifyCq = bindings::ib_uverbs_write_cmds_IB_USER_VERBS_CMD_REQ_NOTIFY_CQ,
+    PostSend = bindings::ib_uverbs_write_cmds_IB_USER_VERBS_CMD_POST_SEND,
+    PostRecv = bindings::ib_uverbs_write_cmds_IB_USER_VERBS_CMD_POST_RECV,
+    PostSrqRecv = bindings::ib_uverbs_write_cmds_IB_USER_VERBS_CMD_POST_SRQ_RECV,
+}
+
+/// A driver. To be implemented by its data for one device.
+///
+/// The operations on the objects of a device are with the types of these objects.
+#[vtable]
+pub trait Operations: Sized + Send + Sync + 'static {
+    /// The module that the driver is in: `&THIS_MODULE`.
+    const MODULE: &'static ThisModule;
+
+    /// Number of the driver, which no other driver may have.
+    ///
+    /// Those of the drivers in the kernel are in `enum rdma_driver_id`. Zero will not do: it means
+    /// "any driver" to the functions that look for a device of a driver.
+    const DRIVER_ID: u32;
+
+    /// Version of the interface between the driver and its half in user space.
+    const ABI_VERSION: u32;
+
+    /// What a device is, in words of up to 63 bytes.
+    const NODE_DESC: &'static str;
+
+    /// Number of ports; they are numbered from 1 on.
+    const PORTS: u32 = 1;
+
+    /// Which of the commands that are off by default are on.
+    const USER_COMMANDS: &'static [UserCommand] = &[];
+
+    /// The driver's data for user contexts.
+    type Ucontext: ucontext::Operations<Device = Self>;
+    /// The driver's data for protection domains.
+    type Pd: pd::Operations<Device = Self>;
+    /// The driver's data for address handles.
+    type Ah: ah::Operations<Device = Self>;
+    /// The driver's data for completion queues, or [`Unsupported`](super::Unsupported).
+    type Cq: cq::Operations<Device = Self>;
+    /// The driver's data for shared receive queues, or [`Unsupported`](super::Unsupported).
+    type Srq: srq::Operations<Device = Self>;
+    /// The driver's data for queue pairs, or [`Unsupported`](super::Unsupported).
+    type Qp: qp::Operations<Device = Self>;
+    /// The driver's data for memory regions, or [`Unsupported`](super::Unsupported).
+    type Mr: mr::Operations<Device = Self>;
+    /// The driver's data for memory windows, or [`Unsupported`](super::Unsupported).
+    type Mw: mw::Operations<Device = Self>;
+
+    /// Fills in the attributes of a device. They are zero to begin with.
+    fn query_device(device: &Device<Self>, attr: &mut DeviceAttr) -> Result;
+
+    /// Fills in the attributes of a port. They are zero to begin with.
+    fn query_port(device: &Device<Self>, port: u32, attr: &mut PortAttr) -> Result;
+
+    /// Fills in what of a port does not change. It is zero to begin with. Called once for each port,
+    /// when the device is registered.
+    fn port_immutable(device: &Device<Self>, port: u32, immutable: &mut PortImmutable) -> Result;
+
+    /// The link layer of a port.
+    fn link_layer(device: &Device<Self>, port: u32) -> LinkLayer;
+
+    /// An entry of a port's table of partition keys.
+    fn query_pkey(device: &Device<Self>, port: u32, index: u16) -> Result<u16>;
+
+    /// Called when the device is registered, and before anybody can use it.
+    fn enable(_device: &Device<Self>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+}
+
+/// A callback, if the driver has the operation.
+macro_rules! op {
+    ($has:expr, $callback:expr) => {
+        if $has {
+            Some($callback)
+        } else {
+            None
+        }
+    };
+}
+
+/// The operations in the form that `ib_core` takes.
+pub(super) struct VTable<T: Operations>(PhantomData<T>);
+
+impl<T: Operations> VTable<T> {
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `query_device` of a device of the driver `T`.
+    unsafe extern "C" fn query_device(
+        device: *mut bindings::ib_device,
+        attr: *mut bindings::ib_device_attr,
+        udata: *mut bindings::ib_udata,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: `ib_core` passes a valid device and attributes that nobody else uses, and
+            // the call's udata, if any.
+            unsafe {
+                if !udata.is_null() {
+                    Udata::from_raw(udata).none()?;
+                }
+                attr.write(pin_init::zeroed());
+                T::query_device(Device::from_raw(device), &mut *attr)?;
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `query_port` of a device of the driver `T`.
+    unsafe extern "C" fn query_port(
+        device: *mut bindings::ib_device,
+        port: u32,
+        attr: *mut bindings::ib_port_attr,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: `ib_core` passes a valid device and attributes that nobody else uses.
+            unsafe {
+                attr.write(pin_init::zeroed());
+                T::query_port(Device::from_raw(device), port, &mut *attr)?;
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `get_port_immutable` of a device of the driver `T`.
+    unsafe extern "C" fn port_immutable(
+        device: *mut bindings::ib_device,
+        port: u32,
+        immutable: *mut bindings::ib_port_immutable,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: `ib_core` passes a valid device and a structure that nobody else uses.
+            unsafe { T::port_immutable(Device::from_raw(device), port, &mut *immutable)? };
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `get_link_layer` of a device of the driver `T`.
+    unsafe extern "C" fn link_layer(
+        device: *mut bindings::ib_device,
+        port: u32,
+    ) -> bindings::rdma_link_layer {
+        // SAFETY: `ib_core` passes a valid device.
+        T::link_layer(unsafe { Device::from_raw(device) }, port).as_raw()
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `query_pkey` of a device of the driver `T`.
+    unsafe extern "C" fn query_pkey(
+        device: *mut bindings::ib_device,
+        port: u32,
+        index: u16,
+        pkey: *mut u16,
+    ) -> c_int {
+        from_result(|| {
+            // SAFETY: `ib_core` passes a valid device and a place for the result.
+            unsafe { *pkey = T::query_pkey(Device::from_raw(device), port, index)? };
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `enable_driver` of a device of the driver `T`.
+    unsafe extern "C" fn enable(device: *mut bindings::ib_device) -> c_int {
+        from_result(|| {
+            // SAFETY: `ib_core` passes a valid device.
+            T::enable(unsafe { Device::from_raw(device) })?;
+            Ok(0)
+        })
+    }
+
+    const VTABLE: bindings::ib_device_ops = bindings::ib_device_ops {
+        owner: T::MODULE.as_ptr(),
+        driver_id: {
+            assert!(T::DRIVER_ID != 0, "zero stands for any driver");
+            T::DRIVER_ID
+        },
+        uverbs_abi_ver: T::ABI_VERSION,
+
+        query_device: Some(Self::query_device),
+        query_port: Some(Self::query_port),
+        get_port_immutable: Some(Self::port_immutable),
+        get_link_layer: Some(Self::link_layer),
+        query_pkey: Some(Self::query_pkey),
+        enable_driver: op!(T::HAS_ENABLE, Self::enable),
+        dealloc_driver: Some(Device::<T>::dealloc),
+
+        size_ib_ucontext: ucontext::Ucontext::<T::Ucontext>::SIZE,
+        alloc_ucontext: Some(ucontext::Callbacks::<T::Ucontext>::alloc),
+        dealloc_ucontext: Some(ucontext::Callbacks::<T::Ucontext>::dealloc),
+        disassociate_ucontext: Some(ucontext::Callbacks::<T::Ucontext>::disassociate),
+        mmap: Some(mmap::mmap),
+        mmap_free: Some(mmap::free),
+
+        size_ib_pd: pd::Pd::<T::Pd>::SIZE,
+        alloc_pd: Some(pd::Callbacks::<T::Pd>::alloc),
+        dealloc_pd: Some(pd::Callbacks::<T::Pd>::dealloc),
+
+        size_ib_ah: ah::Ah::<T::Ah>::SIZE,
+        create_ah: Some(ah::Callbacks::<T::Ah>::create),
+        create_user_ah: Some(ah::Callbacks::<T::Ah>::create),
+        destroy_ah: Some(ah::Callbacks::<T::Ah>::destroy),
+
+        size_ib_cq: cq::Cq::<T::Cq>::SIZE,
+        create_cq: op!(T::Cq::SUPPORTED, cq::Callbacks::<T::Cq>::create),
+        destroy_cq: op!(T::Cq::SUPPORTED, cq::Callbacks::<T::Cq>::destroy),
+        resize_user_cq: op!(T::Cq::HAS_RESIZE, cq::Callbacks::<T::Cq>::resize),
+        poll_cq: op!(T::Cq::HAS_POLL, cq::Callbacks::<T::Cq>::poll),
+        req_notify_cq: op!(
+            T::Cq::HAS_REQUEST_NOTIFY,
+            cq::Callbacks::<T::Cq>::request_notify
+        ),
+
+        size_ib_srq: srq::Srq::<T::Srq>::SIZE,
+        create_srq: op!(T::Srq::SUPPORTED, srq::Callbacks::<T::Srq>::create),
+        destroy_srq: op!(T::Srq::SUPPORTED, srq::Callbacks::<T::Srq>::destroy),
+        modify_srq: op!(T::Srq::SUPPORTED, srq::Callbacks::<T::Srq>::modify),
+        query_srq: op!(T::Srq::SUPPORTED, srq::Callbacks::<T::Srq>::query),
+        post_srq_recv: op!(T::Srq::HAS_POST_RECV, srq::Callbacks::<T::Srq>::post_recv),
+
+        size_ib_qp: qp::Qp::<T::Qp>::SIZE,
+        create_qp: op!(T::Qp::SUPPORTED, qp::Callbacks::<T::Qp>::create),
+        destroy_qp: op!(T::Qp::SUPPORTED, qp::Callbacks::<T::Qp>::destroy),
+        modify_qp: op!(T::Qp::SUPPORTED, qp::Callbacks::<T::Qp>::modify),
+        query_qp: op!(T::Qp::SUPPORTED, qp::Callbacks::<T::Qp>::query),
+        post_send: op!(T::Qp::SUPPORTED, qp::Callbacks::<T::Qp>::post_send),
+        post_recv: op!(T::Qp::SUPPORTED, qp::Callbacks::<T::Qp>::post_recv),
+        attach_mcast: op!(
+            T::Qp::HAS_ATTACH_MCAST,
+            qp::Callbacks::<T::Qp>::attach_mcast
+        ),
+        detach_mcast: op!(
+            T::Qp::HAS_DETACH_MCAST,
+            qp::Callbacks::<T::Qp>::detach_mcast
+        ),
+
+        reg_user_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::reg_user),
+        rereg_user_mr: op!(T::Mr::HAS_REREG_USER, mr::Callbacks::<T::Mr>::rereg_user),
+        get_dma_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::get_dma),
+        alloc_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::alloc),
+        map_mr_sg: op!(T::Mr::HAS_MAP_START, mr::Callbacks::<T::Mr>::map_sg),
+        dereg_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::dereg),
+
+        size_ib_mw: mw::Mw::<T::Mw>::SIZE,
+        alloc_mw: op!(T::Mw::SUPPORTED, mw::Callbacks::<T::Mw>::alloc),
+        dealloc_mw: op!(T::Mw::SUPPORTED, mw::Callbacks::<T::Mw>::dealloc),
+
+        ..pin_init::zeroed()
+    };
+
+    pub(super) const fn build() -> &'static bindings::ib_device_ops {
+        &Self::VTABLE
+    }
+}
