@@ -53,6 +53,8 @@ pub struct Job {
     pub processors: Option<Text>,
     /// The folder to be seen as /lib/modules/RELEASE.
     pub modules_folder: Text,
+    /// The plug-in for libibverbs.
+    pub provider: Text,
     /// The names of modules to load first.
     pub modules: Vec<String>,
     /// Module files to load after them.

@@ -11,12 +11,12 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 
 use crate::backend::Flavor;
-use crate::cache::{Cache, Found, Seal, hex};
+use crate::cache::{hex, Cache, Found, Seal};
 use crate::error::{Error, Result};
 use crate::fetch::{self, Source};
 use crate::prerequisites::Toolchain;
 use crate::process;
-use crate::progress::{self, Task, Unit, note};
+use crate::progress::{self, note, Task, Unit};
 
 /// A kernel that is built and whole.
 #[derive(Debug, Clone)]

@@ -19,6 +19,7 @@ pub mod modules;
 pub mod prerequisites;
 mod process;
 pub mod progress;
+pub mod provider;
 mod reports;
 pub mod session;
 mod terminal;

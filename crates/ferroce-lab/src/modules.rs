@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use crate::cache::{Cache, Found, Seal, hex};
+use crate::cache::{hex, Cache, Found, Seal};
 use crate::error::{Error, Result};
-use crate::kernel::{Kernel, follow};
+use crate::kernel::{follow, Kernel};
 use crate::prerequisites::find_program;
-use crate::progress::{self, Task, Unit, note};
+use crate::progress::{self, note, Task, Unit};
 
 /// A module of the project's: its folder, and the folders of those whose
 /// symbols it imports, which come before it.
@@ -275,7 +275,7 @@ fn sources_key(project: &Path) -> Result<String> {
     Ok(hex(&hasher.finalize()))
 }
 
-fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(dir) = folders.pop() {

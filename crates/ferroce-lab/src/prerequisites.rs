@@ -26,6 +26,9 @@ pub enum Purpose {
     Build(Flavor),
     /// To run a guest.
     Run(Flavor),
+    /// To use RDMA devices in it: the verbs programs of others that the demo
+    /// and the tests run.
+    Verbs,
 }
 
 /// The versions of LLVM that the kernels build with, best first: what was
@@ -57,6 +60,15 @@ const BUILD: [Need; 8] = [
 const RUN: [Need; 2] = [
     Need(Probe::Program("modprobe"), "kmod"),
     Need(Probe::Program("ip"), "iproute2"),
+];
+const VERBS: [Need; 4] = [
+    Need(Probe::Program("ibv_rc_pingpong"), "ibverbs-utils"),
+    Need(Probe::Program("ib_write_bw"), "perftest"),
+    Need(
+        Probe::File("/usr/lib/python3/dist-packages/pyverbs"),
+        "python3-pyverbs",
+    ),
+    Need(Probe::Program("rdma"), "iproute2"),
 ];
 const RUN_QEMU: [Need; 1] = [Need(
     Probe::Program("qemu-system-x86_64"),
@@ -92,6 +104,7 @@ pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<(
                 RUN.iter().chain(&RUN_QEMU).collect()
             }
             Purpose::Run(_) => RUN.iter().collect(),
+            Purpose::Verbs => VERBS.iter().collect(),
         };
         packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
         if let Purpose::Build(flavor) = purpose {

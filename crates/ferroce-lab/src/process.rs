@@ -4,7 +4,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{set_parent_process_death_signal, Signal};
 
 /// Has the kernel send `signal` to the child when this process ends, however
 /// that happens.

@@ -92,11 +92,9 @@ mod tests {
             [    1.0] ---[ end trace 0000000000000000 ]---\n[    2.0] later\n";
         let report = find(log).unwrap();
         assert_eq!(report.title, "WARNING: CPU: 0 PID: 1 at kernel/x.c:1");
-        assert!(
-            report
-                .text
-                .ends_with("---[ end trace 0000000000000000 ]---")
-        );
+        assert!(report
+            .text
+            .ends_with("---[ end trace 0000000000000000 ]---"));
         assert!(!report.text.contains("later"));
     }
 

@@ -17,11 +17,12 @@ use serde_bytes::ByteBuf;
 
 use crate::boot::{Channel, Machine, Running};
 use crate::cache::Cache;
-use crate::channel::{self, CHUNK, ToGuest, ToHost};
+use crate::channel::{self, ToGuest, ToHost, CHUNK};
 use crate::error::{Error, Result};
 use crate::job::{Job, Text};
 use crate::kernel::Kernel;
 use crate::modules::Modules;
+use crate::provider::Provider;
 use crate::reports;
 use crate::terminal;
 
@@ -93,12 +94,18 @@ enum End {
 impl Session {
     /// Runs it, and returns the exit status; what there is to say of other ends
     /// than the command's own is said on standard error.
-    pub fn run(&self, cache: &Cache, kernel: &Kernel, modules: &Modules) -> Result<i32> {
+    pub fn run(
+        &self,
+        cache: &Cache,
+        kernel: &Kernel,
+        modules: &Modules,
+        provider: &Provider,
+    ) -> Result<i32> {
         let folder = tempfile::Builder::new()
             .prefix("ferroce-")
             .tempdir()
             .map_err(Error::file("create a folder in", std::env::temp_dir()))?;
-        let job = self.job(kernel, modules, folder.path())?;
+        let job = self.job(kernel, modules, provider, folder.path())?;
         let file = folder.path().join("job");
         job.write(&file).map_err(Error::file("write", file))?;
         // By way of a link, for the kernel's command line ends at spaces.
@@ -134,7 +141,13 @@ impl Session {
         self.conclude(end?, &log.end())
     }
 
-    fn job(&self, kernel: &Kernel, modules: &Modules, folder: &std::path::Path) -> Result<Job> {
+    fn job(
+        &self,
+        kernel: &Kernel,
+        modules: &Modules,
+        provider: &Provider,
+        folder: &std::path::Path,
+    ) -> Result<Job> {
         let absolute = |path: &PathBuf| path.canonicalize().map_err(Error::file("find", path));
         let writable = self.writable.iter().map(|dir| {
             let dir = absolute(dir)?;
@@ -163,6 +176,7 @@ impl Session {
             writable: writable.collect::<Result<_>>()?,
             processors: copied.then(|| Text::from(processors)),
             modules_folder: Text::from(&modules.folder),
+            provider: Text::from(&provider.library),
             modules: RDMA_STACK.map(str::to_owned).to_vec(),
             module_files: module_files.collect::<Result<_>>()?,
         })

@@ -2,7 +2,7 @@
 //! The host's terminal, for an interactive guest.
 
 use rustix::stdio::{stdin, stdout};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{tcgetattr, tcgetwinsize, tcsetattr, OptionalActions, Termios};
 
 /// Its lines and columns.
 pub fn size() -> (u16, u16) {

@@ -34,7 +34,7 @@ pub enum Command {
     /// Set everything up and show what it does
     ///
     /// Installs what is missing, builds a kernel and the modules (once), boots
-    /// them, and shows a Rust module at work.
+    /// them, and shows the virtual RDMA card at work, beside the kernel's own.
     Demo(Setup),
     /// Build, boot and use guest kernels
     #[command(subcommand)]
@@ -50,8 +50,10 @@ pub enum Lab {
     /// The command runs in the current folder. Its files are this machine's,
     /// under an overlay in memory: it can change all of them, and nothing of
     /// that stays, except in the folders given with --rw. The kernel's RDMA
-    /// stack is loaded; `modprobe` finds the other modules, the examples
-    /// hello, greeter and visitor among them. Ctrl-C ends the guest.
+    /// stack is loaded, and ferroce's plug-in for libibverbs installed: make
+    /// a device with `rdma link add fr0 type ferroce netdev NETDEV`. Other
+    /// modules are there for `modprobe`, the examples hello, greeter and
+    /// visitor among them. Ctrl-C ends the guest.
     ///
     /// Exit status: the command's own; or
     ///    99  if the kernel reported an oops, a panic, a warning, or what
@@ -116,6 +118,10 @@ pub struct Build {
     /// Compile the modules with clippy instead, its warnings as errors
     #[arg(long)]
     pub clippy: bool,
+    /// Install the verbs programs that the demo and the tests run, too:
+    /// ibverbs-utils, perftest, pyverbs
+    #[arg(long)]
+    pub verbs: bool,
     #[command(flatten)]
     pub setup: Setup,
 }

@@ -14,10 +14,25 @@ use crate::lab::Ready;
 const SCRIPT: &str = r#"
 step() { printf '\n\033[1m# %s\033[0m\n$ %s\n' "$1" "$2"; sh -c "$2" || exit; }
 step 'This is a guest: a kernel of its own, as root, in one process of the host.' 'uname -sr; id -un'
-step 'Load a kernel module that is written in Rust.' 'modprobe hello name=world'
-step 'There it is, beside the RDMA stack.' 'lsmod | head -4'
-step 'What it wrote to the kernel log.' 'dmesg | grep hello:'
-step 'Unload it.' 'modprobe -r hello && dmesg | grep hello: | tail -1'
+step 'It has no RDMA card. It gets one, on top of an ordinary network interface.' \
+     'ip link add eth0 type dummy && ip addr add 10.0.0.1/24 dev eth0 && ip link set eth0 up
+  rdma link add fr0 type ferroce netdev eth0'
+step 'The kernel knows it, and so do the standard RDMA tools.' 'rdma link; ibv_devices'
+step 'What it can do, as any RDMA program sees it.' 'ibv_devinfo -d fr0 | grep -E "hca_id|state|max_mtu|active_mtu|link_layer"'
+
+pingpong() {
+    printf '\n\033[1m# %s\033[0m\n$ ibv_rc_pingpong -d %s -g 1 -c & ibv_rc_pingpong -d %s -g 1 -c localhost\n' "$2" "$1" "$1"
+    ibv_rc_pingpong -d "$1" -g 1 -c > /dev/null & sleep 0.5
+    ibv_rc_pingpong -d "$1" -g 1 -c localhost > /tmp/pingpong || exit
+    wait
+    tail -2 /tmp/pingpong
+    eval "time_$1=$(awk '/usec/ {print $(NF-1)}' /tmp/pingpong)"
+}
+pingpong fr0 'Two programs send 4 KiB back and forth a thousand times, and check each byte.'
+rdma link delete fr0 && rdma link add rxe0 type rxe netdev eth0 || exit
+pingpong rxe0 'The same over rdma_rxe, the software RDMA card that Linux has had so far.'
+awk -v ours="$time_fr0" -v theirs="$time_rxe0" 'BEGIN {
+    printf "\nThere and back in %.0f us with ferroce, %.0f us with rdma_rxe: %.1f times as fast.\n", ours, theirs, theirs / ours }'
 "#;
 
 pub fn run(setup: &Setup) -> Result<i32> {
@@ -25,11 +40,8 @@ pub fn run(setup: &Setup) -> Result<i32> {
         backend: Backend::Uml,
         debug: false,
     };
-    let ready = Ready::ensure(
-        setup,
-        flavor,
-        &[Purpose::Build(flavor), Purpose::Run(flavor)],
-    )?;
+    let purposes = [Purpose::Build(flavor), Purpose::Run(flavor), Purpose::Verbs];
+    let ready = Ready::ensure(setup, flavor, &purposes)?;
     note(
         "Booting",
         &format!(

@@ -11,6 +11,7 @@ use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{self, Modules};
 use ferroce_lab::prerequisites::{self, Purpose};
 use ferroce_lab::progress::note;
+use ferroce_lab::provider::Provider;
 use ferroce_lab::session::Session;
 
 use crate::args::{Build, Clean, Lab, Machine, Setup};
@@ -29,6 +30,7 @@ pub struct Ready {
     pub cache: Cache,
     pub kernel: Kernel,
     pub modules: Modules,
+    pub provider: Provider,
 }
 
 impl Ready {
@@ -39,15 +41,17 @@ impl Ready {
         prerequisites::ensure(&cache, purposes, setup.install())?;
         let kernel = Kernel::ensure(&cache, &project, flavor)?;
         let modules = Modules::ensure(&cache, &project, &kernel)?;
+        let provider = Provider::ensure(&cache, &project.join(".."))?;
         Ok(Self {
             cache,
             kernel,
             modules,
+            provider,
         })
     }
 
     pub fn run(&self, session: &Session) -> Result<i32> {
-        Ok(session.run(&self.cache, &self.kernel, &self.modules)?)
+        Ok(session.run(&self.cache, &self.kernel, &self.modules, &self.provider)?)
     }
 }
 
@@ -62,7 +66,11 @@ fn project(setup: &Setup) -> Result<PathBuf> {
 
 fn build(args: &Build) -> Result<i32> {
     let flavor = args.which.flavor();
-    let ready = Ready::ensure(&args.setup, flavor, &[Purpose::Build(flavor)])?;
+    let mut purposes = vec![Purpose::Build(flavor)];
+    if args.verbs {
+        purposes.push(Purpose::Verbs);
+    }
+    let ready = Ready::ensure(&args.setup, flavor, &purposes)?;
     if args.clippy {
         modules::lint(&ready.cache, &project(&args.setup)?, &ready.kernel)?;
         note("Checked", "the modules have no warnings");
@@ -132,8 +140,10 @@ fn shell(machine: &Machine) -> Result<i32> {
 
 fn clean(args: &Clean) -> Result<i32> {
     let cache = Cache::open()?;
-    let whole = ["kernel", "modules", "source", "tools", "locks", "kvm"];
-    let names = if args.all { &whole[..] } else { &whole[..2] };
+    let whole = [
+        "kernel", "modules", "provider", "source", "tools", "locks", "kvm",
+    ];
+    let names = if args.all { &whole[..] } else { &whole[..3] };
     let mut removed = false;
     for name in names {
         removed |= remove(&cache.path(name))?;

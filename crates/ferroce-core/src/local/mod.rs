@@ -475,7 +475,7 @@ fn read<P: Responder>(
 /// Eight aligned bytes of the peer's memory.
 fn word<P: Responder>(remote: Remote, access: AccessFlags, peer: &P) -> Result<P::Region, Refusal> {
     // IBTA 9.4.5 and 9.7.4.1.8: a misaligned address makes the request invalid.
-    let aligned = remote.addr % u64::from(ATOMIC_LENGTH) == 0;
+    let aligned = remote.addr.is_multiple_of(u64::from(ATOMIC_LENGTH));
     if !aligned || !peer.takes_reads() || !peer.access().contains(access) {
         return Err(Refusal::InvalidRequest);
     }

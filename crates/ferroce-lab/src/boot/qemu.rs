@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Accelerator, Channel, Machine, Running, detach};
+use super::{detach, Accelerator, Channel, Machine, Running};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::progress::note;

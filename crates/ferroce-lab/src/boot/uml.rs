@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Channel, Machine, Running, detach};
+use super::{detach, Channel, Machine, Running};
 use crate::error::{Error, Result};
 use crate::progress;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{SERIES, Source, unpack};
+use super::{unpack, Source, SERIES};
 use crate::error::{Error, Result};
 use crate::prerequisites::find_program;
 use crate::progress::{self, Task, Unit};

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{SERIES, Source, rank, unpack};
+use super::{rank, unpack, Source, SERIES};
 use crate::cache::hex;
 use crate::error::{Error, Result};
 use crate::progress::{self, Task, Unit};

@@ -14,8 +14,8 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use serde_bytes::ByteBuf;
 
-use super::{Failure, duplicate};
-use crate::channel::{self, CHUNK, ToGuest, ToHost};
+use super::{duplicate, Failure};
+use crate::channel::{self, ToGuest, ToHost, CHUNK};
 use crate::job::Job;
 
 /// Wraps bytes of an output in the message for it.

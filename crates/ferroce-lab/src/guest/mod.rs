@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::system::RebootCommand;
-use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{tcgetattr, tcsetattr, OptionalActions};
 
 use crate::backend::Backend;
 use crate::channel::{self, ToHost};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{Flavor, Ran, Test, ferroce, kernel_dir, ran};
+use crate::support::{ferroce, kernel_dir, ran, Flavor, Ran, Test};
 
 pub const TESTS: &[Test] = &[
     ("a second build does nothing and says so", fresh),

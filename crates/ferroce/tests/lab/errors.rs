@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::support::{Flavor, Ran, SERVE, Test, ferroce, kernel_dir, ran};
+use crate::support::{ferroce, kernel_dir, ran, Flavor, Ran, Test, SERVE};
 
 pub const TESTS: &[Test] = &[
     ("a backend that does not exist is refused", no_backend),

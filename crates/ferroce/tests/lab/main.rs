@@ -10,6 +10,7 @@
 //! ```
 
 mod build;
+mod device;
 mod errors;
 mod modules;
 mod run;
@@ -66,7 +67,9 @@ fn trials() -> Vec<Trial> {
         (UML, modules::TESTS),
         (UML, errors::TESTS),
         (UML, build::TESTS),
+        (UML, device::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
+        (DEBUG, device::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),

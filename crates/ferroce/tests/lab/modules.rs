@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The example modules in a guest, and the kernel's reports of broken ones.
 
-use crate::support::{Flavor, Test, UML, ran};
+use crate::support::{ran, Flavor, Test, UML};
 
 pub const TESTS: &[Test] = &[
     ("hello greets by name on load and on unload", hello),

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Flavor, Test, ferroce, ran};
+use crate::support::{ferroce, ran, Flavor, Test};
 
 pub const TESTS: &[Test] = &[
     ("the exit status is the command's", exit_status),

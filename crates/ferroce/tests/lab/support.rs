@@ -45,7 +45,10 @@ pub const SERVE: &str = "serve-files";
 impl Flavor {
     /// Builds it, showing progress.
     pub fn build(&self) -> bool {
-        let status = ferroce().args(["lab", "build"]).args(self.args).status();
+        let status = ferroce()
+            .args(["lab", "build", "--verbs"])
+            .args(self.args)
+            .status();
         status.expect("the program starts").success()
     }
 

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Attributes of objects to be made or changed, as libibverbs' public header declares them.
+//!
+//! Structures that this crate only passes on are declared as far as it looks into them, and are used
+//! behind pointers alone.
+
+use core::ffi::{c_char, c_int, c_uint, c_void};
+
+use super::layout::layouts;
+use super::objects::{IbvCompChannel, IbvCq, IbvPd, IbvSrq, IbvTd};
+
+/// Capacities of a queue pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct IbvQpCap {
+    pub max_send_wr: u32,
+    pub max_recv_wr: u32,
+    pub max_send_sge: u32,
+    pub max_recv_sge: u32,
+    pub max_inline_data: u32,
+}
+
+/// What a queue pair is to be.
+#[repr(C)]
+pub struct IbvQpInitAttr {
+    pub qp_context: *mut c_void,
+    pub send_cq: *mut IbvCq,
+    pub recv_cq: *mut IbvCq,
+    pub srq: *mut IbvSrq,
+    pub cap: IbvQpCap,
+    pub qp_type: c_uint,
+    pub sq_sig_all: c_int,
+}
+
+/// The same, extended. It begins like [`IbvQpInitAttr`], except for the padding.
+#[repr(C)]
+pub struct IbvQpInitAttrEx {
+    pub qp_context: *mut c_void,
+    pub send_cq: *mut IbvCq,
+    pub recv_cq: *mut IbvCq,
+    pub srq: *mut IbvSrq,
+    pub cap: IbvQpCap,
+    pub qp_type: c_uint,
+    pub sq_sig_all: c_int,
+    pub comp_mask: u32,
+    pub pd: *mut IbvPd,
+    pub xrcd: *mut c_void,
+    pub create_flags: u32,
+    pub max_tso_header: u16,
+    pub rwq_ind_tbl: *mut c_void,
+    pub rx_hash_conf: [u64; 3],
+    pub source_qpn: u32,
+    pub send_ops_flags: u64,
+}
+
+/// The bits of its `comp_mask` (`enum ibv_qp_init_attr_mask`).
+pub mod qp_init_attr_mask {
+    pub const PD: u32 = 1 << 0;
+    pub const CREATE_FLAGS: u32 = 1 << 2;
+    pub const SEND_OPS_FLAGS: u32 = 1 << 6;
+}
+
+/// The bits of its `send_ops_flags` (`enum ibv_qp_create_send_ops_flags`).
+pub mod send_ops {
+    pub const RDMA_WRITE: u64 = 1 << 0;
+    pub const RDMA_WRITE_WITH_IMM: u64 = 1 << 1;
+    pub const SEND: u64 = 1 << 2;
+    pub const SEND_WITH_IMM: u64 = 1 << 3;
+    pub const RDMA_READ: u64 = 1 << 4;
+    pub const ATOMIC_CMP_AND_SWP: u64 = 1 << 5;
+    pub const ATOMIC_FETCH_AND_ADD: u64 = 1 << 6;
+    pub const LOCAL_INV: u64 = 1 << 7;
+    pub const BIND_MW: u64 = 1 << 8;
+    pub const SEND_WITH_INV: u64 = 1 << 9;
+    pub const FLUSH: u64 = 1 << 11;
+    pub const ATOMIC_WRITE: u64 = 1 << 12;
+}
+
+/// The beginning of a queue pair's attributes.
+#[repr(C)]
+pub struct IbvQpAttr {
+    pub qp_state: c_uint,
+    rest: [u8; 0],
+}
+
+/// The bit of an attribute mask that stands for `qp_state`.
+pub const IBV_QP_STATE: c_int = 1 << 0;
+
+/// Attributes of a shared receive queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct IbvSrqAttr {
+    pub max_wr: u32,
+    pub max_sge: u32,
+    pub srq_limit: u32,
+}
+
+/// What a shared receive queue is to be.
+#[repr(C)]
+pub struct IbvSrqInitAttr {
+    pub srq_context: *mut c_void,
+    pub attr: IbvSrqAttr,
+}
+
+/// What a completion queue is to be.
+#[repr(C)]
+pub struct IbvCqInitAttrEx {
+    pub cqe: u32,
+    pub cq_context: *mut c_void,
+    pub channel: *mut IbvCompChannel,
+    pub comp_vector: u32,
+    pub wc_flags: u64,
+    pub comp_mask: u32,
+    pub flags: u32,
+    pub parent_domain: *mut IbvPd,
+}
+
+/// The bits of its `comp_mask` (`enum ibv_cq_init_attr_mask`).
+pub mod cq_init_attr_mask {
+    pub const FLAGS: u32 = 1 << 0;
+    pub const PD: u32 = 1 << 1;
+}
+
+/// The bits of its `flags` (`enum ibv_create_cq_attr_flags`).
+pub mod create_cq_attr_flags {
+    pub const SINGLE_THREADED: u32 = 1 << 0;
+}
+
+/// The bits of its `wc_flags` that the device has something for (`enum ibv_create_cq_wc_flags`).
+pub mod create_cq_wc_flags {
+    /// Byte length, immediate data, QP number, source QP, SLID, SL, DLID path bits.
+    pub const STANDARD: u64 = 0x7f;
+    pub const COMPLETION_TIMESTAMP: u64 = 1 << 7;
+    pub const COMPLETION_TIMESTAMP_WALLCLOCK: u64 = 1 << 11;
+}
+
+/// What a parent domain is to be. Its allocators, behind what is declared, are not for queues that
+/// the kernel allocates.
+#[repr(C)]
+pub struct IbvParentDomainInitAttr {
+    pub pd: *mut IbvPd,
+    pub td: *mut IbvTd,
+    pub comp_mask: u32,
+    rest: [*mut c_void; 3],
+}
+
+/// The bits of its `comp_mask` (`enum ibv_parent_domain_init_attr_mask`).
+pub mod parent_domain_mask {
+    pub const ALLOCATORS: u32 = 1 << 0;
+    pub const PD_CONTEXT: u32 = 1 << 1;
+}
+
+/// What a thread domain is to be: it has no attributes so far.
+#[repr(C)]
+pub struct IbvTdInitAttr {
+    pub comp_mask: u32,
+}
+
+/// The beginning of a device's attributes.
+#[repr(C)]
+pub struct IbvDeviceAttr {
+    pub fw_ver: [c_char; 64],
+    rest: [u64; 0],
+}
+
+/// Values of the running device.
+#[repr(C)]
+pub struct IbvValuesEx {
+    pub comp_mask: u32,
+    pub raw_clock: libc::timespec,
+}
+
+/// The bit of its `comp_mask` that stands for `raw_clock`.
+pub const IBV_VALUES_MASK_RAW_CLOCK: u32 = 1 << 0;
+
+layouts! {
+    IbvQpCap is "struct ibv_qp_cap": 20 { max_inline_data: 16 }
+    IbvQpInitAttr is "struct ibv_qp_init_attr": 64 { cap: 32, qp_type: 52, sq_sig_all: 56 }
+    IbvQpInitAttrEx is "struct ibv_qp_init_attr_ex": 136 {
+        cap: 32, qp_type: 52, sq_sig_all: 56, comp_mask: 60, pd: 64, create_flags: 80,
+        max_tso_header: 84, rwq_ind_tbl: 88, rx_hash_conf: 96, source_qpn: 120, send_ops_flags: 128,
+    }
+    IbvSrqAttr is "struct ibv_srq_attr": 12 { srq_limit: 8 }
+    IbvSrqInitAttr is "struct ibv_srq_init_attr": 24 { attr: 8 }
+    IbvCqInitAttrEx is "struct ibv_cq_init_attr_ex": 56 {
+        cq_context: 8, channel: 16, comp_vector: 24, wc_flags: 32, comp_mask: 40, flags: 44,
+        parent_domain: 48,
+    }
+    IbvParentDomainInitAttr is "struct ibv_parent_domain_init_attr": 48 { td: 8, comp_mask: 16 }
+    IbvTdInitAttr is "struct ibv_td_init_attr": 4 {}
+    IbvValuesEx is "struct ibv_values_ex": 24 { raw_clock: 8 }
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Devices: how libibverbs finds and opens them, and what they are asked.
+
+use core::ffi::{c_int, c_void};
+use core::mem::offset_of;
+use core::ptr;
+use std::io::Write as _;
+
+use ferroce_core::{ring, uapi};
+
+use super::object::Object;
+use super::{context_ops, status, Failure};
+use crate::abi::library::Library;
+use crate::abi::{
+    match_kind, GetContextResponse, IbvContext, IbvDevice, IbvDeviceAttr, IbvValuesEx,
+    QueryDeviceExResponse, QueryPortRequest, VerbsContext, VerbsDevice, VerbsDeviceOps,
+    VerbsMatchEnt, VerbsSysfsDev, IBV_VALUES_MASK_RAW_CLOCK,
+};
+
+/// Which devices are ferroce's: those whose driver has its number.
+struct MatchTable([VerbsMatchEnt; 2]);
+
+// SAFETY: The pointers in it are null.
+unsafe impl Sync for MatchTable {}
+
+static MATCH_TABLE: MatchTable = MatchTable([
+    VerbsMatchEnt {
+        driver_data: ptr::null_mut(),
+        u: uapi::DRIVER_ID as u64,
+        vendor: 0,
+        device: 0,
+        kind: match_kind::DRIVER_ID,
+    },
+    VerbsMatchEnt {
+        driver_data: ptr::null_mut(),
+        u: 0,
+        vendor: 0,
+        device: 0,
+        kind: match_kind::SENTINEL,
+    },
+]);
+
+/// What libibverbs needs to know to begin with.
+pub struct DeviceOps(pub VerbsDeviceOps);
+
+// SAFETY: The pointers in it are to constants, or null.
+unsafe impl Sync for DeviceOps {}
+
+pub static DEVICE_OPS: DeviceOps = DeviceOps(VerbsDeviceOps {
+    name: c"ferroce".as_ptr(),
+    match_min_abi_version: uapi::UVERBS_ABI,
+    match_max_abi_version: uapi::UVERBS_ABI,
+    match_table: MATCH_TABLE.0.as_ptr(),
+    static_providers: ptr::null_mut(),
+    match_device: None,
+    alloc_context: Some(alloc_context),
+    import_context: Some(import_context),
+    alloc_device: Some(alloc_device),
+    uninit_device: Some(uninit_device),
+});
+
+/// Called by the dynamic linker when libibverbs loads this library: the way in, there is no other.
+#[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
+pub static REGISTER: extern "C" fn() = register;
+
+extern "C" fn register() {
+    match Library::load() {
+        // SAFETY: It is a static.
+        Ok(library) => unsafe { library.specific.register_driver(&raw const DEVICE_OPS.0) },
+        Err(error) => say(&format!("not loaded: {error}")),
+    }
+}
+
+/// Tells the user something that a verb's errno cannot.
+fn say(what: &str) {
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "libferroce: {what}");
+}
+
+unsafe extern "C" fn alloc_device(_sysfs: *mut VerbsSysfsDev) -> *mut VerbsDevice {
+    Object::<VerbsDevice>::make().finish(())
+}
+
+unsafe extern "C" fn uninit_device(device: *mut VerbsDevice) {
+    // SAFETY: By the contract of the verbs; the last reference to the device is gone.
+    unsafe { Object::<VerbsDevice>::drop(device) };
+}
+
+unsafe extern "C" fn alloc_context(
+    device: *mut IbvDevice,
+    cmd_fd: c_int,
+    _private_data: *mut c_void,
+) -> *mut VerbsContext {
+    // SAFETY: By the contract of the verbs.
+    unsafe {
+        open(device, cmd_fd, |context| {
+            let mut response = GetContextResponse::new();
+            let (pointer, len) = (response.as_mut_ptr(), response.len());
+            // SAFETY: The context is new, and the response has room for what the driver adds.
+            Failure::check(Library::get().specific.get_context(context, pointer, len))?;
+            check_ring_abi(response.driver.ring_abi)
+        })
+    }
+}
+
+/// Opens a device file that another process, or another part of this one, has opened before.
+unsafe extern "C" fn import_context(device: *mut IbvDevice, cmd_fd: c_int) -> *mut VerbsContext {
+    // SAFETY: By the contract of the verbs.
+    unsafe {
+        open(device, cmd_fd, |context| {
+            // The rings' version is what it was when the file was opened: by a provider, which has
+            // checked it.
+            // SAFETY: The context is new; no attributes are added to the command.
+            Failure::check((Library::get().common.ibv_cmd_query_context)(
+                &raw mut (*context).context,
+                ptr::null_mut(),
+            ))
+        })
+    }
+}
+
+/// Makes a context and has the kernel fill it in.
+///
+/// # Safety
+/// The device is one of libibverbs', and the file is open.
+unsafe fn open(
+    device: *mut IbvDevice,
+    cmd_fd: c_int,
+    fill_in: impl FnOnce(*mut VerbsContext) -> Result<(), Failure>,
+) -> *mut VerbsContext {
+    let library = Library::get();
+    // SAFETY: By this function's contract. The context is at offset zero of what is allocated, and
+    // nothing else is in it. The file is closed by this function if it fails.
+    let context = unsafe {
+        (library.common._verbs_init_and_alloc_context)(
+            device,
+            cmd_fd,
+            size_of::<VerbsContext>(),
+            ptr::null_mut(),
+            uapi::DRIVER_ID,
+        )
+    }
+    .cast::<VerbsContext>();
+    if context.is_null() {
+        return ptr::null_mut();
+    }
+    if let Err(failure) = fill_in(context) {
+        // SAFETY: The context has just been made, and nobody else has it.
+        unsafe { free(context) };
+        status(Err(failure));
+        return ptr::null_mut();
+    }
+    let ops = context_ops(library);
+    // SAFETY: The context is new; the functions are copied out of the table.
+    unsafe { (library.common.verbs_set_ops)(context, &raw const ops) };
+    context
+}
+
+/// Whether the driver's rings are what this provider was built for.
+fn check_ring_abi(driver: u32) -> Result<(), Failure> {
+    if driver == ring::ABI_VERSION {
+        return Ok(());
+    }
+    say(&format!(
+        "the driver shares queues of version {driver}, this library of version {}: \
+         install the ferroce module and library of one release",
+        ring::ABI_VERSION
+    ));
+    Err(Failure(libc::EPROTONOSUPPORT))
+}
+
+/// # Safety
+/// The context was made by [`open`], and nobody uses it any more.
+unsafe fn free(context: *mut VerbsContext) {
+    // SAFETY: By this function's contract. libibverbs has allocated it, with `calloc`.
+    unsafe {
+        (Library::get().common.verbs_uninit_context)(context);
+        libc::free(context.cast());
+    }
+}
+
+pub unsafe extern "C" fn free_context(context: *mut IbvContext) {
+    // SAFETY: By the contract of the verbs it is the last field of a context made by `open`.
+    unsafe {
+        let offset = offset_of!(VerbsContext, context);
+        free(context.byte_sub(offset).cast());
+    }
+}
+
+pub unsafe extern "C" fn query_device_ex(
+    context: *mut IbvContext,
+    input: *const c_void,
+    attr: *mut IbvDeviceAttr,
+    attr_size: usize,
+) -> c_int {
+    let mut response = QueryDeviceExResponse::new();
+    let mut len = response.len();
+    // SAFETY: By the contract of the verbs; the response has room for `len` bytes.
+    let result = unsafe {
+        (Library::get().common.ibv_cmd_query_device_any)(
+            context,
+            input,
+            attr,
+            attr_size,
+            response.as_mut_ptr(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return result;
+    }
+    // The first number of the answer is the driver's version, 16 bits each for its three parts.
+    let version = response.first_u64();
+    let [.., major, minor, patch] = [48, 32, 16, 0].map(|shift| (version >> shift) as u16);
+    let text = format!("{major}.{minor}.{patch}");
+    // SAFETY: By the contract of the verbs the attributes are there to be written.
+    let fw_ver = unsafe { &mut (*attr).fw_ver };
+    fw_ver.fill(0);
+    // Three numbers of five digits fit, with a NUL behind.
+    for (place, byte) in fw_ver.iter_mut().zip(text.bytes()) {
+        *place = byte.cast_signed();
+    }
+    0
+}
+
+pub unsafe extern "C" fn query_port(
+    context: *mut IbvContext,
+    port_num: u8,
+    attr: *mut c_void,
+) -> c_int {
+    let mut request = QueryPortRequest::new();
+    let (pointer, len) = (request.as_mut_ptr(), request.len());
+    // SAFETY: By the contract of the verbs.
+    unsafe { (Library::get().common.ibv_cmd_query_port)(context, port_num, attr, pointer, len) }
+}
+
+pub unsafe extern "C" fn query_rt_values(
+    _context: *mut IbvContext,
+    values: *mut IbvValuesEx,
+) -> c_int {
+    // SAFETY: By the contract of the verbs the structure is there to be read and written.
+    let values = unsafe { &mut *values };
+    if values.comp_mask & !IBV_VALUES_MASK_RAW_CLOCK != 0 {
+        return status(Err(Failure::NOT_SUPPORTED));
+    }
+    if values.comp_mask & IBV_VALUES_MASK_RAW_CLOCK != 0 {
+        // The device's clock is a count, like the timestamps of completions, and not seconds and
+        // nanoseconds: it is all in the one field.
+        values.raw_clock.tv_sec = 0;
+        values.raw_clock.tv_nsec = clock_nanos(libc::CLOCK_MONOTONIC).cast_signed();
+    }
+    0
+}
+
+/// A clock of the system, in nanoseconds. `CLOCK_MONOTONIC` is the device's.
+pub fn clock_nanos(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: The structure is there to be written.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(time.tv_nsec)
+        .cast_unsigned()
+}

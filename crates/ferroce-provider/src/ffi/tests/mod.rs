@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The verbs, called as libibverbs calls them, on a device that is a file in memory.
+
+mod device;
+mod extended;
+mod fake;
+mod objects;
+mod poll;
+mod post;
+mod rig;

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The rdma-core provider of ferroce: what an unmodified libibverbs loads, as
+//! `libferroce-rdmavNN.so`, to drive the device from user space.
+//!
+//! - [`abi`]: libibverbs' structures and functions, declared by hand. The private ABI's number, NN,
+//!   is known there alone.
+//! - [`ffi`]: the verbs as libibverbs calls them. Pointers become references there, errors become
+//!   errno, and nowhere else.
+//! - [`queue`]: what posting and polling mean, in safe Rust, on rings in any memory.
+//! - [`mapping`], [`lock`]: the memory those rings are in, and who may touch it.
+//!
+//! # The data path
+//! Posting writes into a ring that the driver shares ([`ferroce_core::ring`]), polling reads from one.
+//! The kernel is entered only if the driver has asked to be told, by a command without any work
+//! request in it ([`ffi::doorbell`]). Arming a completion queue writes a word of its ring.
+//!
+//! # Installing
+//! Cargo's `libferroce_provider.so` goes to libibverbs' folder (`/usr/lib/x86_64-linux-gnu/libibverbs`
+//! on Debian) as `libferroce-rdmav34.so`, and `ferroce.driver` to `/etc/libibverbs.d`. Without
+//! installing anything, `IBV_DRIVERS=/folder/libferroce` makes libibverbs load
+//! `/folder/libferroce-rdmav34.so`.
+//!
+//! # No unwinding
+//! A function that C calls is `extern "C"`: a panic in it ends the process and does not unwind into
+//! C. There is none that a program can cause.
+
+// All of it is private, and its documentation is for those who read the source.
+#![allow(rustdoc::private_intra_doc_links)]
+
+mod abi;
+mod ffi;
+mod lock;
+mod mapping;
+mod queue;

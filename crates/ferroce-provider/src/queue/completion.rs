@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Completion queues, and completions as libibverbs has them.
+
+use std::collections::VecDeque;
+
+use ferroce_core::ring::{Cqe, Notify, Poller};
+use ferroce_core::verbs::{WcFlags, WcOpcode, WcStatus};
+
+use crate::abi::{wc_flags, IbvWc};
+
+/// A completion queue.
+pub struct CompletionQueue {
+    poller: Poller,
+    /// Completions taken out of the ring to get at those behind them. They come first.
+    kept: VecDeque<Cqe>,
+    /// The completion that the extended verbs read.
+    current: Cqe,
+    /// Whether one is being read: from `start_poll` to `end_poll`.
+    reading: bool,
+    /// The last event asked for.
+    requested: Option<Notify>,
+}
+
+/// There is no completion to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Empty;
+
+impl CompletionQueue {
+    /// A new one.
+    pub fn new(poller: Poller) -> Self {
+        Self {
+            poller,
+            kept: VecDeque::new(),
+            current: Cqe::new(0, 0, WcOpcode::Send, WcStatus::Success),
+            reading: false,
+            requested: None,
+        }
+    }
+
+    /// Takes completions, no more than `limit`, and returns how many. Each goes to `take`, with its
+    /// index.
+    pub fn poll(&mut self, limit: usize, mut take: impl FnMut(usize, IbvWc)) -> usize {
+        let mut count = 0;
+        while count < limit
+            && let Some(cqe) = self.take()
+        {
+            take(count, work_completion(&cqe));
+            count += 1;
+        }
+        if count != 0 {
+            self.poller.hand_back();
+        }
+        count
+    }
+
+    /// Asks for an event.
+    pub fn arm(&mut self, notify: Notify) {
+        self.requested = Some(notify);
+        self.poller.arm(notify);
+    }
+
+    /// Begins to read completions one by one.
+    pub fn start(&mut self) -> Result<&Cqe, Empty> {
+        self.current = self.take().ok_or(Empty)?;
+        self.reading = true;
+        Ok(&self.current)
+    }
+
+    /// Goes on to the next. If there is none, the last one stays.
+    pub fn next(&mut self) -> Result<&Cqe, Empty> {
+        self.current = self.take().ok_or(Empty)?;
+        Ok(&self.current)
+    }
+
+    /// The completion being read.
+    pub const fn current(&self) -> &Cqe {
+        &self.current
+    }
+
+    /// Ends reading. `false` if it had not begun.
+    pub fn end(&mut self) -> bool {
+        let reading = core::mem::take(&mut self.reading);
+        if reading {
+            self.poller.hand_back();
+        }
+        reading
+    }
+
+    /// Drops the completions of a queue pair that has begun anew, or is no more: nobody who polls could
+    /// tell what they are of. Its driver makes no more of them.
+    pub fn forget(&mut self, qp_num: u32) {
+        self.kept.retain(|cqe| cqe.qp_num != qp_num);
+        while let Some(cqe) = self.poller.poll() {
+            if cqe.qp_num != qp_num {
+                self.kept.push_back(cqe);
+            }
+        }
+        self.poller.hand_back();
+    }
+
+    fn take(&mut self) -> Option<Cqe> {
+        match self.kept.pop_front() {
+            None => self.poller.poll(),
+            kept => kept,
+        }
+    }
+
+    /// Goes over to another ring, to which the driver has moved the completions not yet taken.
+    pub fn resize(&mut self, poller: Poller) {
+        self.poller = poller;
+        if let Some(notify) = self.requested {
+            self.poller.arm(notify);
+        }
+    }
+}
+
+/// A completion, as `ibv_poll_cq` gives it.
+pub fn work_completion(cqe: &Cqe) -> IbvWc {
+    IbvWc {
+        wr_id: cqe.wr_id,
+        status: cqe.status.number().into(),
+        opcode: cqe.opcode.number().into(),
+        vendor_err: cqe.vendor_err,
+        byte_len: cqe.byte_len,
+        imm_data: u32::from_ne_bytes(cqe.imm_or_rkey),
+        qp_num: cqe.qp_num,
+        src_qp: cqe.src_qp,
+        wc_flags: flags(cqe),
+        pkey_index: cqe.pkey_index,
+        // RoCE has no LIDs (IBTA A17).
+        slid: 0,
+        sl: cqe.sl,
+        dlid_path_bits: 0,
+    }
+}
+
+/// The flags, as libibverbs numbers them: not all as the kernel does.
+pub fn flags(cqe: &Cqe) -> u32 {
+    [
+        (WcFlags::GRH, wc_flags::GRH),
+        (WcFlags::WITH_IMM, wc_flags::WITH_IMM),
+        (WcFlags::WITH_INVALIDATE, wc_flags::WITH_INV),
+    ]
+    .into_iter()
+    .filter(|(kernel, _)| cqe.flags.contains(*kernel))
+    .fold(0, |flags, (_, flag)| flags | flag)
+}

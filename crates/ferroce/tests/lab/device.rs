@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The RDMA device in a guest, used by programs that know nothing of it.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use crate::support::{kernel_dir, ran, Flavor, Ran, Test};
+
+pub const TESTS: &[Test] = &[
+    (
+        "a device comes and goes, and the module with it",
+        comes_and_goes,
+    ),
+    (
+        "ping-pong over RC, UC, UD and an SRQ, polling and with events",
+        pingpong,
+    ),
+    ("perftest's programs run, and leave nothing", perftest),
+    ("a program killed in mid-traffic leaves nothing", killed),
+    ("rdma-core's own tests pass", rdma_core_tests),
+];
+
+pub const DEBUG_TESTS: &[Test] = &[
+    (
+        "debug: the abstractions over ib_core keep their word",
+        abstractions,
+    ),
+    (
+        "debug: a program killed in mid-traffic leaves nothing",
+        killed,
+    ),
+    ("debug: rdma-core's own tests pass", rdma_core_tests),
+];
+
+/// A device fr0 over an interface with an address, whose GID has index 1.
+const DEVICE: &str = "set -e; ip link add eth0 type dummy; ip addr add 10.0.0.1/24 dev eth0; \
+    ip link set eth0 up; rdma link add fr0 type ferroce netdev eth0; ";
+
+/// Nothing is left of what programs had, and all can go.
+const NOTHING_LEFT: &str =
+    "; rdma resource show | grep -q 'pd 0 cq 0 qp 0 cm_id 0 mr 0 ctx 0 srq 0' || \
+    { rdma resource show; exit 1; }; rdma link delete fr0; modprobe -r ferroce";
+
+fn with_device(flavor: &Flavor, script: &str) -> Ran {
+    flavor.sh(&format!("{DEVICE}{script}{NOTHING_LEFT}"))
+}
+
+fn comes_and_goes(flavor: &Flavor) {
+    let ran = with_device(
+        flavor,
+        "rdma link; ibv_devices; ibv_devinfo -d fr0; \
+         ! rdma link add fr1 type ferroce netdev eth0; ! rmmod ferroce-not-there",
+    );
+    ran.ends_with(0)
+        .prints("link fr0/1 state ACTIVE physical_state LINK_UP netdev eth0")
+        .prints("hca_id:\tfr0")
+        .prints("link_layer:\t\tEthernet");
+}
+
+fn pingpong(flavor: &Flavor) {
+    let script = "for p in rc uc ud srq; do for e in '' -e; do \
+        ibv_${p}_pingpong $e -d fr0 -g 1 >/dev/null & sleep 0.5; \
+        timeout 60 ibv_${p}_pingpong $e -d fr0 -g 1 localhost | grep iters; wait $!; done; done; \
+        ibv_rc_pingpong -c -d fr0 -g 1 >/dev/null & sleep 0.5; \
+        timeout 60 ibv_rc_pingpong -c -d fr0 -g 1 localhost | grep iters; wait $!";
+    let ran = with_device(flavor, script).ends_with(0);
+    assert_eq!(ran.stdout.matches("1000 iters").count(), 9, "{ran:#?}");
+}
+
+fn perftest(flavor: &Flavor) {
+    let script = "for p in ib_send ib_write ib_read ib_atomic; do for k in bw lat; do \
+        sizes=-a; [ $p = ib_atomic ] && sizes=; \
+        ${p}_$k -d fr0 -x 1 -F -n 20 $sizes >/dev/null & sleep 0.7; \
+        timeout 100 ${p}_$k -d fr0 -x 1 -F -n 20 $sizes localhost >/tmp/out || { cat /tmp/out; exit 1; }; \
+        wait $!; echo ${p}_$k done; done; done";
+    let ran = with_device(flavor, script).ends_with(0);
+    assert_eq!(ran.stdout.matches(" done").count(), 8, "{ran:#?}");
+}
+
+fn killed(flavor: &Flavor) {
+    let script = "for i in 1 2 3 4 5; do \
+        ibv_rc_pingpong -d fr0 -g 1 -n 100000000 >/dev/null & a=$!; sleep 0.5; \
+        ibv_rc_pingpong -d fr0 -g 1 -n 100000000 localhost >/dev/null & b=$!; sleep 0.3; \
+        kill -9 $a; kill -9 $b; wait $a || :; wait $b || :; done";
+    with_device(flavor, script).ends_with(0);
+}
+
+/// The names of the tests that pass, one a line.
+const PASSING: &str = include_str!("rdma-core-tests.txt");
+
+fn rdma_core_tests(flavor: &Flavor) {
+    let dir = tempfile::tempdir().unwrap();
+    // Debian ships the tests as documentation, some of them compressed.
+    let unpack = format!(
+        "set -e; from=$(dirname $(dpkg -L python3-pyverbs | grep 'tests/run_tests.py')); \
+         cp -rL $from {to}/tests; find {to}/tests -name '*.gz' | xargs gunzip",
+        to = dir.path().display()
+    );
+    ran(Command::new("sh").args(["-c", &unpack])).ends_with(0);
+    let script = format!(
+        "cd {}; timeout 300 /usr/bin/python3 tests/run_tests.py -v --dev fr0 --port 1 --gid 1 2>&1 || :",
+        dir.path().display()
+    );
+    let ran = with_device(flavor, &script).ends_with(0);
+    let results = results(&ran.stdout);
+    let not_passing: Vec<_> = PASSING
+        .lines()
+        .filter(|name| results.get(name) != Some(&"ok"))
+        .map(|name| (name, results.get(name)))
+        .collect();
+    assert!(not_passing.is_empty(), "{not_passing:#?}\n{}", ran.stdout);
+    let failed: Vec<_> = results
+        .iter()
+        .filter(|(_, r)| matches!(**r, "FAIL" | "ERROR"))
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}\n{}", ran.stdout);
+}
+
+/// What unittest prints for each test: its name, perhaps a line of what it is
+/// for, and the result.
+fn results(output: &str) -> BTreeMap<&str, &str> {
+    let mut results = BTreeMap::new();
+    let mut name = None;
+    for line in output.lines() {
+        let named = line
+            .split_once(" (tests.")
+            .and_then(|(_, rest)| rest.split_once(')'));
+        if let Some((full, _)) = named {
+            name = Some(full);
+        }
+        // A test that prints something itself has its result on the next line.
+        let result = line.rsplit_once(" ... ").map_or(line, |(_, result)| result);
+        let result = result.split_whitespace().next().unwrap_or_default();
+        if ["ok", "FAIL", "ERROR", "skipped"].contains(&result)
+            && let Some(name) = name.take()
+        {
+            results.insert(name, result);
+        }
+    }
+    results
+}
+
+fn abstractions(flavor: &Flavor) {
+    // Raw commands to a module with one of each kind of object.
+    let test = kernel_dir().join("rdma/test/test.py");
+    flavor
+        .sh(&format!("/usr/bin/python3 {}", test.display()))
+        .ends_with(0);
+}
