@@ -20,13 +20,16 @@ step 'It has no RDMA card. It gets one, on top of an ordinary network interface.
 step 'The kernel knows it, and so do the standard RDMA tools.' 'rdma link; ibv_devices'
 step 'What it can do, as any RDMA program sees it.' 'ibv_devinfo -d fr0 | grep -E "hca_id|state|max_mtu|active_mtu|link_layer"'
 
-pingpong() {
-    printf '\n\033[1m# %s\033[0m\n$ ibv_rc_pingpong -d %s -g 1 -c & ibv_rc_pingpong -d %s -g 1 -c localhost\n' "$2" "$1" "$1"
-    ibv_rc_pingpong -d "$1" -g 1 -c > /dev/null & sleep 0.5
+once() {
+    ibv_rc_pingpong -d "$1" -g 1 -c > /dev/null & sleep 0.3
     ibv_rc_pingpong -d "$1" -g 1 -c localhost > /tmp/pingpong || exit
     wait
-    tail -2 /tmp/pingpong
-    eval "time_$1=$(awk '/usec/ {print $(NF-1)}' /tmp/pingpong)"
+}
+# Three times, of which the middle one counts: the host has other things to do, too.
+pingpong() {
+    printf '\n\033[1m# %s\033[0m\n$ ibv_rc_pingpong -d %s -g 1 -c & ibv_rc_pingpong -d %s -g 1 -c localhost\n' "$2" "$1" "$1"
+    for i in 1 2 3; do once "$1"; tail -1 /tmp/pingpong; done | tee /tmp/times
+    eval "time_$1=$(awk '{print $(NF-1)}' /tmp/times | sort -n | sed -n 2p)"
 }
 pingpong fr0 'Two programs send 4 KiB back and forth a thousand times, and check each byte.'
 rdma link delete fr0 && rdma link add rxe0 type rxe netdev eth0 || exit
