@@ -21,7 +21,9 @@ step 'The kernel knows it, and so do the standard RDMA tools.' 'rdma link; ibv_d
 step 'What it can do, as any RDMA program sees it.' 'ibv_devinfo -d fr0 | grep -E "hca_id|state|max_mtu|active_mtu|link_layer"'
 
 once() {
-    ibv_rc_pingpong -d "$1" -g 1 -c > /dev/null & sleep 0.3
+    ibv_rc_pingpong -d "$1" -g 1 -c > /dev/null &
+    # Until it listens on its port, 18515 or 0x4853 (proc(5), /proc/net/tcp).
+    until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':4853 [^ ]* 0A'; do sleep 0.05; done
     ibv_rc_pingpong -d "$1" -g 1 -c localhost > /tmp/pingpong || exit
     wait
 }

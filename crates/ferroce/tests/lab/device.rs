@@ -32,6 +32,11 @@ pub const DEBUG_TESTS: &[Test] = &[
     ("debug: rdma-core's own tests pass", rdma_core_tests),
 ];
 
+/// Waits until a server listens on port 18515, which is 0x4853, that of
+/// ibv_*_pingpong and of perftest (proc(5), /proc/net/tcp: state 0A).
+const LISTENING: &str =
+    "listening() { until cat /proc/net/tcp /proc/net/tcp6 | grep -q ':4853 [^ ]* 0A'; do sleep 0.05; done; }; ";
+
 /// A device fr0 over an interface with an address, whose GID has index 1.
 const DEVICE: &str = "set -e; ip link add eth0 type dummy; ip addr add 10.0.0.1/24 dev eth0; \
     ip link set eth0 up; rdma link add fr0 type ferroce netdev eth0; ";
@@ -42,7 +47,7 @@ const NOTHING_LEFT: &str =
     { rdma resource show; exit 1; }; rdma link delete fr0; modprobe -r ferroce";
 
 fn with_device(flavor: &Flavor, script: &str) -> Ran {
-    flavor.sh(&format!("{DEVICE}{script}{NOTHING_LEFT}"))
+    flavor.sh(&format!("{LISTENING}{DEVICE}{script}{NOTHING_LEFT}"))
 }
 
 fn comes_and_goes(flavor: &Flavor) {
@@ -59,9 +64,9 @@ fn comes_and_goes(flavor: &Flavor) {
 
 fn pingpong(flavor: &Flavor) {
     let script = "for p in rc uc ud srq; do for e in '' -e; do \
-        ibv_${p}_pingpong $e -d fr0 -g 1 >/dev/null & sleep 0.5; \
+        ibv_${p}_pingpong $e -d fr0 -g 1 >/dev/null & listening; \
         timeout 60 ibv_${p}_pingpong $e -d fr0 -g 1 localhost | grep iters; wait $!; done; done; \
-        ibv_rc_pingpong -c -d fr0 -g 1 >/dev/null & sleep 0.5; \
+        ibv_rc_pingpong -c -d fr0 -g 1 >/dev/null & listening; \
         timeout 60 ibv_rc_pingpong -c -d fr0 -g 1 localhost | grep iters; wait $!";
     let ran = with_device(flavor, script).ends_with(0);
     assert_eq!(ran.stdout.matches("1000 iters").count(), 9, "{ran:#?}");
@@ -70,7 +75,7 @@ fn pingpong(flavor: &Flavor) {
 fn perftest(flavor: &Flavor) {
     let script = "for p in ib_send ib_write ib_read ib_atomic; do for k in bw lat; do \
         sizes=-a; [ $p = ib_atomic ] && sizes=; \
-        ${p}_$k -d fr0 -x 1 -F -n 20 $sizes >/dev/null & sleep 0.7; \
+        ${p}_$k -d fr0 -x 1 -F -n 20 $sizes >/dev/null & listening; \
         timeout 100 ${p}_$k -d fr0 -x 1 -F -n 20 $sizes localhost >/tmp/out || { cat /tmp/out; exit 1; }; \
         wait $!; echo ${p}_$k done; done; done";
     let ran = with_device(flavor, script).ends_with(0);
@@ -79,7 +84,7 @@ fn perftest(flavor: &Flavor) {
 
 fn killed(flavor: &Flavor) {
     let script = "for i in 1 2 3 4 5; do \
-        ibv_rc_pingpong -d fr0 -g 1 -n 100000000 >/dev/null & a=$!; sleep 0.5; \
+        ibv_rc_pingpong -d fr0 -g 1 -n 100000000 >/dev/null & a=$!; listening; \
         ibv_rc_pingpong -d fr0 -g 1 -n 100000000 localhost >/dev/null & b=$!; sleep 0.3; \
         kill -9 $a; kill -9 $b; wait $a || :; wait $b || :; done";
     with_device(flavor, script).ends_with(0);
