@@ -9,7 +9,7 @@ use super::{
     bindings,
     types::{PhysState, PortState},
 };
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{marker::PhantomData, net::IpAddr, ptr::NonNull};
 use kernel::{
     bindings::{net_device, notifier_block},
     error::to_result,
@@ -134,6 +134,34 @@ impl NetDevice {
         // SAFETY: A valid device, and the read lock is held. The result is null or comes with a
         // reference for us.
         NonNull::new(unsafe { bindings::rdma_helper_dev_get_net(self.as_raw()) }).map(Net)
+    }
+}
+
+/// Looking for devices by their addresses.
+impl NetDevice {
+    /// The device of the same network namespace that has an address as its own: where IP delivers
+    /// what goes there.
+    pub fn with_address(&self, addr: IpAddr) -> Option<ARef<Self>> {
+        let net = self.net()?;
+        match addr {
+            // SAFETY: A valid namespace. The result is null or comes with a reference for us.
+            IpAddr::V4(addr) => unsafe {
+                let addr = u32::from_ne_bytes(addr.octets());
+                Self::aref_from_raw(bindings::__ip_dev_find(net.as_raw(), addr, true))
+            },
+            IpAddr::V6(addr) => {
+                let addr: bindings::in6_addr =
+                    // SAFETY: Both are 16 bytes of which any will do.
+                    unsafe { core::mem::transmute(addr.octets()) };
+                let _guard = rcu::read_lock();
+                // SAFETY: A valid namespace and a valid address, and the read lock is held, which
+                // keeps the result, if there is one, until `ARef::from` has a reference.
+                unsafe {
+                    let raw = bindings::ipv6_dev_find(net.as_raw(), &addr, core::ptr::null_mut());
+                    (!raw.is_null()).then(|| ARef::from(Self::from_raw(raw)))
+                }
+            }
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use crate::{
     local::{self, AccessError, Outcome},
     memory,
     qp::state::{self, Processing},
-    rdma::{self, qp::QpEvent, Gid, GidType},
+    device::Ferroce,
+    rdma::{self, qp::QpEvent, Device, Gid, GidType},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
     verbs::{limits, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
@@ -264,11 +265,16 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
     }
 }
 
-/// The queue pair at an address, if that is one of this device's.
+/// The queue pair at an address, if that is where IP would deliver locally: an address of this host,
+/// in the device's network namespace.
 fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
     let device = qp.device();
-    device.find_gid(&Gid(*dgid), GidType::RoceV2, 1)?;
-    device.qps.get(number)
+    let dgid = Gid(*dgid);
+    if device.find_gid(&dgid, GidType::RoceV2, 1).is_some() {
+        return device.qps.get(number);
+    }
+    let netdev = device.netdev(1)?.with_address(dgid.ip())?;
+    Device::<Ferroce>::from_netdev(&netdev)?.qps.get(number)
 }
 
 fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt {

@@ -163,7 +163,8 @@ impl Producer {
     }
 
     /// Moves the completions that have not been taken to another, empty ring (Resize CQ). The process
-    /// does not poll meanwhile: it is what asked for this.
+    /// neither polls nor arms meanwhile: it is what asked for this. An event that is asked for stays
+    /// so.
     ///
     /// If they do not fit, both rings stay as they are.
     pub fn move_to(&mut self, to: &mut Self) -> Result<(), CqError> {
@@ -185,6 +186,16 @@ impl Producer {
             copy_out(completion_words(&self.memory, position), &mut bytes);
             to.push(&Cqe::decode(&bytes), false)?;
         }
+        // They have had their event, or none: what is outstanding is for those to come.
+        to.pending = None;
+        to.served = self.served;
+        let arm = self.memory.header::<{ offset_of!(CqHeader, arm) }>();
+        to.memory
+            .header::<{ offset_of!(CqHeader, arm) }>()
+            .store(arm.load(Ordering::Relaxed), Ordering::Relaxed);
+        to.memory
+            .header::<{ offset_of!(CqHeader, served) }>()
+            .store(self.served, Ordering::Relaxed);
         Ok(())
     }
 
@@ -280,6 +291,12 @@ impl Poller {
     pub(super) fn start_at(&mut self, position: u32) {
         self.position = position;
         self.hand_back();
+    }
+
+    /// Goes on where another ring's poller was, after [`Producer::move_to`]: with the event it has
+    /// asked for.
+    pub fn resume(&mut self, before: &Self) {
+        self.arm = before.arm;
     }
 
     /// Takes the next completion, if there is one. It touches no memory but that completion's.

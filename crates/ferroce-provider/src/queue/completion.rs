@@ -17,8 +17,6 @@ pub struct CompletionQueue {
     current: Cqe,
     /// Whether one is being read: from `start_poll` to `end_poll`.
     reading: bool,
-    /// The last event asked for.
-    requested: Option<Notify>,
 }
 
 /// There is no completion to take.
@@ -33,7 +31,6 @@ impl CompletionQueue {
             kept: VecDeque::new(),
             current: Cqe::new(0, 0, WcOpcode::Send, WcStatus::Success),
             reading: false,
-            requested: None,
         }
     }
 
@@ -55,7 +52,6 @@ impl CompletionQueue {
 
     /// Asks for an event.
     pub fn arm(&mut self, notify: Notify) {
-        self.requested = Some(notify);
         self.poller.arm(notify);
     }
 
@@ -106,11 +102,9 @@ impl CompletionQueue {
     }
 
     /// Goes over to another ring, to which the driver has moved the completions not yet taken.
-    pub fn resize(&mut self, poller: Poller) {
+    pub fn resize(&mut self, mut poller: Poller) {
+        poller.resume(&self.poller);
         self.poller = poller;
-        if let Some(notify) = self.requested {
-            self.poller.arm(notify);
-        }
     }
 }
 

@@ -16,6 +16,10 @@ pub const TESTS: &[Test] = &[
         pingpong,
     ),
     ("perftest's programs run, and leave nothing", perftest),
+    (
+        "two devices of a host reach each other, over IPv4 and IPv6",
+        two_devices,
+    ),
     ("a program killed in mid-traffic leaves nothing", killed),
     ("rdma-core's own tests pass", rdma_core_tests),
 ];
@@ -70,6 +74,18 @@ fn pingpong(flavor: &Flavor) {
         timeout 60 ibv_rc_pingpong -c -d fr0 -g 1 localhost | grep iters; wait $!";
     let ran = with_device(flavor, script).ends_with(0);
     assert_eq!(ran.stdout.matches("1000 iters").count(), 9, "{ran:#?}");
+}
+
+fn two_devices(flavor: &Flavor) {
+    let script = "ip -6 addr add fd00::1/64 dev eth0 nodad; ip link add eth1 type dummy; \
+        ip addr add 10.0.1.1/24 dev eth1; ip -6 addr add fd01::1/64 dev eth1 nodad; ip link set eth1 up; \
+        rdma link add fr1 type ferroce netdev eth1; \
+        for gid in 1 2; do for p in rc uc ud; do \
+        ibv_${p}_pingpong -d fr0 -g $gid >/dev/null & listening; \
+        timeout 60 ibv_${p}_pingpong -d fr1 -g $gid localhost | grep iters; wait $!; done; done; \
+        rdma link delete fr1";
+    let ran = with_device(flavor, script).ends_with(0);
+    assert_eq!(ran.stdout.matches("1000 iters").count(), 6, "{ran:#?}");
 }
 
 fn perftest(flavor: &Flavor) {

@@ -152,3 +152,37 @@ fn asking_for_ever_does_not_wear_the_sequence_out() {
     producer.push(&cqe(0), true).unwrap();
     assert!(producer.notify());
 }
+
+#[test]
+fn a_moved_queue_keeps_what_waits_and_the_event_asked_for() {
+    let (_old, mut producer, mut poller) = queue(4);
+    producer.push(&cqe(1), false).unwrap();
+    producer.push(&cqe(2), false).unwrap();
+    assert_eq!(poller.poll(), Some(cqe(1)));
+    poller.hand_back();
+    assert!(!producer.notify(), "nobody has asked");
+    poller.arm(Notify::Next);
+
+    let (_new, mut to, mut from) = queue(8);
+    producer.move_to(&mut to).unwrap();
+    from.resume(&poller);
+    assert!(!to.notify(), "what has been there raises no event");
+    assert_eq!(from.poll(), Some(cqe(2)));
+    to.push(&cqe(3), false).unwrap();
+    assert!(to.notify(), "the next does");
+    from.arm(Notify::Next);
+    to.push(&cqe(4), false).unwrap();
+    assert!(to.notify(), "and so after it was asked for again");
+}
+
+#[test]
+fn a_queue_is_not_moved_into_one_that_is_too_small() {
+    let (_old, mut producer, mut poller) = queue(4);
+    for n in 0..3 {
+        producer.push(&cqe(n), false).unwrap();
+    }
+    let (_new, mut to, _) = queue(2);
+    assert_eq!(producer.move_to(&mut to), Err(CqError::Overrun));
+    assert_eq!(poller.poll(), Some(cqe(0)));
+    producer.push(&cqe(3), false).unwrap();
+}

@@ -117,7 +117,9 @@ fn a_resized_queue_is_polled_and_armed_in_its_new_ring() {
     assert_eq!(verb!(rig, resize_cq(cq, 7)), 0);
     // SAFETY: It has been made.
     assert_eq!(unsafe { (*cq).cqe }, 8);
-    let mut driver = rig.device.completions();
+    let mut moved = rig.device.completions();
+    driver.side.move_to(&mut moved.side).unwrap();
+    let mut driver = moved;
     driver.side.push(&cqe(2), false).unwrap();
     assert!(driver.side.notify());
     assert_eq!(poll(&rig, cq, 8)[0].wr_id, 2);

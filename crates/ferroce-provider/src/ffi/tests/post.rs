@@ -53,8 +53,8 @@ fn the_driver_reads_what_was_posted() {
     let mut send = with_sges(send_wr(1, code(SendOpcode::SendImm)), &mut sges);
     send.send_flags = SIGNALED;
     send.imm_data = u32::from_ne_bytes([1, 2, 3, 4]);
-    let text = [sge(b"inline "), sge(b"data")];
-    let mut write = with_sges(send_wr(2, code(SendOpcode::RdmaWrite)), &mut text.clone());
+    let mut text = [sge(b"inline "), sge(b"data")];
+    let mut write = with_sges(send_wr(2, code(SendOpcode::RdmaWrite)), &mut text);
     write.send_flags = INLINE;
     write.wr.rdma = IbvRdmaArguments {
         remote_addr: 0x9000,
