@@ -21,7 +21,11 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
         Err(error) => {
-            eprintln!("ferroce: {error:#}");
+            // The lab's own errors say all there is in one text.
+            match error.downcast_ref::<ferroce_lab::Error>() {
+                Some(error) => eprintln!("ferroce: {error}"),
+                None => eprintln!("ferroce: {error:#}"),
+            }
             ExitCode::from(ferroce_lab::session::status::LAB as u8)
         }
     }

@@ -49,9 +49,11 @@ fn copy_of_sources(note: &str) -> Sources {
         .arg(dir.path())
         .status();
     assert!(status.unwrap().success());
-    // The driver is built of the protocol core's files, too.
-    std::os::unix::fs::symlink(kernel_dir().join("../crates"), dir.0.path().join("crates"))
-        .unwrap();
+    // The driver is built of the protocol core's files, too, and the plug-in of the workspace's.
+    for name in ["crates", "Cargo.toml", "Cargo.lock"] {
+        std::os::unix::fs::symlink(kernel_dir().join("..").join(name), dir.0.path().join(name))
+            .unwrap();
+    }
     let hello = dir.path().join("examples/hello/hello.rs");
     let text = fs::read_to_string(&hello).unwrap();
     fs::write(hello, format!("{text}\n{note}\n")).unwrap();
