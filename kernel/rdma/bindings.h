@@ -13,6 +13,7 @@
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
+#include <linux/sched.h>
 #include <linux/vmalloc.h>
 #include <net/addrconf.h>
 #include <rdma/ib_addr.h>
@@ -27,6 +28,7 @@ bool rdma_helper_ib_device_try_get(struct ib_device *dev);
 void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev);
 bool rdma_helper_try_module_get(struct module *module);
 void rdma_helper_module_put(struct module *module);
+void rdma_helper_cond_resched(void);
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle);
 struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata);
 

@@ -26,6 +26,11 @@ void rdma_helper_module_put(struct module *module)
 	module_put(module);
 }
 
+void rdma_helper_cond_resched(void)
+{
+	cond_resched();
+}
+
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle)
 {
 	return &bundle->driver_udata;

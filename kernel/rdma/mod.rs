@@ -126,3 +126,9 @@ pub use self::{
 pub fn eopnotsupp() -> Error {
     Error::from_errno(-(kernel::bindings::EOPNOTSUPP as i32))
 }
+
+/// Lets another thread run, if one should. Not where sleeping is forbidden.
+pub fn cond_resched() {
+    // SAFETY: Any thread may call it; where it must not, the kernel says so.
+    unsafe { bindings::rdma_helper_cond_resched() };
+}

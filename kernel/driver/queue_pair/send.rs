@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{
     address, cq,
+    device::Ferroce,
     local::{self, AccessError, Outcome},
     memory,
     qp::state::{self, Processing},
-    device::Ferroce,
     rdma::{self, qp::QpEvent, Device, Gid, GidType},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
@@ -112,8 +112,7 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide) {
             }
         }
         if executed % BATCH == 0 {
-            // SAFETY: No lock is held that forbids to sleep: `drain` has a mutex.
-            unsafe { kernel::bindings::schedule_timeout_uninterruptible(0) };
+            rdma::cond_resched();
         }
     }
 }

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::vec::Vec;
 
 use super::*;
-use crate::ring::SGE_LEN;
+use crate::ring::{Sge, SGE_LEN};
 use crate::verbs::limits::MAX_SEND_SGE;
-use crate::verbs::{FlushPlacement, FlushSelectivity};
+use crate::verbs::{FlushPlacement, FlushSelectivity, ImmData};
 
 type Bytes = Rc<RefCell<Vec<u8>>>;
 
