@@ -37,6 +37,8 @@ pub enum ToHost {
     Stdout(ByteBuf),
     /// Bytes of the command's standard error.
     Stderr(ByteBuf),
+    /// So many bytes of standard input were passed on.
+    Consumed(u32),
     /// The command has ended and all of its output was sent.
     Ended {
         /// Its exit status, 128 + n if signal n ended it.
@@ -53,7 +55,13 @@ pub enum ToHost {
     },
 }
 
-/// The most bytes that a [`ToGuest::Stdin`], or its like, carries.
+/// The most bytes of standard input that are under way to the guest at once.
+///
+/// User-Mode Linux reads a serial line from an interrupt, but from a work item
+/// as well where the terminal's buffer of 4 KiB was full, and with several
+/// processors the two mix up the bytes. Less than that never fills it.
+pub const WINDOW: usize = 2 << 10;
+/// The most bytes that a [`ToHost::Stdout`], or its like, carries.
 pub const CHUNK: usize = 32 << 10;
 /// The longest message that is accepted.
 const LIMIT: usize = CHUNK + 64;

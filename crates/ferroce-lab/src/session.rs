@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use serde_bytes::ByteBuf;
 
 use crate::boot::{Channel, Machine, Running};
 use crate::cache::Cache;
-use crate::channel::{self, ToGuest, ToHost, CHUNK};
+use crate::channel::{self, ToGuest, ToHost, WINDOW};
 use crate::error::{Error, Result};
 use crate::job::{Job, Text};
 use crate::kernel::Kernel;
@@ -193,7 +193,9 @@ impl Session {
         let limit = self.timeout.map(|t| started + t);
         let boot_limit = started + BOOT_LIMIT;
         let (connected, connection) = mpsc::channel();
-        thread::spawn(move || listen(channel, &connected, &events));
+        let credit = Arc::new(Credit::default());
+        let returned = credit.clone();
+        thread::spawn(move || listen(channel, &connected, &events, &returned));
 
         let mut raw = None;
         let mut up = false;
@@ -220,7 +222,8 @@ impl Session {
                         let stream = stream.clone();
                         thread::spawn(move || pass_size(&stream));
                     }
-                    thread::spawn(move || pass_input(&stream));
+                    let credit = credit.clone();
+                    thread::spawn(move || pass_input(&stream, &credit));
                 }
                 Ok(Event::Message(ToHost::Ended { status, taint })) => {
                     return Ok(End::Command { status, taint });
@@ -326,7 +329,12 @@ fn watch_signals(events: Sender<Event>) -> Result<()> {
 }
 
 /// Passes what the guest says on: output to where it belongs, the rest as events.
-fn listen(channel: Channel, connected: &Sender<UnixStream>, events: &Sender<Event>) {
+fn listen(
+    channel: Channel,
+    connected: &Sender<UnixStream>,
+    events: &Sender<Event>,
+    credit: &Credit,
+) {
     let stream = match channel {
         Channel::Open(stream) => Ok(stream),
         Channel::Listening(listener) => listener.accept().map(|(stream, _)| stream),
@@ -349,6 +357,10 @@ fn listen(channel: Channel, connected: &Sender<UnixStream>, events: &Sender<Even
                 Ok(()) => continue,
                 Err(_) => Event::OutputClosed,
             },
+            Ok(Some(ToHost::Consumed(bytes))) => {
+                credit.give(bytes as usize);
+                continue;
+            }
             Ok(Some(message)) => Event::Message(message),
             Ok(None) | Err(_) => Event::ChannelClosed,
         };
@@ -364,15 +376,52 @@ fn pass(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-fn pass_input(stream: &Mutex<UnixStream>) {
-    let mut buf = vec![0; CHUNK];
+/// How many bytes of standard input may be sent.
+struct Credit {
+    left: Mutex<usize>,
+    more: Condvar,
+}
+
+impl Default for Credit {
+    fn default() -> Self {
+        Self {
+            left: Mutex::new(WINDOW),
+            more: Condvar::new(),
+        }
+    }
+}
+
+impl Credit {
+    fn give(&self, bytes: usize) {
+        *self.left.lock().unwrap_or_else(|e| e.into_inner()) += bytes;
+        self.more.notify_one();
+    }
+
+    /// Waits until there is some; only one thread takes.
+    fn wait(&self) -> usize {
+        let left = self.left.lock().unwrap_or_else(|e| e.into_inner());
+        *self
+            .more
+            .wait_while(left, |left| *left == 0)
+            .unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn take(&self, bytes: usize) {
+        *self.left.lock().unwrap_or_else(|e| e.into_inner()) -= bytes;
+    }
+}
+
+fn pass_input(stream: &Mutex<UnixStream>, credit: &Credit) {
+    let mut buf = [0; WINDOW];
     let mut stdin = io::stdin().lock();
     loop {
-        let n = match stdin.read(&mut buf) {
+        let most = credit.wait().min(WINDOW);
+        let n = match stdin.read(&mut buf[..most]) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => 0,
         };
+        credit.take(n);
         let message = match n {
             0 => ToGuest::StdinEnd,
             n => ToGuest::Stdin(ByteBuf::from(&buf[..n])),

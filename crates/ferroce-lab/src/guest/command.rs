@@ -45,7 +45,8 @@ pub fn run(job: &Job, channel: File) -> Result<i32, Failure> {
             thread::spawn(move || pass_output(from, message, &writer))
         })
         .collect();
-    thread::spawn(move || pass_input(channel, streams.stdin, streams.terminal));
+    let consumed = writer.clone();
+    thread::spawn(move || pass_input(channel, streams.stdin, streams.terminal, &consumed));
 
     let status = wait_for(&child);
     // What the command left behind would keep its output open, and goes now:
@@ -161,13 +162,21 @@ fn resize(terminal: impl AsFd, rows: u16, columns: u16) -> rustix::io::Result<()
 }
 
 /// Passes what the host sends on, until it stops sending.
-fn pass_input(mut channel: File, mut stdin: Option<File>, terminal: Option<OwnedFd>) {
+fn pass_input(
+    mut channel: File,
+    mut stdin: Option<File>,
+    terminal: Option<OwnedFd>,
+    writer: &Mutex<File>,
+) {
     loop {
         match channel::receive(&mut channel) {
             Ok(Some(ToGuest::Stdin(bytes))) => {
                 // A command that closed its input is not interested in the rest.
                 if stdin.as_mut().is_some_and(|s| s.write_all(&bytes).is_err()) {
                     stdin = None;
+                }
+                if send(writer, &ToHost::Consumed(bytes.len() as u32)).is_err() {
+                    return;
                 }
             }
             Ok(Some(ToGuest::StdinEnd)) => stdin = None,
@@ -176,7 +185,13 @@ fn pass_input(mut channel: File, mut stdin: Option<File>, terminal: Option<Owned
                     let _ = resize(terminal, rows, columns);
                 }
             }
-            Ok(None) | Err(_) => return,
+            Ok(None) => return,
+            Err(e) => {
+                // Never to be taken for the end of the input.
+                let what = format!("the channel to the host is broken: {e}");
+                let _ = send(writer, &ToHost::Failed { what, status: 125 });
+                return;
+            }
         }
     }
 }
