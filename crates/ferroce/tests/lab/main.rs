@@ -12,6 +12,8 @@
 mod build;
 mod device;
 mod errors;
+mod install;
+mod link;
 mod modules;
 mod run;
 mod support;
@@ -68,6 +70,8 @@ fn trials() -> Vec<Trial> {
         (UML, errors::TESTS),
         (UML, build::TESTS),
         (UML, device::TESTS),
+        (UML, link::TESTS),
+        (UML, install::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
