@@ -9,6 +9,7 @@
 //! cargo test --release -p ferroce --test lab -- --ignored
 //! ```
 
+mod bench;
 mod build;
 mod device;
 mod errors;
@@ -72,6 +73,7 @@ fn trials() -> Vec<Trial> {
         (UML, device::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
+        (UML, bench::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
