@@ -18,7 +18,7 @@ use crate::{
     verbs::{self, limits},
     THIS_MODULE,
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::static_lock_class};
 
 /// The driver's data for one device.
 #[pin_data]
@@ -29,7 +29,8 @@ pub(crate) struct Ferroce {
     #[pin]
     pub(crate) keys: Keys,
     #[pin]
-    pub(crate) ahs: Table<Address>,
+    /// The kernel makes its own in any context.
+    pub(crate) ahs: Table<Address, lock::IrqSave>,
     #[pin]
     pub(crate) groups: Groups,
 }
@@ -39,10 +40,10 @@ impl Ferroce {
         let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
-            qps <- Table::new(first, limit),
+            qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // Key zero is for nobody: programs take it for none.
-            keys <- Table::new(1, MAX_KEYS),
-            ahs <- Table::new(1, MAX_AH),
+            keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
+            ahs <- Table::new(1, MAX_AH, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
         })
     }

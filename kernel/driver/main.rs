@@ -28,8 +28,10 @@ pub mod uapi;
 pub mod verbs;
 
 mod address;
+mod callback;
 mod cq;
 mod device;
+mod kernel_user;
 mod memory;
 mod multicast;
 mod queue_pair;

@@ -153,6 +153,11 @@ impl Range {
 }
 
 impl Mr {
+    /// Its number in the device's table of keys.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Checks that a window may be bound to a part of the region (IBTA 10.6.7.2.1).
     pub(crate) fn check_bind(
         &self,
@@ -275,7 +280,7 @@ impl mr::Operations for Mr {
             memory.virt_addr
         };
         let pinned = pin(device, memory, access)?;
-        let number = device.keys.reserve()?.keep();
+        let number = device.keys.reserve(GFP_KERNEL)?.keep();
         let key = number << KEY_BITS;
         mr.set_keys(key, key);
         let state = State {

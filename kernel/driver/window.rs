@@ -58,7 +58,7 @@ impl mw::Operations for Mw {
     ) -> Result<impl PinInit<Self, Error>> {
         call.none()?;
         let pd = PdId::of(mw.pd());
-        let number = mw.device().keys.reserve()?.keep();
+        let number = mw.device().keys.reserve(GFP_KERNEL)?.keep();
         let key = number << KEY_BITS;
         mw.set_rkey(key);
         let state = State { key, bound: None };

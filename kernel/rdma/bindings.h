@@ -14,6 +14,7 @@
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
 #include <linux/sched.h>
+#include <linux/spinlock.h>
 #include <linux/vmalloc.h>
 #include <net/addrconf.h>
 #include <rdma/ib_addr.h>
@@ -29,6 +30,9 @@ void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev);
 bool rdma_helper_try_module_get(struct module *module);
 void rdma_helper_module_put(struct module *module);
 void rdma_helper_cond_resched(void);
+unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock);
+bool rdma_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
+void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle);
 struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata);
 

@@ -47,6 +47,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
         call: Option<&UserCall<'_, Self::Device>>,
     ) -> Result<impl PinInit<Self, Error>>;
 
+    /// Called for a queue of the kernel's own before [`Self::destroy`]: when this has returned, the
+    /// driver must not call [`Cq::notify`] any more.
+    fn pre_destroy(_cq: &Cq<Self>) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Called before the queue goes; all queue pairs that used it have gone already. The driver has
     /// to give up what references to the queue it keeps.
     fn destroy(_cq: &Cq<Self>) {}
@@ -156,6 +162,23 @@ impl<T: Operations> Callbacks<T> {
             Cq::<T>::destroy(cq);
         }
         0
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `pre_destroy_cq` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn pre_destroy(cq: *mut bindings::ib_cq) -> c_int {
+        // SAFETY: `ib_core` passes a queue that `create` has initialised.
+        T::pre_destroy(unsafe { Cq::from_raw(cq) });
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `post_destroy_cq` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn post_destroy(cq: *mut bindings::ib_cq) {
+        // SAFETY: `ib_core` calls this in place of `destroy` if there is a `pre_destroy`.
+        unsafe { Self::destroy(cq, core::ptr::null_mut()) };
     }
 
     /// # Safety

@@ -31,6 +31,24 @@ void rdma_helper_cond_resched(void)
 	cond_resched();
 }
 
+unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
+}
+
+bool rdma_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags)
+{
+	return spin_trylock_irqsave(lock, *flags);
+}
+
+void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags)
+{
+	spin_unlock_irqrestore(lock, flags);
+}
+
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle)
 {
 	return &bundle->driver_udata;

@@ -76,6 +76,7 @@ pub mod cq;
 pub mod device;
 pub mod gid;
 pub mod link;
+pub mod lock;
 pub mod mmap;
 pub mod mr;
 pub mod mw;
@@ -101,6 +102,7 @@ pub use self::{
     device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent},
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},
+    lock::SpinLockIrqSave,
     mmap::{SharedPages, UserMapping},
     mr::{Mr, NewMr, Rereg, UserMemory},
     mw::{Mw, NewMw},

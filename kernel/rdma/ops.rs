@@ -247,6 +247,8 @@ impl<T: Operations> VTable<T> {
         size_ib_cq: cq::Cq::<T::Cq>::SIZE,
         create_cq: op!(T::Cq::SUPPORTED, cq::Callbacks::<T::Cq>::create),
         destroy_cq: op!(T::Cq::SUPPORTED, cq::Callbacks::<T::Cq>::destroy),
+        pre_destroy_cq: op!(T::Cq::HAS_PRE_DESTROY, cq::Callbacks::<T::Cq>::pre_destroy),
+        post_destroy_cq: op!(T::Cq::HAS_PRE_DESTROY, cq::Callbacks::<T::Cq>::post_destroy),
         resize_user_cq: op!(T::Cq::HAS_RESIZE, cq::Callbacks::<T::Cq>::resize),
         poll_cq: op!(T::Cq::HAS_POLL, cq::Callbacks::<T::Cq>::poll),
         req_notify_cq: op!(

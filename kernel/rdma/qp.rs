@@ -295,7 +295,7 @@ impl<T: Operations> Callbacks<T> {
             // for the bad one.
             unsafe {
                 let qp = Qp::<T>::from_raw(qp);
-                let mut wrs = SendWrs::from_raw(list, Some(qp.qp_type()));
+                let mut wrs = SendWrs::from_raw(list, Some(qp.qp_type()), qp.is_user());
                 T::post_send(qp, &mut wrs).inspect_err(|_| *bad = wrs.bad())?;
             }
             Ok(0)
@@ -313,8 +313,9 @@ impl<T: Operations> Callbacks<T> {
         from_result(|| {
             // SAFETY: As in `post_send`.
             unsafe {
-                let mut wrs = RecvWrs::from_raw(list, None);
-                T::post_recv(Qp::from_raw(qp), &mut wrs).inspect_err(|_| *bad = wrs.bad())?;
+                let qp = Qp::<T>::from_raw(qp);
+                let mut wrs = RecvWrs::from_raw(list, None, qp.is_user());
+                T::post_recv(qp, &mut wrs).inspect_err(|_| *bad = wrs.bad())?;
             }
             Ok(0)
         })

@@ -197,8 +197,9 @@ impl<T: Operations> Callbacks<T> {
             // SAFETY: `ib_core` passes a valid queue, a list of valid work requests, and a place for
             // the bad one.
             unsafe {
-                let mut wrs = RecvWrs::from_raw(list, None);
-                T::post_recv(Srq::from_raw(srq), &mut wrs).inspect_err(|_| *bad = wrs.bad())?;
+                let srq = Srq::<T>::from_raw(srq);
+                let mut wrs = RecvWrs::from_raw(list, None, srq.is_user());
+                T::post_recv(srq, &mut wrs).inspect_err(|_| *bad = wrs.bad())?;
             }
             Ok(0)
         })

@@ -22,8 +22,9 @@ use super::{
     address::Attributes,
     cq::{self, CqRef},
     device::Ferroce,
+    kernel_user::{qp_event_bit, Polling, Posting},
     memory::PdId,
-    rings::{errno, Rings},
+    rings::{errno, PostQueue, Rings},
     srq::SrqRef,
 };
 use crate::{
@@ -37,7 +38,7 @@ use crate::{
         wr::{RecvWrs, SendWrs},
         Gid, NewQp, QpAttrMask, UserCall,
     },
-    ring::{Cqe, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
+    ring::{Cqe, Doorbell, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
     verbs::{limits, EventType, QpType, WcOpcode, WcStatus},
 };
@@ -70,6 +71,8 @@ pub(crate) struct Qp {
     /// There may be something to do on the send queue that its holder has not seen.
     kicked: AtomicBool,
     deferred: Arc<work::Deferred>,
+    /// The user's side, if that is the kernel.
+    user: Option<Pin<KBox<Posting>>>,
 }
 
 #[pinned_drop]
@@ -77,6 +80,9 @@ impl PinnedDrop for Qp {
     fn drop(self: Pin<&mut Self>) {
         // Nobody has a reference to the queue pair any more who could ask for work.
         self.deferred.cancel();
+        self.for_each_polling(|polling| polling.disown(self.number));
+        // Not before: the next queue pair of that number is to find no completions of this one.
+        self.send_cq.device().qps.remove(self.number);
     }
 }
 
@@ -109,7 +115,6 @@ impl Operations for Qp {
         attr: &mut QpInitAttr,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
-        let call = call.ok_or(eopnotsupp())?;
         if attr.create_flags() != 0 {
             return Err(eopnotsupp());
         }
@@ -124,17 +129,23 @@ impl Operations for Qp {
         let recv_cq = ARef::from(qp.recv_cq().ok_or(EINVAL)?);
 
         let layout = layout(attr.caps(), srq.is_some())?;
-        let rings = Arc::new(Rings::new(layout.len(), call)?, GFP_KERNEL)?;
+        let rings = Rings::new(layout.len(), call)?;
         let send = Rings::send(&rings, layout.send_offset(), layout.send())?;
         let receives = match (layout.recv(), layout.recv_offset()) {
             (Some(size), Some(at)) => Some(ReceiveQueue::new(Rings::receive(&rings, at, size)?)),
             _ => None,
         };
-        call.respond(&uapi::QpResponse {
-            rings: rings.mapping(),
-            send: layout.send().descriptor(),
-            recv: layout.recv().map(|r| r.descriptor()).unwrap_or_default(),
-        })?;
+        let user = match call {
+            Some(call) => {
+                call.respond(&uapi::QpResponse {
+                    rings: rings.mapping(),
+                    send: layout.send().descriptor(),
+                    recv: layout.recv().map(|r| r.descriptor()).unwrap_or_default(),
+                })?;
+                None
+            }
+            None => Some(posting(&rings, &layout)?),
+        };
         let caps = Caps {
             layout,
             signal_all: attr.signal_all(),
@@ -143,7 +154,7 @@ impl Operations for Qp {
 
         let pd = PdId::of(qp.pd());
         let deferred = work::Deferred::new()?;
-        let number = qp.device().qps.reserve()?.keep();
+        let number = qp.device().qps.reserve(GFP_KERNEL)?.keep();
         qp.set_number(number);
         let shared = Shared {
             attr: QpAttr::new(),
@@ -165,18 +176,28 @@ impl Operations for Qp {
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
             deferred,
+            user,
         }? Error))
     }
 
     fn created(qp: &rdma::Qp<Self>) -> Result {
+        let mut result = Ok(());
+        qp.for_each_polling(|polling| {
+            result = result.and_then(|()| polling.add(qp, GFP_KERNEL));
+        });
+        if result.is_err() {
+            qp.for_each_polling(|polling| polling.remove(qp.number));
+            return result;
+        }
         qp.deferred.attach(ARef::from(qp));
         qp.device().qps.put(qp.number, ARef::from(qp));
         Ok(())
     }
 
     fn destroy(qp: &rdma::Qp<Self>) {
-        qp.device().qps.remove(qp.number);
+        qp.device().qps.take(qp.number);
         qp.device().groups.forget(qp);
+        qp.for_each_polling(|polling| polling.remove(qp.number));
         qp.shared.lock().is_gone = true;
         qp.deferred.detach();
         // Whoever executes its requests notices, and lets go.
@@ -223,19 +244,80 @@ impl Operations for Qp {
     }
 
     fn post_send(qp: &rdma::Qp<Self>, wrs: &mut SendWrs<'_, Ferroce>) -> Result {
-        if !wrs.is_empty() {
-            return Err(eopnotsupp());
+        match &qp.user {
+            Some(user) => {
+                let (doorbell, result) = user.post_send(qp.qp_type, wrs);
+                ring(qp, doorbell);
+                result
+            }
+            // A process has its ring; this is its doorbell.
+            None if wrs.is_empty() => {
+                kick(qp);
+                Ok(())
+            }
+            None => Err(eopnotsupp()),
         }
-        kick(qp);
-        Ok(())
     }
 
     fn post_recv(qp: &rdma::Qp<Self>, wrs: &mut RecvWrs<'_, Ferroce>) -> Result {
-        if !wrs.is_empty() {
-            return Err(eopnotsupp());
+        match &qp.user {
+            Some(user) => {
+                let (doorbell, result) = user.post_recv(wrs);
+                ring(qp, doorbell);
+                result
+            }
+            // As above.
+            None if wrs.is_empty() => {
+                flush_receives(qp);
+                Ok(())
+            }
+            None => Err(eopnotsupp()),
         }
+    }
+}
+
+impl Qp {
+    /// Calls `op` for the completion queues of a kernel user, twice if they are the same.
+    fn for_each_polling(&self, mut op: impl FnMut(&Polling)) {
+        for cq in [&self.send_cq, &self.recv_cq] {
+            if let Some(polling) = cq.polling() {
+                op(polling);
+            }
+        }
+    }
+}
+
+/// A kernel user's side of the rings.
+fn posting(rings: &Arc<Rings>, layout: &QpLayout) -> Result<Pin<KBox<Posting>>> {
+    let send = PostQueue::new(rings, layout.send_offset(), layout.send())?;
+    let recv = match (layout.recv(), layout.recv_offset()) {
+        (Some(size), Some(at)) => Some(PostQueue::new(rings, at, size)?),
+        _ => None,
+    };
+    Posting::new(send, recv)
+}
+
+/// Answers a kernel user's doorbell: not here, where nothing may sleep.
+fn ring(qp: &rdma::Qp<Qp>, doorbell: Doorbell) {
+    if doorbell == Doorbell::Ring {
+        qp.deferred.soon();
+    }
+}
+
+/// Does what has been deferred.
+fn catch_up(qp: &rdma::Qp<Qp>) {
+    if qp.user.is_some() {
+        // A doorbell does not say which queue it is for.
         flush_receives(qp);
-        Ok(())
+    }
+    kick(qp);
+}
+
+/// Tells of an event.
+fn dispatch(qp: &rdma::Qp<Qp>, event: QpEvent) {
+    match &qp.user {
+        Some(user) => user.callbacks.raise(qp, qp_event_bit(event)),
+        None => qp.dispatch(event),
     }
 }
 
@@ -283,6 +365,9 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             shared.sgid = sgid;
             shared.av = av;
         }
+        if let Some(user) = &qp.user {
+            user.set_state(modified.attr.state);
+        }
         modified.transition
     };
     match transition {
@@ -292,6 +377,8 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             if let Some(receives) = &mut qp.shared.lock().receives {
                 receives.reset();
             }
+            // Nobody could tell what they are of.
+            qp.for_each_polling(|polling| polling.disown(qp.number));
         }
         Transition::Flush => {
             flush_receives(qp);
@@ -343,7 +430,7 @@ fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
         shared.attr.state = after;
     }
     if let Some(event) = event.and_then(qp_event) {
-        qp.dispatch(event);
+        dispatch(qp, event);
     }
     flush_receives(qp);
     last_wqe_reached(qp);
@@ -386,7 +473,7 @@ fn flush_receives(qp: &rdma::Qp<Qp>) {
 /// is taken only when its message is delivered, so there is none under way.
 fn last_wqe_reached(qp: &rdma::Qp<Qp>) {
     if qp.srq.is_some() {
-        qp.dispatch(QpEvent::LastWqeReached);
+        dispatch(qp, QpEvent::LastWqeReached);
     }
 }
 

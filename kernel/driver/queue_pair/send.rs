@@ -91,7 +91,7 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide) {
         }
         if processing == Processing::Drain && send.current.is_none() {
             if qp.shared.lock().attr.drained() {
-                qp.dispatch(QpEvent::SqDrained);
+                super::dispatch(qp, QpEvent::SqDrained);
             }
             return;
         }
@@ -152,7 +152,7 @@ fn broken(qp: &rdma::Qp<Qp>) {
         before
     };
     if before != crate::verbs::QpState::Err {
-        qp.dispatch(QpEvent::Fatal);
+        super::dispatch(qp, QpEvent::Fatal);
         super::flush_receives(qp);
     }
 }
@@ -173,7 +173,11 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
         .get(..send.current.unwrap_or(0))
         .unwrap_or(&[]);
     let wr_id = SendRequest::wr_id(entry);
-    let (opcode, signaled, attempt) = match SendRequest::decode(entry, qp.qp_type, Origin::User) {
+    let origin = match qp.user {
+        Some(_) => Origin::Kernel,
+        None => Origin::User,
+    };
+    let (opcode, signaled, attempt) = match SendRequest::decode(entry, qp.qp_type, origin) {
         Ok((request, data)) => {
             let opcode = request.operation.opcode();
             let signaled = qp.caps.signal_all || request.flags.contains(SendFlags::SIGNALED);

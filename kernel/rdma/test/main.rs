@@ -17,6 +17,7 @@
 
 use core::sync::atomic::Ordering;
 use kernel::{
+    alloc::Flags,
     prelude::*,
     sync::{
         aref::ARef,
@@ -213,6 +214,7 @@ impl ah::Operations for TestAh {
     fn create(
         ah: &NewAh<'_, Self>,
         attr: &AhAttr,
+        _flags: Flags,
         _call: Option<&UserCall<'_, Dev>>,
     ) -> Result<impl PinInit<Self, Error>> {
         let sgid = attr.sgid().ok_or(EINVAL)?;

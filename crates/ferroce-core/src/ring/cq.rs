@@ -314,9 +314,34 @@ impl Poller {
 
     /// Whether there is a completion to take (`IB_CQ_REPORT_MISSED_EVENTS`, after arming).
     pub fn has_completion(&self) -> bool {
+        self.has_completion_at(self.position)
+    }
+
+    fn has_completion_at(&self, position: u32) -> bool {
         // Barrier D: pairs with the release store in `Producer::push`.
-        let sequence = self.memory.sequence(self.position).load(Ordering::Acquire);
-        sequence == self.position.wrapping_add(1)
+        self.memory.sequence(position).load(Ordering::Acquire) == position.wrapping_add(1)
+    }
+
+    /// Makes the completions of a QP that has gone nobody's: they stay in the queue, as those of QP 0,
+    /// which has none of its own. Its driver makes no more of them.
+    ///
+    /// It allocates nothing, and so can be done where nothing may sleep.
+    pub fn disown(&mut self, qp_num: u32) {
+        let mut position = self.position;
+        while self.has_completion_at(position) {
+            let words = completion_words(&self.memory, position);
+            let mut bytes = [0; ENCODED_LEN];
+            copy_out(words, &mut bytes);
+            let mut cqe = Cqe::decode(&bytes);
+            if cqe.qp_num == qp_num {
+                cqe.qp_num = 0;
+                // The slot is this side's until it is handed back.
+                let mut writer = Writer::new(words);
+                writer.write(&cqe.encode());
+                writer.finish();
+            }
+            position = position.wrapping_add(1);
+        }
     }
 
     /// Hands the slots of the completions taken back to the producer.
