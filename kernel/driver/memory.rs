@@ -13,7 +13,7 @@ use crate::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
         umem::Umem,
-        Device, MrType, NewMr, UserCall,
+        Device, MrAdvice, MrType, NewMr, UserCall,
     },
     ring::{Remote, Sge},
     verbs::AccessFlags,
@@ -201,6 +201,12 @@ pub(crate) fn invalidate(keys: &Keys, key: u32, qpn: u32) -> Result<(), AccessEr
 }
 
 impl Region for Range {
+    fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
+        self.memory
+            .prefetch(self.offset, length as usize, write, true)
+            .map_err(|_| Fault)
+    }
+
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
         from.memory
             .copy_to(
@@ -243,7 +249,7 @@ fn access_flags(access: rdma::AccessFlags) -> Result<AccessFlags> {
     AccessFlags::try_from(required).map_err(|_| EINVAL)
 }
 
-fn pin(
+fn get(
     device: &Device<Ferroce>,
     memory: UserMemory,
     access: rdma::AccessFlags,
@@ -271,15 +277,16 @@ impl mr::Operations for Mr {
         }
         let device = pd.device();
         let flags = access_flags(access)?;
-        if flags.intersects(AccessFlags::ON_DEMAND) {
-            return Err(eopnotsupp());
+        if flags.intersects(AccessFlags::ON_DEMAND) && memory.length == u64::MAX {
+            // All of a process's memory (implicit on-demand paging) is not offered.
+            return Err(EINVAL);
         }
         let start = if flags.contains(AccessFlags::ZERO_BASED) {
             0
         } else {
             memory.virt_addr
         };
-        let pinned = pin(device, memory, access)?;
+        let umem = get(device, memory, access)?;
         let number = device.keys.reserve(GFP_KERNEL)?.keep();
         let key = number << KEY_BITS;
         mr.set_keys(key, key);
@@ -288,7 +295,7 @@ impl mr::Operations for Mr {
             pd: PdId::of(pd),
             access: flags,
             start,
-            memory: pinned,
+            memory: umem,
         };
         Ok(try_pin_init!(Mr {
             number,
@@ -315,14 +322,12 @@ impl mr::Operations for Mr {
         let mut state = mr.state.lock().clone();
         if let Some(access) = change.access {
             state.access = access_flags(access)?;
-            if state.access.intersects(AccessFlags::ON_DEMAND) {
-                return Err(eopnotsupp());
-            }
-            // Pages that were pinned for reading cannot be written to.
+            // Pages that were had for reading cannot be written to, and those that are pinned stay so.
             let writes = AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE);
+            let on_demand = state.access.intersects(AccessFlags::ON_DEMAND);
             if change.memory.is_none()
-                && state.access.intersects(writes)
-                && !state.memory.is_writable()
+                && (state.access.intersects(writes) && !state.memory.is_writable()
+                    || on_demand != state.memory.is_on_demand())
             {
                 return Err(eopnotsupp());
             }
@@ -332,11 +337,11 @@ impl mr::Operations for Mr {
         }
         if let Some(memory) = change.memory {
             let access = rdma::AccessFlags::from_bits(state.access.bits());
-            state.memory = pin(mr.device(), memory, access)?;
+            state.memory = get(mr.device(), memory, access)?;
             state.start = memory.virt_addr;
         }
         let before = core::mem::replace(&mut *mr.state.lock(), state);
-        // Dropped with the lock released: that unpins pages.
+        // Dropped with the lock released: that gives pages back.
         drop(before);
         Ok(())
     }
@@ -356,6 +361,26 @@ impl mr::Operations for Mr {
         _max_pages: u32,
     ) -> Result<impl PinInit<Self, Error>> {
         Err::<Result<Self>, _>(eopnotsupp())
+    }
+
+    fn advise(pd: &rdma::Pd<Pd>, advice: MrAdvice, sges: &[rdma::Sge]) -> Result {
+        let write = advice == MrAdvice::PrefetchWrite;
+        for sge in sges {
+            let sge = Sge {
+                addr: sge.addr,
+                length: sge.length,
+                lkey: sge.lkey,
+            };
+            let keys = &pd.device().keys;
+            let range = Range::local(keys, PdId::of(pd), sge, false).map_err(|_| EINVAL)?;
+            if write && !range.memory.is_writable() {
+                return Err(EPERM);
+            }
+            let fault = advice != MrAdvice::PrefetchNoFault;
+            let length = sge.length as usize;
+            range.memory.prefetch(range.offset, length, write, fault)?;
+        }
+        Ok(())
     }
 
     fn dereg(mr: &rdma::Mr<Self>) -> Result {
