@@ -5,7 +5,7 @@
 use super::{
     address::{Address, Ah},
     cq::Cq,
-    memory::{Keys, Mr, MAX_KEYS},
+    memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
     queue_pair::{self, Qp, QpRef},
     srq::Srq,
@@ -88,9 +88,10 @@ impl rdma::Operations for Ferroce {
 
     fn query_device(device: &Device<Self>, attr: &mut DeviceAttr) -> Result {
         attr.sys_image_guid = u64::from_ne_bytes(device.guid);
-        attr.device_cap_flags = (DeviceCaps::MEM_WINDOW | DeviceCaps::MEM_WINDOW_TYPE_2B)
-            .bits()
-            .into();
+        let caps = DeviceCaps::MEM_WINDOW
+            | DeviceCaps::MEM_WINDOW_TYPE_2B
+            | DeviceCaps::MEM_MGT_EXTENSIONS;
+        attr.device_cap_flags = caps.bits().into();
         attr.kernel_cap_flags = (KernelCaps::ALLOW_USER_UNREG | KernelCaps::ON_DEMAND_PAGING)
             .bits()
             .into();
@@ -108,6 +109,8 @@ impl rdma::Operations for Ferroce {
         attr.max_qp_wr = limits::MAX_QP_WR as i32;
         attr.max_send_sge = limits::MAX_SEND_SGE as i32;
         attr.max_recv_sge = limits::MAX_RECV_SGE as i32;
+        attr.max_sge_rd = limits::MAX_SEND_SGE as i32;
+        attr.max_fast_reg_page_list_len = MAX_FAST_REG_PAGES;
         attr.max_cq = 1 << 20;
         attr.max_cqe = limits::MAX_CQE as i32;
         attr.max_mcast_grp = 1 << 13;

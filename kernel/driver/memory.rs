@@ -12,10 +12,10 @@ use crate::{
     rdma::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
-        umem::Umem,
+        umem::{PageList, Umem},
         Device, MrAdvice, MrType, NewMr, UserCall,
     },
-    ring::{Remote, Sge},
+    ring::{RegMr, Remote, Sge},
     verbs::AccessFlags,
 };
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -58,6 +58,9 @@ pub(crate) struct Mr {
     number: u32,
     /// How many windows are bound to it.
     windows: AtomicU32,
+    /// Of a region that is registered by work requests: its memory, for pages to be mapped in any
+    /// context.
+    listed: Option<Arc<Umem>>,
     #[pin]
     state: SpinLock<State>,
 }
@@ -65,13 +68,37 @@ pub(crate) struct Mr {
 /// What can change of a region, by registering it anew.
 #[derive(Clone)]
 struct State {
+    phase: Phase,
     key: u32,
     pd: PdId,
     access: AccessFlags,
     /// The address of the first byte in work requests.
     start: u64,
+    length: u64,
     memory: Arc<Umem>,
+    /// Where in the memory the region begins.
+    offset: usize,
 }
+
+/// The states of a region that is registered by work requests (IBTA 10.6.4.4); any other is valid
+/// always.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Free,
+    Valid,
+    /// No longer valid, and not free before the last access has ended.
+    Closing,
+}
+
+impl State {
+    /// Whether a key of a protection domain names the region, and it may be used.
+    fn is_named(&self, pd: PdId, key: u32) -> bool {
+        self.phase == Phase::Valid && self.key == key && self.pd == pd
+    }
+}
+
+/// How many pages can be registered by a work request.
+pub(crate) const MAX_FAST_REG_PAGES: u32 = 512;
 
 /// A range of a region.
 pub(crate) struct Range {
@@ -96,7 +123,7 @@ impl Range {
         };
         {
             let state = region.state.lock();
-            if state.key != key || state.pd != pd || !state.access.contains(access) {
+            if !state.is_named(pd, key) || !state.access.contains(access) {
                 return Err(AccessError);
             }
         }
@@ -123,15 +150,15 @@ impl Range {
         let (memory, offset) = {
             let state = region.state.lock();
             let offset = addr.checked_sub(state.start).ok_or(AccessError)?;
-            (state.memory.clone(), offset)
+            let end = offset.checked_add(length.into()).ok_or(AccessError)?;
+            if end > state.length {
+                return Err(AccessError);
+            }
+            (state.memory.clone(), state.offset + offset as usize)
         };
-        let end = offset.checked_add(length.into()).ok_or(AccessError)?;
-        if end > memory.len() as u64 {
-            return Err(AccessError);
-        }
         Ok(Self {
             memory,
-            offset: offset as usize,
+            offset,
             _region: region.clone(),
         })
     }
@@ -172,13 +199,49 @@ impl Mr {
             !access.intersects(writes) || state.access.contains(AccessFlags::LOCAL_WRITE);
         let offset = part.addr.checked_sub(state.start).ok_or(AccessError)?;
         let end = offset.checked_add(length).ok_or(AccessError)?;
-        let allowed = state.key == part.lkey
-            && state.pd == pd
+        let allowed = state.is_named(pd, part.lkey)
             && state.access.contains(AccessFlags::MW_BIND)
             && !access.intersects(AccessFlags::ZERO_BASED)
             && may_write
-            && end <= state.memory.len() as u64;
+            && end <= state.length;
         allowed.then_some(()).ok_or(AccessError)
+    }
+
+    /// The pages of a region that is registered by work requests.
+    fn page_list(&self) -> Option<&PageList> {
+        self.listed.as_ref()?.page_list()
+    }
+
+    fn register(region: &rdma::Mr<Self>, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
+        let list = region.page_list().ok_or(AccessError)?;
+        let (start, length) = region.mapped();
+        let mut state = region.state.lock();
+        let is_own_key = request.key >> KEY_BITS == region.number;
+        if state.phase != Phase::Free || state.pd != pd || !is_own_key {
+            return Err(AccessError);
+        }
+        state.offset = list.open(start, length).map_err(|_| AccessError)?;
+        state.phase = Phase::Valid;
+        state.key = request.key;
+        state.access = request.access;
+        state.start = start;
+        state.length = length;
+        Ok(())
+    }
+
+    fn invalidate(&self, pd: PdId, key: u32) -> Result<(), AccessError> {
+        let list = self.page_list().ok_or(AccessError)?;
+        {
+            let mut state = self.state.lock();
+            if !state.is_named(pd, key) {
+                return Err(AccessError);
+            }
+            state.phase = Phase::Closing;
+        }
+        // After this its pages are the owner's again, to do with them what it likes.
+        list.close();
+        self.state.lock().phase = Phase::Free;
+        Ok(())
     }
 
     /// Counts a window that is bound to the region.
@@ -192,11 +255,20 @@ impl Mr {
     }
 }
 
-/// Ends the access by a key (IBTA 10.6.5). Regions of processes have no such keys.
-pub(crate) fn invalidate(keys: &Keys, key: u32, qpn: u32) -> Result<(), AccessError> {
-    match keys.get(key >> KEY_BITS) {
-        Some(Named::Window(window)) => window.invalidate(key, qpn),
-        _ => Err(AccessError),
+/// Ends the access by a key (IBTA 10.6.5), for a queue pair of that protection domain and number. Regions
+/// of processes have no such keys. It may sleep.
+pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<(), AccessError> {
+    match keys.get(key >> KEY_BITS).ok_or(AccessError)? {
+        Named::Window(window) => window.invalidate(key, qpn),
+        Named::Region(region) => region.invalidate(pd, key),
+    }
+}
+
+/// Registers the memory that has been mapped in a region (IBTA 10.6.4.4, Fast Register).
+pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
+    match keys.get(request.mr).ok_or(AccessError)? {
+        Named::Region(region) => Mr::register(&region, pd, request),
+        Named::Window(_) => Err(AccessError),
     }
 }
 
@@ -261,6 +333,24 @@ fn get(
     )?)
 }
 
+/// Gives a region a key of its own.
+fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>) -> Result<u32> {
+    let key = pd.device().keys.reserve(GFP_KERNEL)?.keep() << KEY_BITS;
+    mr.set_keys(key, key);
+    Ok(key)
+}
+
+/// Makes a region of what is to be its state.
+fn region(state: State) -> impl PinInit<Mr, Error> {
+    let listed = state.memory.page_list().map(|_| state.memory.clone());
+    try_pin_init!(Mr {
+        number: state.key >> KEY_BITS,
+        windows: AtomicU32::new(0),
+        listed,
+        state <- new_spinlock!(state, "ferroce::Mr::state"),
+    }? Error)
+}
+
 #[vtable]
 impl mr::Operations for Mr {
     type Device = Ferroce;
@@ -287,21 +377,16 @@ impl mr::Operations for Mr {
             memory.virt_addr
         };
         let umem = get(device, memory, access)?;
-        let number = device.keys.reserve(GFP_KERNEL)?.keep();
-        let key = number << KEY_BITS;
-        mr.set_keys(key, key);
-        let state = State {
-            key,
+        Ok(region(State {
+            phase: Phase::Valid,
+            key: reserve(mr, pd)?,
             pd: PdId::of(pd),
             access: flags,
             start,
+            length: memory.length,
             memory: umem,
-        };
-        Ok(try_pin_init!(Mr {
-            number,
-            windows: AtomicU32::new(0),
-            state <- new_spinlock!(state, "ferroce::Mr::state"),
-        }? Error))
+            offset: 0,
+        }))
     }
 
     fn created(mr: &rdma::Mr<Self>) -> Result {
@@ -339,6 +424,7 @@ impl mr::Operations for Mr {
             let access = rdma::AccessFlags::from_bits(state.access.bits());
             state.memory = get(mr.device(), memory, access)?;
             state.start = memory.virt_addr;
+            state.length = memory.length;
         }
         let before = core::mem::replace(&mut *mr.state.lock(), state);
         // Dropped with the lock released: that gives pages back.
@@ -347,20 +433,55 @@ impl mr::Operations for Mr {
     }
 
     fn get_dma(
-        _mr: &mut NewMr<'_, Self>,
-        _pd: &rdma::Pd<Pd>,
-        _access: rdma::AccessFlags,
+        mr: &mut NewMr<'_, Self>,
+        pd: &rdma::Pd<Pd>,
+        access: rdma::AccessFlags,
     ) -> Result<impl PinInit<Self, Error>> {
-        Err::<Result<Self>, _>(eopnotsupp())
+        let memory = Arc::new(Umem::kernel(), GFP_KERNEL)?;
+        let access = access_flags(access)?;
+        Ok(region(State {
+            phase: Phase::Valid,
+            key: reserve(mr, pd)?,
+            pd: PdId::of(pd),
+            access,
+            start: 0,
+            length: u64::MAX,
+            memory,
+            offset: 0,
+        }))
     }
 
     fn alloc(
-        _mr: &mut NewMr<'_, Self>,
-        _pd: &rdma::Pd<Pd>,
-        _mr_type: MrType,
-        _max_pages: u32,
+        mr: &mut NewMr<'_, Self>,
+        pd: &rdma::Pd<Pd>,
+        mr_type: MrType,
+        max_pages: u32,
     ) -> Result<impl PinInit<Self, Error>> {
-        Err::<Result<Self>, _>(eopnotsupp())
+        if mr_type != MrType::MemReg {
+            return Err(eopnotsupp());
+        }
+        if max_pages > MAX_FAST_REG_PAGES {
+            return Err(EINVAL);
+        }
+        let memory = Arc::new(Umem::listed(max_pages)?, GFP_KERNEL)?;
+        Ok(region(State {
+            phase: Phase::Free,
+            key: reserve(mr, pd)?,
+            pd: PdId::of(pd),
+            access: AccessFlags::EMPTY,
+            start: 0,
+            length: 0,
+            memory,
+            offset: 0,
+        }))
+    }
+
+    fn map_start(mr: &rdma::Mr<Self>, page_size: u32) -> Result {
+        mr.page_list().ok_or(EINVAL)?.start(page_size)
+    }
+
+    fn map_page(mr: &rdma::Mr<Self>, addr: u64) -> Result {
+        mr.page_list().ok_or(EINVAL)?.push(addr)
     }
 
     fn advise(pd: &rdma::Pd<Pd>, advice: MrAdvice, sges: &[rdma::Sge]) -> Result {

@@ -41,6 +41,8 @@ struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata);
 
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter);
 void *rdma_helper_vmalloc_user(unsigned long size);
+bool rdma_helper_virt_addr_valid(unsigned long address);
+struct page *rdma_helper_virt_to_page(unsigned long address);
 bool rdma_helper_mmu_notifier_range_blockable(const struct mmu_notifier_range *range);
 void rdma_helper_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);
 struct page *rdma_helper_hmm_pfn_to_page(unsigned long pfn);

@@ -69,6 +69,16 @@ void *rdma_helper_vmalloc_user(unsigned long size)
 	return vmalloc_user(size);
 }
 
+bool rdma_helper_virt_addr_valid(unsigned long address)
+{
+	return virt_addr_valid((void *)address);
+}
+
+struct page *rdma_helper_virt_to_page(unsigned long address)
+{
+	return virt_to_page((void *)address);
+}
+
 bool rdma_helper_mmu_notifier_range_blockable(const struct mmu_notifier_range *range)
 {
 	return mmu_notifier_range_blockable(range);

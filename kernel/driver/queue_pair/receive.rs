@@ -231,7 +231,7 @@ impl Responder for Peer<'_> {
     }
 
     fn invalidate(&self, rkey: u32) -> Result<(), AccessError> {
-        memory::invalidate(&self.0.device().keys, rkey, self.0.number)
+        memory::invalidate(&self.0.device().keys, self.0.pd, rkey, self.0.number)
     }
 
     fn fail(&self, event: Option<EventType>) {

@@ -225,7 +225,13 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
             };
         }
         Operation::LocalInvalidate { rkey } => {
-            return match memory::invalidate(&qp.device().keys, *rkey, qp.number) {
+            return match memory::invalidate(&qp.device().keys, qp.pd, *rkey, qp.number) {
+                Ok(()) => Attempt::Done(0),
+                Err(AccessError) => Attempt::Failed(WcStatus::LocQpOpErr),
+            };
+        }
+        Operation::RegMr(registration) => {
+            return match memory::register(&qp.device().keys, qp.pd, registration) {
                 Ok(()) => Attempt::Done(0),
                 Err(AccessError) => Attempt::Failed(WcStatus::LocQpOpErr),
             };

@@ -1,28 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of processes, for a device to reach it at any time.
+//! Memory for a device to reach at any time: of processes, and of the kernel for its own users.
 //!
 //! C headers: [`include/rdma/ib_umem.h`](srctree/include/rdma/ib_umem.h),
 //! [`include/rdma/ib_umem_odp.h`](srctree/include/rdma/ib_umem_odp.h)
 
+mod kernel;
 mod on_demand;
 mod pinned;
 
-use self::{on_demand::OnDemand, pinned::Pinned};
+pub use self::kernel::PageList;
+use self::{
+    kernel::{Kernel, Piece},
+    on_demand::OnDemand,
+    pinned::Pinned,
+};
 use super::{bindings, ops, verbs::AccessFlags, Device};
-use core::ptr::NonNull;
-use kernel::{
+use ::kernel::{
     bindings::{page, PAGE_SIZE},
     prelude::*,
     sync::aref::ARef,
 };
+use core::ptr::NonNull;
 
-/// Memory of a process.
+/// Memory of a process, or of the kernel.
 ///
-/// Either its pages are pinned: they stay those that the process had at the time, whatever it does to
+/// Of a process: either its pages are pinned: they stay those that the process had at the time, whatever it does to
 /// its address space later, and can be reached in any context. Or they are had on demand: always those
 /// that the process has, and to reach them may sleep, and fail when there is nothing any more. To get
 /// the memory and to drop it may sleep.
+///
+/// Of the kernel: all of it, or what a [`PageList`] has, for users in the kernel that say themselves how
+/// long it is there.
 ///
 /// Any thread may read and write it. The process can write the memory at the same time, and so can
 /// others: what is read may be a mix of old and new.
@@ -32,19 +41,21 @@ pub struct Umem {
     offset: usize,
     length: usize,
     writable: bool,
-    // The pages have a pointer to the device, so that must stay in memory.
-    _device: ARef<kernel::device::Device>,
+    // The pages of a process have a pointer to the device, so that must stay in memory.
+    _device: Option<ARef<::kernel::device::Device>>,
 }
 
 enum Pages {
     Pinned(Pinned),
     OnDemand(OnDemand),
+    Kernel(Kernel),
 }
 
 /// Pages that stay where they are as long as this exists.
 enum Held<'a> {
     Pinned(&'a Pinned),
     OnDemand(on_demand::Locked<'a>),
+    Kernel(&'a Kernel),
 }
 
 /// What is done to memory.
@@ -85,8 +96,37 @@ impl Umem {
             offset: start as usize % PAGE_SIZE,
             length,
             writable,
-            _device: device.as_device().into(),
+            _device: Some(device.as_device().into()),
         })
+    }
+
+    /// All memory of the kernel that is in its linear mapping. Offsets are addresses there.
+    pub fn kernel() -> Self {
+        Self::of_kernel(Kernel::All)
+    }
+
+    /// Memory of the kernel that is [listed](Self::page_list) later, up to `max_pages` pages.
+    pub fn listed(max_pages: u32) -> Result<Self> {
+        let list = PageList::new(usize::try_from(max_pages)?)?;
+        Ok(Self::of_kernel(Kernel::Listed(list)))
+    }
+
+    fn of_kernel(memory: Kernel) -> Self {
+        Self {
+            pages: Pages::Kernel(memory),
+            offset: 0,
+            length: usize::MAX,
+            writable: true,
+            _device: None,
+        }
+    }
+
+    /// The list of its pages, of [`Self::listed`] memory.
+    pub fn page_list(&self) -> Option<&PageList> {
+        match &self.pages {
+            Pages::Kernel(Kernel::Listed(list)) => Some(list),
+            _ => None,
+        }
     }
 
     /// Length in bytes.
@@ -200,7 +240,7 @@ impl Umem {
                 Ok(())
             }
             // What is had on demand is held outside, so that it is asked for seldom.
-            (Pages::Pinned(_), Pages::OnDemand(_)) => {
+            (_, Pages::OnDemand(_)) => {
                 to.for_each_piece(Access::Write, to_offset, len, |to, len| {
                     // SAFETY: `to` has `len` bytes.
                     unsafe { self.read_raw(offset + done, to, len)? };
@@ -267,6 +307,7 @@ impl Umem {
         while at < end {
             let (held, part) = match &self.pages {
                 Pages::Pinned(pages) => (Held::Pinned(pages), end - at),
+                Pages::Kernel(memory) => (Held::Kernel(memory), end - at),
                 Pages::OnDemand(pages) => {
                     let part = HELD_AT_ONCE.min(end - at);
                     (Held::OnDemand(pages.lock(at, part, access)?), part)
@@ -280,10 +321,13 @@ impl Umem {
 }
 
 impl Held<'_> {
-    fn page(&self, index: usize) -> Option<NonNull<page>> {
+    /// What there is from `at` on, up to the end of a page at most.
+    fn piece(&self, at: usize) -> Option<Piece<'_>> {
+        let (index, in_page) = (at / PAGE_SIZE, at % PAGE_SIZE);
         match self {
-            Self::Pinned(pages) => pages.page(index),
-            Self::OnDemand(pages) => pages.page(index),
+            Self::Pinned(pages) => Some(Piece::of(pages.page(index)?, in_page)),
+            Self::OnDemand(pages) => Some(Piece::of(pages.page(index)?, in_page)),
+            Self::Kernel(memory) => memory.piece(at),
         }
     }
 
@@ -296,18 +340,17 @@ impl Held<'_> {
     ) -> Result {
         let end = at + len;
         while at < end {
-            let page = self.page(at / PAGE_SIZE).ok_or(EFAULT)?;
-            let in_page = at % PAGE_SIZE;
-            let piece = (PAGE_SIZE - in_page).min(end - at);
+            let piece = self.piece(at).ok_or(EFAULT)?;
+            let len = piece.len.min(end - at);
             // SAFETY: A valid page, which is held. It is unmapped below, in the reverse order if this
             // is nested.
-            let mapped = unsafe { kernel::bindings::kmap_local_page(page.as_ptr()) };
+            let mapped = unsafe { ::kernel::bindings::kmap_local_page(piece.page.as_ptr()) };
             // SAFETY: A page has that many bytes.
-            let result = op(unsafe { mapped.cast::<u8>().add(in_page) }, piece);
+            let result = op(unsafe { mapped.cast::<u8>().add(piece.in_page) }, len);
             // SAFETY: Mapped above.
-            unsafe { kernel::bindings::kunmap_local(mapped) };
+            unsafe { ::kernel::bindings::kunmap_local(mapped) };
             result?;
-            at += piece;
+            at += len;
         }
         Ok(())
     }
@@ -321,5 +364,5 @@ impl Held<'_> {
 /// Both must be valid for `len` bytes. They may overlap.
 unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
     // SAFETY: By the function's requirements.
-    unsafe { kernel::bindings::memmove(to.cast(), from.cast(), len) };
+    unsafe { ::kernel::bindings::memmove(to.cast(), from.cast(), len) };
 }
