@@ -6,7 +6,7 @@ use crate::{
     bindings::*,
     events::Handlers,
     memory::REMOTE,
-    verbs::{pattern, Buffer, Cq, Device, Mr, Op, Pair, Pd, Qp, QpParts, Srq, MAX_INLINE},
+    verbs::{extra, pattern, Buffer, Cq, Device, Mr, Op, Pair, Pd, Qp, QpParts, Srq, MAX_INLINE},
 };
 use kernel::prelude::*;
 
@@ -38,11 +38,11 @@ pub(crate) fn sends(device: &Device) -> Result {
         check_eq!(wc.byte_len, 5000);
         match immediate {
             Some(data) => {
-                check_eq!(wc.wc_flags, ib_wc_flags_IB_WC_WITH_IMM as i32);
+                check_eq!(extra(&wc), ib_wc_flags_IB_WC_WITH_IMM);
                 // SAFETY: Plain numbers in all fields of the union.
                 check_eq!(unsafe { wc.ex.imm_data }.to_ne_bytes(), data);
             }
-            None => check_eq!(wc.wc_flags, 0),
+            None => check_eq!(extra(&wc), 0),
         }
         to.check(|i| match i {
             4000..7000 => message(i - 4000),

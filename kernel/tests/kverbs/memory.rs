@@ -4,7 +4,7 @@
 
 use crate::{
     bindings::*,
-    verbs::{pattern, Buffer, Cq, Device, Mr, Op, Pair, Pd},
+    verbs::{extra, pattern, Buffer, Cq, Device, Mr, Op, Pair, Pd},
 };
 use kernel::prelude::*;
 
@@ -149,7 +149,7 @@ pub(crate) fn remote_invalidation(device: &Device) -> Result {
     pair.a.send(4, Op::SendInv(mr.key()), &[own.sge(0, 50)])?;
     pair.a_cq.success(&pair.a, 4, ib_wc_opcode_IB_WC_SEND)?;
     let wc = pair.b_cq.success(&pair.b, 2, ib_wc_opcode_IB_WC_RECV)?;
-    check_eq!(wc.wc_flags, ib_wc_flags_IB_WC_WITH_INVALIDATE as i32);
+    check_eq!(extra(&wc), ib_wc_flags_IB_WC_WITH_INVALIDATE);
     // SAFETY: Plain numbers in all fields of the union.
     check_eq!(unsafe { wc.ex.invalidate_rkey }, mr.key());
     to.check(|i| pattern(if i < 50 { 1 } else { 3 }, i))?;

@@ -10,7 +10,7 @@ use core::{
     sync::atomic::{AtomicU8, Ordering},
 };
 use kernel::{
-    bindings::scatterlist,
+    bindings::{net_device, scatterlist},
     error::{from_err_ptr, to_result},
     prelude::*,
     time::{Instant, Monotonic},
@@ -55,6 +55,7 @@ pub(crate) struct Device {
     raw: *mut ib_device,
     gid_index: u32,
     gid: ib_gid,
+    mac: [u8; 6],
 }
 
 impl Device {
@@ -62,14 +63,23 @@ impl Device {
     ///
     /// `raw` must be a device that stays registered as long as this exists.
     pub(crate) unsafe fn new(raw: *mut ib_device, gid_index: u32) -> Result<Self> {
-        let mut gid = ib_gid::default();
-        // SAFETY: A valid device; the function checks the port and the index.
-        to_result(unsafe { rdma_query_gid(raw, 1, gid_index as c_int, &mut gid) })?;
-        Ok(Self {
-            raw,
-            gid_index,
-            gid,
-        })
+        // SAFETY: A valid device; the function checks the port and the index. There is a reference to
+        // the result until it is put. A GID of RoCE is of a network device, which stays while it is
+        // registered, and has an address of this length.
+        unsafe {
+            let attr = rdma_get_gid_attr(raw, 1, gid_index as c_int);
+            let attr = from_err_ptr(attr.cast_mut())?;
+            let netdev: *const net_device = (*attr).ndev.cast();
+            let mac = rdma_helper_dev_addr(netdev).cast::<[u8; 6]>().read();
+            let gid = (*attr).gid;
+            rdma_put_gid_attr(attr);
+            Ok(Self {
+                raw,
+                gid_index,
+                gid,
+                mac,
+            })
+        }
     }
 
     pub(crate) fn raw(&self) -> *mut ib_device {
@@ -88,6 +98,7 @@ impl Device {
         attr.grh.sgid_index = self.gid_index as u8;
         attr.grh.hop_limit = 64;
         attr.port_num = 1;
+        attr.__bindgen_anon_1.roce.dmac = self.mac;
         attr.ah_flags = ib_ah_flags_IB_AH_GRH as u8;
         attr.type_ = rdma_ah_attr_type_RDMA_AH_ATTR_TYPE_ROCE;
         attr
@@ -289,6 +300,12 @@ impl Drop for Cq<'_> {
         // SAFETY: Whatever uses it borrows it, and so has gone.
         unsafe { rdma_helper_ib_destroy_cq(self.raw) };
     }
+}
+
+/// Whether a completion has immediate data, or an invalidated key: of `enum ib_wc_flags`.
+pub(crate) fn extra(wc: &ib_wc) -> ib_wc_flags {
+    let either = ib_wc_flags_IB_WC_WITH_IMM | ib_wc_flags_IB_WC_WITH_INVALIDATE;
+    wc.wc_flags as ib_wc_flags & either
 }
 
 /// A shared receive queue.
