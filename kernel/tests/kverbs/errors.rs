@@ -94,7 +94,8 @@ pub(crate) fn bad_keys(device: &Device) -> Result {
     let failure = ib_wc_status_IB_WC_REM_ACCESS_ERR;
     let protection = ib_wc_status_IB_WC_LOC_PROT_ERR;
     let good = own.sge(0, 8);
-    let cases: &[(fn(Remote) -> Op<'static>, Remote, ib_sge, ib_wc_status)] = &[
+    type Case = (fn(Remote) -> Op<'static>, Remote, ib_sge, ib_wc_status);
+    let cases: &[Case] = &[
         // The key for all memory is for nobody from afar.
         (Op::Write, by_lkey, good, failure),
         (Op::Read, by_lkey, good, failure),

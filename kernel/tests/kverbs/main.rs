@@ -8,8 +8,8 @@
 //! ```
 //!
 //! With the module loaded, all is as it should be; otherwise the kernel's log says what is not. The
-//! parameter `gid` is the index of the GID to use. With `echo`, the number of a process's UD queue pair
-//! with the Q_Key [`datagram::QKEY`], that is sent a datagram and has to send it back.
+//! parameter `gid` is the index of the GID to use. `peer` is the number of a process's UD queue pair, for
+//! what is done between the kernel and a process instead, see [`process`].
 //!
 //! It posts and polls with interrupts off wherever it can, since a user may.
 
@@ -30,6 +30,7 @@ mod datagram;
 mod errors;
 mod events;
 mod memory;
+mod process;
 mod verbs;
 
 module! {
@@ -43,9 +44,9 @@ module! {
             default: 1,
             description: "Index of the GID to use",
         },
-        echo: u32 {
+        peer: u32 {
             default: 0,
-            description: "Number of a UD queue pair that sends back what it gets",
+            description: "Number of a UD queue pair of a process to test with",
         },
     },
 }
@@ -56,8 +57,10 @@ string_param! {
     description: "The device to test",
 }
 
+type Test = (&'static str, fn(&verbs::Device) -> Result);
+
 /// What is tested, in this order.
-const TESTS: &[(&str, fn(&verbs::Device) -> Result)] = &[
+const TESTS: &[Test] = &[
     ("sends", connected::sends),
     ("inline data", connected::inline_data),
     ("RDMA", connected::rdma),
@@ -86,9 +89,9 @@ const TESTS: &[(&str, fn(&verbs::Device) -> Result)] = &[
 static RESULT: AtomicI32 = AtomicI32::new(1);
 
 fn run(device: &verbs::Device) -> Result {
-    let echo = *module_parameters::echo.value();
-    if echo != 0 {
-        return datagram::echo(device, echo);
+    let peer = *module_parameters::peer.value();
+    if peer != 0 {
+        return process::lend(device, peer);
     }
     for (name, test) in TESTS {
         test(device).inspect_err(|error| pr_err!("{name}: {error:?}\n"))?;
@@ -102,7 +105,7 @@ fn run(device: &verbs::Device) -> Result {
 /// Only for `ib_core` to call, for a device that stays registered until this returns.
 unsafe extern "C" fn add(device: *mut bindings::ib_device) -> c_int {
     // SAFETY: A valid device, whose name is a string.
-    let name = unsafe { CStr::from_ptr((&raw const (*device).name).cast::<c_char>().cast()) };
+    let name = unsafe { CStr::from_char_ptr((&raw const (*device).name).cast()) };
     if name == DEVICE.value() {
         let gid = *module_parameters::gid.value();
         // SAFETY: By the function's requirements.

@@ -522,10 +522,8 @@ impl<'a> Qp<'a> {
         }));
         if result.is_err() {
             // SAFETY: A field of the union that is always valid, being the first of all others.
-            check!(
-                ptr::eq(bad, unsafe { &wr.plain }),
-                "the bad request is another"
-            );
+            let posted = unsafe { &wr.plain };
+            check!(ptr::eq(bad, posted), "the bad request is another");
         }
         result
     }

@@ -40,6 +40,14 @@ pub const DEBUG_TESTS: &[Test] = &[
     ),
     ("debug: rdma-core's own tests pass", rdma_core_tests),
     (
+        "debug: the kernel's users post and poll in any context",
+        kernel_users,
+    ),
+    (
+        "debug: the kernel and a process reach each other",
+        kernel_and_process,
+    ),
+    (
         "debug: memory had on demand follows its process's address space",
         on_demand,
     ),
@@ -119,6 +127,22 @@ fn on_demand(flavor: &Flavor) {
     let script = test_script("odp.py");
     let ran = with_device(flavor, &format!("/usr/bin/python3 {script} fr0 1")).ends_with(0);
     assert_eq!(ran.stdout.matches("ok: ").count(), 14, "{ran:#?}");
+}
+
+fn kernel_users(flavor: &Flavor) {
+    // The queues that kernel users share stay as long as the device.
+    let script = format!(
+        "{DEVICE} for i in 1 2; do modprobe kverbs device=fr0 || {{ dmesg | tail; exit 1; }}; \
+         rmmod kverbs; done; rdma link delete fr0; modprobe -r ferroce"
+    );
+    flavor.sh(&script).ends_with(0);
+}
+
+fn kernel_and_process(flavor: &Flavor) {
+    let script = test_script("kverbs.py");
+    let script =
+        format!("/usr/bin/python3 {script} fr0 1 || {{ dmesg | tail; exit 1; }}; rmmod kverbs");
+    with_device(flavor, &script).ends_with(0);
 }
 
 /// A program beside this file.
