@@ -179,8 +179,8 @@ impl Operations for Qp {
         qp.device().groups.forget(qp);
         qp.shared.lock().is_gone = true;
         qp.deferred.detach();
-        // Whoever executes its requests notices, and lets go.
-        drop(qp.send.lock());
+        // Whoever executes its requests notices, and lets go; and from here on nobody starts a timer.
+        qp.send.lock().forget_current();
     }
 
     fn modify(

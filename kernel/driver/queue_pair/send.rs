@@ -4,6 +4,7 @@
 
 use super::{
     receive::{Own, Peer},
+    work::Timer,
     Qp, QpRef,
 };
 use crate::{
@@ -29,6 +30,8 @@ pub(crate) struct SendSide {
     tries: Tries,
     /// When to try the current entry again.
     not_before: Option<Instant<Monotonic>>,
+    /// Has it tried again then.
+    timer: Option<Timer>,
 }
 
 /// How often the current entry was tried in vain.
@@ -58,22 +61,36 @@ impl SendSide {
             current: None,
             tries: Tries::default(),
             not_before: None,
+            timer: None,
         }
     }
 
     /// Forgets all that was posted.
     pub(super) fn reset(&mut self) {
-        self.current = None;
-        self.tries = Tries::default();
-        self.not_before = None;
+        self.forget_current();
         self.queue.executor.discard_all();
     }
 
-    fn finish_current(&mut self) {
+    /// Leaves the current entry, for good. No timer runs any more.
+    pub(super) fn forget_current(&mut self) {
         self.current = None;
         self.tries = Tries::default();
         self.not_before = None;
+        self.timer = None;
+    }
+
+    fn finish_current(&mut self) {
+        self.forget_current();
         self.queue.executor.hand_back(1);
+    }
+
+    /// Has the current entry tried again after a time, and not before.
+    fn wait(&mut self, qp: &rdma::Qp<Qp>, delay: Delta) {
+        let time = Instant::<Monotonic>::now() + delay;
+        self.not_before = Some(time);
+        // The former one first: there is one timer, which the handle of either stops.
+        self.timer = None;
+        self.timer = Some(qp.deferred.at(time));
     }
 }
 
@@ -159,10 +176,10 @@ fn broken(qp: &rdma::Qp<Qp>) {
 
 /// Executes the current entry. Returns whether to go on.
 fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
-    if let Some(at) = send.not_before {
-        let left = at - Instant::<Monotonic>::now();
+    if let Some(time) = send.not_before {
+        let left = time - Instant::<Monotonic>::now();
         if !left.is_negative() && !left.is_zero() {
-            qp.deferred.after(left);
+            // The timer runs.
             return false;
         }
         send.not_before = None;
@@ -204,8 +221,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
             true
         }
         Attempt::Wait(delay) => {
-            send.not_before = Some(Instant::<Monotonic>::now() + delay);
-            qp.deferred.after(delay);
+            send.wait(qp, delay);
             false
         }
         Attempt::Stuck => false,
