@@ -7,7 +7,7 @@ use super::{
     rings::{errno, CompletionQueue, Rings},
 };
 use crate::{
-    rdma::{self, cq, eopnotsupp, NewCq, UserCall},
+    rdma::{self, cq, eopnotsupp, CqFlags, NewCq, UserCall},
     ring::{CqError, CqGeometry, Cqe},
     uapi,
 };
@@ -20,6 +20,8 @@ use kernel::{
 /// The driver's data for completion queues.
 #[pin_data]
 pub(crate) struct Cq {
+    /// Whether completions tell when they were.
+    timestamps: bool,
     #[pin]
     queue: SpinLock<CompletionQueue>,
 }
@@ -37,12 +39,14 @@ impl cq::Operations for Cq {
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
         let call = call.ok_or(eopnotsupp())?;
-        if attr.flags != 0 {
+        let flags = CqFlags::from_bits(attr.flags);
+        if !CqFlags::TIMESTAMP_COMPLETION.contains(flags) {
             return Err(eopnotsupp());
         }
         let queue = make(attr.cqe, call)?;
         cq.set_entries(queue.producer.geometry().entries());
         Ok(try_pin_init!(Cq {
+            timestamps: flags.contains(CqFlags::TIMESTAMP_COMPLETION),
             queue <- new_spinlock!(queue, "ferroce::Cq::queue"),
         }? Error))
     }
@@ -80,8 +84,13 @@ fn make(entries: u32, call: &UserCall<'_, Ferroce>) -> Result<CompletionQueue> {
 /// Delivers a completion, and tells who waits for it.
 pub(crate) fn complete(cq: &rdma::Cq<Cq>, cqe: &Cqe, solicited: bool) {
     let (result, notify) = {
+        let mut cqe = *cqe;
         let mut queue = cq.queue.lock();
-        let result = queue.producer.push(cqe, solicited);
+        if cq.timestamps {
+            // With the lock held, so that they are in the order of the completions.
+            cqe.timestamp = rdma::clock();
+        }
+        let result = queue.producer.push(&cqe, solicited);
         (result, queue.producer.notify())
     };
     match result {

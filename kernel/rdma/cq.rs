@@ -27,8 +27,19 @@ pub type Cq<T> = Object<bindings::ib_cq, T>;
 /// A completion queue in the making.
 pub type NewCq<'a, T> = New<'a, bindings::ib_cq, T>;
 
-/// What is asked for: plain numbers. `cqe` is how many entries at least, and not zero.
+/// What is asked for: plain numbers. `cqe` is how many entries at least, and not zero; `flags` are
+/// [`CqFlags`].
 pub use super::bindings::ib_cq_init_attr as CqInitAttr;
+
+c_flags! {
+    /// What a completion queue is to do. A driver refuses what it does not know, with `EOPNOTSUPP`.
+    CqFlags {
+        /// Tell of each completion when it was.
+        TIMESTAMP_COMPLETION = ib_uverbs_ex_create_cq_flags_IB_UVERBS_CQ_FLAGS_TIMESTAMP_COMPLETION,
+        /// Do not look whether there is room for a completion.
+        IGNORE_OVERRUN = ib_uverbs_ex_create_cq_flags_IB_UVERBS_CQ_FLAGS_IGNORE_OVERRUN,
+    }
+}
 
 /// What a driver does for completion queues. To be implemented by the driver's data for one.
 #[vtable]

@@ -97,7 +97,7 @@ pub mod wr;
 
 pub use self::{
     ah::{AddressVector, Ah, AhAttr, NewAh},
-    cq::{Cq, CqInitAttr, NewCq},
+    cq::{Cq, CqFlags, CqInitAttr, NewCq},
     device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent},
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},
@@ -125,6 +125,12 @@ pub use self::{
 /// crate has, is another error that user space does not know.)
 pub fn eopnotsupp() -> Error {
     Error::from_errno(-(kernel::bindings::EOPNOTSUPP as i32))
+}
+
+/// The time of `CLOCK_MONOTONIC`, in nanoseconds.
+pub fn clock() -> u64 {
+    // SAFETY: In any context but that of an NMI.
+    unsafe { kernel::bindings::ktime_get() as u64 }
 }
 
 /// Lets another thread run, if one should. Not where sleeping is forbidden.
