@@ -3,6 +3,7 @@
 //! Completion queues.
 
 use super::{
+    counters::Host,
     device::Ferroce,
     rings::{errno, CompletionQueue, Rings},
 };
@@ -94,9 +95,17 @@ pub(crate) fn complete(cq: &rdma::Cq<Cq>, cqe: &Cqe, solicited: bool) {
         (result, queue.producer.notify())
     };
     match result {
-        Ok(()) if notify => cq.notify(),
-        // IBTA 11.6.3.1: told once; what comes later is lost as well.
-        Err(CqError::Overrun) => cq.dispatch_error(),
-        Ok(()) | Err(CqError::Failed) => {}
+        Ok(()) if notify => {
+            cq.device().counters.count_host(Host::CompletionEvents);
+            cq.notify();
+        }
+        Ok(()) => {}
+        Err(error) => {
+            cq.device().counters.count_host(Host::CqOverflow);
+            // IBTA 11.6.3.1: told once; what comes later is lost as well.
+            if error == CqError::Overrun {
+                cq.dispatch_error();
+            }
+        }
     }
 }

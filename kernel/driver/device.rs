@@ -4,6 +4,7 @@
 
 use super::{
     address::{Address, Ah},
+    counters::{self, Counters},
     cq::Cq,
     memory::{Keys, Mr, MAX_KEYS},
     multicast::Groups,
@@ -24,6 +25,7 @@ use kernel::prelude::*;
 #[pin_data]
 pub(crate) struct Ferroce {
     guid: [u8; 8],
+    pub(crate) counters: Counters,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -39,6 +41,7 @@ impl Ferroce {
         let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
+            counters: Counters::new()?,
             qps <- Table::new(first, limit),
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS),
@@ -102,6 +105,9 @@ impl rdma::Operations for Ferroce {
         UserCommand::PostRecv,
         UserCommand::PostSrqRecv,
     ];
+
+    const DEVICE_COUNTERS: &'static [CounterDesc] = counters::Host::DESCS;
+    const PORT_COUNTERS: &'static [CounterDesc] = counters::Port::DESCS;
 
     type Ucontext = Ucontext;
     type Pd = Pd;
@@ -190,6 +196,14 @@ impl rdma::Operations for Ferroce {
     fn query_pkey(_device: &Device<Self>, _port: u32, index: u16) -> Result<u16> {
         // The default partition, with full membership. RoCE has no other (IBTA A17.7).
         (index == 0).then_some(0xffff).ok_or(EINVAL)
+    }
+
+    fn read_counters(device: &Device<Self>, port: Option<u32>, values: &mut [u64]) -> Result {
+        match port {
+            Some(_) => device.counters.read_port(values),
+            None => device.counters.read_host(values),
+        }
+        Ok(())
     }
 
     fn firmware_version(_device: &Device<Self>) -> &'static str {

@@ -28,6 +28,7 @@ pub mod uapi;
 pub mod verbs;
 
 mod address;
+mod counters;
 mod cq;
 mod device;
 mod memory;

@@ -86,6 +86,7 @@ pub mod pd;
 pub mod qp;
 pub mod qp_attr;
 pub mod srq;
+pub mod stats;
 pub mod types;
 pub mod ucontext;
 pub mod udata;
@@ -111,6 +112,7 @@ pub use self::{
     qp::{NewQp, Qp, QpEvent},
     qp_attr::{QpAttr, QpAttrOut, QpCap, QpInitAttr},
     srq::{NewSrq, Srq, SrqAttr, SrqEvent},
+    stats::CounterDesc,
     types::*,
     ucontext::{NewUcontext, Ucontext},
     udata::{Udata, UserCall},

@@ -3,8 +3,8 @@
 //! What a driver does.
 
 use super::{
-    ah, bindings, cq, eopnotsupp, mmap, mr, mw, pd, qp, srq, types::*, ucontext, udata::Udata,
-    Device,
+    ah, bindings, cq, eopnotsupp, mmap, mr, mw, pd, qp, srq, stats, stats::CounterDesc, types::*,
+    ucontext, udata::Udata, Device,
 };
 // For their constants.
 use super::{
@@ -66,6 +66,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// Which of the commands that are off by default are on.
     const USER_COMMANDS: &'static [UserCommand] = &[];
 
+    /// The counters of a device.
+    const DEVICE_COUNTERS: &'static [CounterDesc] = &[];
+
+    /// The counters of each port.
+    const PORT_COUNTERS: &'static [CounterDesc] = &[];
+
     /// The driver's data for user contexts.
     type Ucontext: ucontext::Operations<Device = Self>;
     /// The driver's data for protection domains.
@@ -98,6 +104,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
 
     /// An entry of a port's table of partition keys.
     fn query_pkey(device: &Device<Self>, port: u32, index: u16) -> Result<u16>;
+
+    /// Reads the counters of a port, or of the device itself: `values` are to be those of
+    /// [`Self::PORT_COUNTERS`] or [`Self::DEVICE_COUNTERS`].
+    fn read_counters(_device: &Device<Self>, _port: Option<u32>, _values: &mut [u64]) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// The version of the firmware, or of what takes its place, in words of up to 31 bytes.
     fn firmware_version(_device: &Device<Self>) -> &'static str {
@@ -265,6 +277,16 @@ impl<T: Operations> VTable<T> {
 
         query_device: Some(Self::query_device),
         query_port: Some(Self::query_port),
+        alloc_hw_device_stats: op!(
+            !T::DEVICE_COUNTERS.is_empty(),
+            stats::Callbacks::<T>::alloc_device
+        ),
+        alloc_hw_port_stats: op!(
+            !T::PORT_COUNTERS.is_empty(),
+            stats::Callbacks::<T>::alloc_port
+        ),
+        get_hw_stats: op!(T::HAS_READ_COUNTERS, stats::Callbacks::<T>::get),
+
         modify_device: Some(Self::modify_device),
         get_dev_fw_str: op!(T::HAS_FIRMWARE_VERSION, Self::firmware_version),
         get_port_immutable: Some(Self::port_immutable),

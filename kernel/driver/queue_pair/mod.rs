@@ -20,6 +20,7 @@ mod work;
 
 use super::{
     address::Attributes,
+    counters::Host,
     cq::{self, CqRef},
     device::Ferroce,
     memory::PdId,
@@ -226,6 +227,7 @@ impl Operations for Qp {
         if !wrs.is_empty() {
             return Err(eopnotsupp());
         }
+        qp.device().counters.count_host(Host::Doorbells);
         kick(qp);
         Ok(())
     }
@@ -234,6 +236,7 @@ impl Operations for Qp {
         if !wrs.is_empty() {
             return Err(eopnotsupp());
         }
+        qp.device().counters.count_host(Host::Doorbells);
         flush_receives(qp);
         Ok(())
     }

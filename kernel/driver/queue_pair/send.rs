@@ -8,7 +8,9 @@ use super::{
     Qp, QpRef,
 };
 use crate::{
-    address, cq,
+    address,
+    counters::Port,
+    cq,
     device::Ferroce,
     local::{self, AccessError, Outcome},
     memory,
@@ -252,25 +254,52 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
         (shared.attr, shared.sgid)
     };
     let reliable = qp.qp_type == QpType::Rc;
+    let counters = &qp.device().counters;
     let peer = find(qp, &attr.ah_attr.dgid, attr.dest_qp_num);
     let peer = peer.as_ref().and_then(|p| Peer::connected(p, qp, &sgid));
     let Some(peer) = peer else {
         return match attr.timeout.nanos() {
-            _ if !reliable => Attempt::Done(u32::try_from(data.length()).unwrap_or(0)),
+            _ if !reliable => {
+                counters.count(Port::RdmaSends);
+                counters.count(Port::Undelivered);
+                Attempt::Done(u32::try_from(data.length()).unwrap_or(0))
+            }
             None => Attempt::Stuck,
-            Some(_) if tries.no_answer >= attr.retry_cnt => Attempt::Failed(WcStatus::RetryExcErr),
+            Some(_) if tries.no_answer >= attr.retry_cnt => {
+                counters.count(Port::RetryExceeded);
+                Attempt::Failed(WcStatus::RetryExcErr)
+            }
             Some(nanos) => {
+                counters.count(Port::AckTimeout);
                 tries.no_answer += 1;
                 Attempt::Wait(Delta::from_nanos(nanos as i64))
             }
         };
     };
     match local::execute(request, data, &Own(qp), &peer, reliable) {
-        Outcome::Done(length) => Attempt::Done(length),
-        Outcome::Failed(status) => Attempt::Failed(status),
+        Outcome::Done(length) => {
+            counters.count(Port::RdmaSends);
+            peer.count_moved(qp, &request.operation, length);
+            Attempt::Done(length)
+        }
+        Outcome::Dropped(length) => {
+            counters.count(Port::RdmaSends);
+            counters.add(Port::SentBytes, length.into());
+            Attempt::Done(length)
+        }
+        Outcome::Failed(status) => {
+            match status {
+                WcStatus::RemInvReqErr => counters.count(Port::RequestInvalid),
+                WcStatus::RemAccessErr => counters.count(Port::RequestAccess),
+                _ => {}
+            }
+            Attempt::Failed(status)
+        }
         Outcome::NotReady(timer) => {
+            counters.count(Port::RcvdRnr);
             if attr.rnr_retry != RNR_RETRY_INFINITE {
                 if tries.not_ready >= attr.rnr_retry {
+                    counters.count(Port::RnrRetryExceeded);
                     return Attempt::Failed(WcStatus::RnrRetryExcErr);
                 }
                 tries.not_ready += 1;
@@ -309,20 +338,32 @@ fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt
     let mtu = crate::device::port_mtu(device).bytes();
     match local::Datagram::new(request, data, &Own(qp), mtu, source) {
         Ok(datagram) => {
+            let counters = &device.counters;
+            counters.count(Port::RdmaSends);
+            counters.add(Port::SentBytes, datagram.length().into());
             let deliver = |peer: &QpRef| {
-                if let Some(peer) = Peer::datagram(peer, qkey) {
-                    datagram.deliver(&peer);
+                let Some(taker) = Peer::datagram(peer, qkey) else {
+                    return false;
+                };
+                if datagram.deliver(&taker) {
+                    let counters = &peer.device().counters;
+                    counters.add(Port::RcvdBytes, datagram.length().into());
                 }
+                true
             };
+            let mut taken = false;
             if to.remote_qpn == limits::MULTICAST_QPN {
                 let mut members = 0..;
                 let next = || device.groups.member(&address.dgid, members.next()?);
                 // IBTA 10.5.1: to all members but the sender itself.
                 core::iter::from_fn(next)
                     .filter(|member| member.number != qp.number)
-                    .for_each(|member| deliver(&member));
+                    .for_each(|member| taken |= deliver(&member));
             } else if let Some(peer) = find(qp, &address.dgid, to.remote_qpn) {
-                deliver(&peer);
+                taken = deliver(&peer);
+            }
+            if !taken {
+                counters.count(Port::Undelivered);
             }
             Attempt::Done(datagram.length())
         }

@@ -3,6 +3,7 @@
 //! Work on a queue pair that is done later, by a thread of the kernel's.
 
 use super::{kick, QpRef};
+use crate::counters::Host;
 use kernel::{
     bindings, impl_has_hr_timer, impl_has_work, new_spinlock, new_work,
     prelude::*,
@@ -102,6 +103,7 @@ impl WorkItem for Deferred {
     fn run(this: Arc<Self>) {
         let qp = this.qp.lock().clone();
         if let Some(qp) = qp {
+            qp.device().counters.count_host(Host::Deferred);
             kick(&qp);
         }
     }
