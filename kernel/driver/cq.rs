@@ -8,8 +8,8 @@ use super::{
     rings::{errno, CompletionQueue, Rings},
 };
 use crate::{
-    rdma::{self, cq, eopnotsupp, CqFlags, NewCq, UserCall},
-    ring::{CqError, CqGeometry, Cqe},
+    rdma::{self, cq, eopnotsupp, CqFlags, Details, NewCq, UserCall},
+    ring::{CqError, CqGeometry, Cqe, Notify},
     uapi,
 };
 use kernel::{
@@ -67,6 +67,27 @@ impl cq::Operations for Cq {
         // Dropped with the lock released: that frees pages.
         drop(before);
         Ok(entries)
+    }
+
+    fn details(cq: &rdma::Cq<Self>, details: &mut Details<'_>) -> Result {
+        let (at, failed) = {
+            let producer = &cq.queue.lock().producer;
+            (producer.positions(), producer.is_failed())
+        };
+        details
+            .u32(c"producer", at.producer)?
+            .u32(c"consumer", at.consumer)?
+            .string(
+                c"armed",
+                match at.armed {
+                    None => c"no",
+                    Some(Notify::Solicited) => c"solicited",
+                    Some(Notify::Next) => c"next",
+                },
+            )?
+            .u32(c"overrun", failed.into())?
+            .u32(c"timestamps", cq.timestamps.into())?;
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
         umem::Umem,
-        Device, MrType, NewMr, UserCall,
+        Details, Device, MrType, NewMr, UserCall,
     },
     ring::{Remote, Sge},
     verbs::AccessFlags,
@@ -351,6 +351,14 @@ impl mr::Operations for Mr {
         _max_pages: u32,
     ) -> Result<impl PinInit<Self, Error>> {
         Err::<Result<Self>, _>(eopnotsupp())
+    }
+
+    fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
+        let access = mr.state.lock().access;
+        details
+            .hex_u32(c"access", access.bits())?
+            .u32(c"windows", mr.windows.load(Ordering::Relaxed))?;
+        Ok(())
     }
 
     fn dereg(mr: &rdma::Mr<Self>) -> Result {

@@ -13,9 +13,9 @@ use crate::{
         self, eopnotsupp,
         srq::{self, SrqAttr, SrqEvent},
         wr::RecvWrs,
-        NewSrq, SrqAttrMask, UserCall,
+        Details, NewSrq, SrqAttrMask, UserCall,
     },
-    ring::{self, RecvQueue, WqGeometry, MAX_RECV_STRIDE},
+    ring::{self, RecvQueue, WqGeometry, WqPositions, MAX_RECV_STRIDE},
     uapi,
 };
 use kernel::{
@@ -102,6 +102,17 @@ impl srq::Operations for Srq {
         Ok(())
     }
 
+    fn details(srq: &rdma::Srq<Self>, details: &mut Details<'_>) -> Result {
+        let (queue, limit) = {
+            let shared = srq.shared.lock();
+            (shared.queue.positions(), shared.limit)
+        };
+        details.u32(c"entries", srq.size.entries())?;
+        receive_details(details, &queue)?;
+        details.u32(c"limit", limit)?;
+        Ok(())
+    }
+
     fn post_recv(_srq: &rdma::Srq<Self>, wrs: &mut RecvWrs<'_, Ferroce>) -> Result {
         // A doorbell: nobody waits for one.
         if wrs.is_empty() {
@@ -110,6 +121,14 @@ impl srq::Operations for Srq {
             Err(eopnotsupp())
         }
     }
+}
+
+/// Writes where the two sides of a receive queue are.
+pub(crate) fn receive_details(details: &mut Details<'_>, at: &WqPositions) -> Result {
+    details
+        .u32(c"rq_producer", at.producer)?
+        .u32(c"rq_consumer", at.consumer)?;
+    Ok(())
 }
 
 /// Takes the next request for a message.

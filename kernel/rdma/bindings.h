@@ -16,10 +16,12 @@
 #include <linux/sched.h>
 #include <linux/vmalloc.h>
 #include <net/addrconf.h>
+#include <net/netlink.h>
 #include <rdma/ib_addr.h>
 #include <rdma/ib_cache.h>
 #include <rdma/ib_umem.h>
 #include <rdma/ib_verbs.h>
+#include <rdma/restrack.h>
 #include <rdma/rdma_netlink.h>
 #include <rdma/uverbs_ioctl.h>
 
@@ -31,6 +33,10 @@ void rdma_helper_module_put(struct module *module);
 void rdma_helper_cond_resched(void);
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle);
 struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata);
+
+struct nlattr *rdma_helper_nla_nest_start(struct sk_buff *msg, int type);
+void rdma_helper_nla_nest_end(struct sk_buff *msg, struct nlattr *start);
+void rdma_helper_nla_nest_cancel(struct sk_buff *msg, struct nlattr *start);
 
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter);
 void *rdma_helper_vmalloc_user(unsigned long size);

@@ -6,6 +6,7 @@
 
 use super::{
     bindings,
+    details::{self, Details},
     object::{New, Object, Shared},
     ops,
     udata::UserCall,
@@ -75,6 +76,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// Arms the queue, so that the driver calls [`Cq::notify`] once for a completion to come. Returns
     /// whether there are completions already, if `flags` ask for that.
     fn request_notify(_cq: &Cq<Self>, _flags: NotifyFlags) -> Result<bool> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Writes what there is to say of the state of a queue, for people, see [`details`](super::details).
+    /// Others may use it at the same time.
+    fn details(_cq: &Cq<Self>, _details: &mut Details<'_>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -219,5 +226,17 @@ impl<T: Operations> Callbacks<T> {
             let missed = T::request_notify(unsafe { Cq::from_raw(cq) }, flags)?;
             Ok((missed && flags.contains(NotifyFlags::REPORT_MISSED)).into())
         })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `fill_res_cq_entry` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn details(
+        msg: *mut kernel::bindings::sk_buff,
+        cq: *mut bindings::ib_cq,
+    ) -> c_int {
+        // SAFETY: `ib_core` passes a message that it is writing, and a queue that is not destroyed
+        // before this returns.
+        unsafe { details::fill(msg, |details| T::details(Cq::from_raw(cq), details)) }
     }
 }

@@ -73,6 +73,7 @@ mod bindings;
 
 pub mod ah;
 pub mod cq;
+pub mod details;
 pub mod device;
 pub mod gid;
 pub mod link;
@@ -99,6 +100,7 @@ pub mod wr;
 pub use self::{
     ah::{AddressVector, Ah, AhAttr, NewAh},
     cq::{Cq, CqFlags, CqInitAttr, NewCq},
+    details::Details,
     device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent},
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},

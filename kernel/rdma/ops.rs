@@ -352,6 +352,11 @@ impl<T: Operations> VTable<T> {
         map_mr_sg: op!(T::Mr::HAS_MAP_START, mr::Callbacks::<T::Mr>::map_sg),
         dereg_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::dereg),
 
+        fill_res_cq_entry: op!(T::Cq::HAS_DETAILS, cq::Callbacks::<T::Cq>::details),
+        fill_res_srq_entry: op!(T::Srq::HAS_DETAILS, srq::Callbacks::<T::Srq>::details),
+        fill_res_qp_entry: op!(T::Qp::HAS_DETAILS, qp::Callbacks::<T::Qp>::details),
+        fill_res_mr_entry: op!(T::Mr::HAS_DETAILS, mr::Callbacks::<T::Mr>::details),
+
         size_ib_mw: mw::Mw::<T::Mw>::SIZE,
         alloc_mw: op!(T::Mw::SUPPORTED, mw::Callbacks::<T::Mw>::alloc),
         dealloc_mw: op!(T::Mw::SUPPORTED, mw::Callbacks::<T::Mw>::dealloc),

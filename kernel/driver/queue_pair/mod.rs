@@ -25,7 +25,7 @@ use super::{
     device::Ferroce,
     memory::PdId,
     rings::{errno, Rings},
-    srq::SrqRef,
+    srq::{receive_details, SrqRef},
 };
 use crate::{
     qp::{self, state, DeviceLimits, QpAttr, Transition},
@@ -36,7 +36,7 @@ use crate::{
         qp::{Operations, QpEvent},
         qp_attr::{QpAttrOut, QpCap, QpInitAttr},
         wr::{RecvWrs, SendWrs},
-        Gid, NewQp, QpAttrMask, UserCall,
+        Details, Gid, NewQp, QpAttrMask, UserCall,
     },
     ring::{Cqe, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
@@ -209,6 +209,25 @@ impl Operations for Qp {
         out.sq_draining(attr.sq_draining.into())
             .caps(caps)
             .signal_all(qp.caps.signal_all);
+        Ok(())
+    }
+
+    fn details(qp: &rdma::Qp<Self>, details: &mut Details<'_>) -> Result {
+        let send = qp.send.try_lock();
+        details.u32(c"sq_executing", send.is_none().into())?;
+        if let Some(send) = send {
+            let written = send.details(details);
+            drop(send);
+            // Who came in the meantime found the mutex taken.
+            if qp.kicked.load(Ordering::SeqCst) {
+                qp.deferred.soon();
+            }
+            written?;
+        }
+        let receives = qp.shared.lock().receives.as_ref().map(|r| r.positions());
+        if let Some(at) = receives {
+            receive_details(details, &at)?;
+        }
         Ok(())
     }
 

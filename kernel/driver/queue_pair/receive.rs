@@ -10,7 +10,9 @@ use crate::{
     memory::{self, Range},
     qp::state,
     rdma,
-    ring::{Cqe, Idle, Operation, RecvQueue, RecvRequest, Remote, Sge, MAX_RECV_STRIDE},
+    ring::{
+        Cqe, Idle, Operation, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE,
+    },
     rings::WorkQueue,
     srq,
     verbs::{AccessFlags, EventType, QpType, RnrTimer, WcFlags, WcOpcode, WcStatus},
@@ -55,6 +57,11 @@ impl ReceiveQueue {
     fn take(&mut self) {
         self.held = None;
         self.queue.executor.hand_back(1);
+    }
+
+    /// Where the two sides are.
+    pub(crate) fn positions(&self) -> WqPositions {
+        self.queue.executor.positions()
     }
 
     /// How many requests are posted.

@@ -15,13 +15,16 @@ use crate::{
     local::{self, AccessError, Outcome},
     memory,
     qp::state::{self, Processing},
-    rdma::{self, qp::QpEvent, Device, Gid, GidType},
+    rdma::{self, qp::QpEvent, Details, Device, Gid, GidType},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
     verbs::{limits, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
     window,
 };
-use kernel::time::{Delta, Instant, Monotonic};
+use kernel::{
+    error::Result,
+    time::{Delta, Instant, Monotonic},
+};
 
 /// A send queue as whoever holds its mutex has it.
 pub(crate) struct SendSide {
@@ -65,6 +68,19 @@ impl SendSide {
             not_before: None,
             timer: None,
         }
+    }
+
+    /// Writes where the two sides are, and what the current entry waits for.
+    pub(super) fn details(&self, details: &mut Details<'_>) -> Result {
+        let at = self.queue.executor.positions();
+        details
+            .u32(c"sq_producer", at.producer)?
+            .u32(c"sq_consumer", at.consumer)?
+            .u32(c"sq_need_doorbell", at.need_doorbell.into())?
+            .u32(c"sq_waits", self.not_before.is_some().into())?
+            .u32(c"rnr_tries", self.tries.not_ready.into())?
+            .u32(c"ack_tries", self.tries.no_answer.into())?;
+        Ok(())
     }
 
     /// Forgets all that was posted.
