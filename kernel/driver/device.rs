@@ -19,13 +19,18 @@ use crate::{
     verbs::{self, limits},
     THIS_MODULE,
 };
-use kernel::prelude::*;
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::{new_mutex, prelude::*, sync::Mutex};
 
 /// The driver's data for one device.
 #[pin_data]
 pub(crate) struct Ferroce {
     guid: [u8; 8],
     pub(crate) counters: Counters,
+    /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
+    apart: AtomicBool,
+    #[pin]
+    settling: Mutex<()>,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -42,12 +47,45 @@ impl Ferroce {
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
+            apart: AtomicBool::new(false),
+            settling <- new_mutex!((), "ferroce::Ferroce::settling"),
             qps <- Table::new(first, limit),
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS),
             ahs <- Table::new(1, MAX_AH),
             groups <- Groups::new(),
         })
+    }
+}
+
+/// Namespaces.
+///
+/// A device has its addresses from its network device, and with them a place in the network: it
+/// reaches those that the network device's namespace reaches. Who may open it is decided by the
+/// namespace that the RDMA device itself is in. The administrator may move either
+/// (`ip link set NETDEV netns`, `rdma dev set DEVICE netns`); as long as the two are not in the same,
+/// programs in the one must not be heard in the other, and the port is down.
+///
+/// Where RDMA devices are shared by all namespaces (`rdma system show`) there is no such difference.
+impl Ferroce {
+    /// Whether the device reaches, and is reached by, nobody.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.apart.load(Ordering::Relaxed)
+    }
+
+    /// To be called when the network device is about to move; [`Self::settle`] is to follow.
+    fn leave(&self) {
+        let _guard = self.settling.lock();
+        self.apart.store(true, Ordering::Relaxed);
+    }
+
+    /// Looks at where the device and its network device are. To be called when one of them has moved.
+    fn settle(device: &Device<Self>) {
+        // So that who comes last has seen both moves.
+        let _guard = device.settling.lock();
+        let netdev = device.netdev(1);
+        let together = netdev.is_some_and(|netdev| device.shares_netns(&netdev));
+        device.apart.store(!together, Ordering::Relaxed);
     }
 }
 
@@ -163,7 +201,10 @@ impl rdma::Operations for Ferroce {
 
     fn query_port(device: &Device<Self>, port: u32, attr: &mut PortAttr) -> Result {
         let netdev = device.netdev(port).ok_or(ENODEV)?;
-        let (state, phys_state) = netdev.port_state();
+        let (state, phys_state) = match device.is_apart() {
+            false => netdev.port_state(),
+            true => (PortState::Down, PhysState::Disabled),
+        };
         attr.state = state.as_raw();
         attr.phys_state = phys_state.as_raw() as u8;
         attr.max_mtu = Mtu::Mtu4096.as_raw();
@@ -206,6 +247,11 @@ impl rdma::Operations for Ferroce {
         Ok(())
     }
 
+    fn enable(device: &Device<Self>) -> Result {
+        Self::settle(device);
+        Ok(())
+    }
+
     fn firmware_version(_device: &Device<Self>) -> &'static str {
         VERSION
     }
@@ -230,18 +276,50 @@ impl LinkOps for Link {
             );
             return Err(EINVAL);
         }
+        let mac = match netdev.mac() {
+            Some(mac) => mac,
+            // It has the same address everywhere, which no two devices can have their GUIDs from.
+            None if netdev.is_loopback() => local_mac(),
+            None => {
+                pr_err!("{name}: only over Ethernet, or the loopback device\n");
+                return Err(EINVAL);
+            }
+        };
+        if netdev.is_loopback() && !netdev.is_up() {
+            pr_err!("{name}: the loopback device must be up, and have its addresses, before\n");
+            return Err(Error::from_errno(-(kernel::bindings::ENETDOWN as i32)));
+        }
         let _guard = NEWLINK.lock();
-        if Device::<Ferroce>::from_netdev(netdev).is_some() {
+        if let Some(other) = Device::<Ferroce>::from_netdev(netdev) {
+            pr_err!(
+                "{name}: there is {} over this network device\n",
+                other.name()
+            );
             return Err(EEXIST);
         }
-        let guid = eui64(netdev.mac().ok_or(EINVAL)?);
+        let guid = eui64(mac);
 
         let mut device = NewDevice::new(netdev, Ferroce::new(guid))?;
         device.set_node_guid(guid);
         device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
         device.set_netdev(1, netdev)?;
-        device.register(name)
+        device.register(name).map_err(|error| match error {
+            // "Too many open files" is how `ib_core` says that.
+            ENFILE => {
+                pr_err!("{name}: there is an RDMA device of that name\n");
+                EEXIST
+            }
+            error => error,
+        })
     }
+}
+
+/// An Ethernet address that nobody else has, for all anyone knows.
+fn local_mac() -> [u8; 6] {
+    let [a, rest @ ..]: [u8; 6] = rdma::random();
+    let [b, c, d, e, f] = rest;
+    // Locally administered, and not of a group.
+    [a & !1 | 2, b, c, d, e, f]
 }
 
 /// An EUI-64 of an Ethernet address, with the bit inverted that tells of global ones (RFC 4291 2.5.1).
@@ -250,15 +328,20 @@ fn eui64(mac: [u8; 6]) -> [u8; 8] {
     [a ^ 2, b, c, 0xff, 0xfe, d, e, f]
 }
 
-/// A device goes with its network device.
+/// A device goes with its network device, and follows it.
 pub(crate) struct NetEvents;
 
 impl rdma::NetEvents for NetEvents {
     fn event(event: NetEvent, netdev: &NetDevice) {
-        if event == NetEvent::Unregister {
-            if let Some(device) = Device::<Ferroce>::from_netdev(netdev) {
-                device.unregister_queued();
-            }
+        let Some(device) = Device::<Ferroce>::from_netdev(netdev) else {
+            return;
+        };
+        match event {
+            NetEvent::Unregister => device.unregister_queued(),
+            NetEvent::Leave => device.leave(),
+            NetEvent::Register => Ferroce::settle(&device),
+            NetEvent::Up | NetEvent::Down | NetEvent::Change => device.dispatch_port_state(netdev),
+            _ => {}
         }
     }
 }

@@ -329,12 +329,23 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
 /// in the device's network namespace.
 fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
     let device = qp.device();
+    if device.is_apart() {
+        return None;
+    }
     let dgid = Gid(*dgid);
     if device.find_gid(&dgid, GidType::RoceV2, 1).is_some() {
         return device.qps.get(number);
     }
     let netdev = device.netdev(1)?.with_address(dgid.ip())?;
-    Device::<Ferroce>::from_netdev(&netdev)?.qps.get(number)
+    // The address can be that of a VLAN or a bridge, which a device below has as one of its own.
+    let peer = Device::<Ferroce>::from_netdev(&netdev).or_else(|| {
+        netdev.find_below(|lower| {
+            let device = Device::<Ferroce>::from_netdev(lower)?;
+            device.find_gid(&dgid, GidType::RoceV2, 1)?;
+            Some(device)
+        })
+    })?;
+    (!peer.is_apart()).then(|| peer.qps.get(number))?
 }
 
 fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt {
@@ -368,7 +379,7 @@ fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt
                 true
             };
             let mut taken = false;
-            if to.remote_qpn == limits::MULTICAST_QPN {
+            if to.remote_qpn == limits::MULTICAST_QPN && !device.is_apart() {
                 let mut members = 0..;
                 let next = || device.groups.member(&address.dgid, members.next()?);
                 // IBTA 10.5.1: to all members but the sender itself.

@@ -21,6 +21,10 @@ pub const TESTS: &[Test] = &[
         two_devices,
     ),
     ("a program killed in mid-traffic leaves nothing", killed),
+    (
+        "what an administrator sees of a device and does to it",
+        administration,
+    ),
     ("rdma-core's own tests pass", rdma_core_tests),
 ];
 
@@ -32,6 +36,10 @@ pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: a program killed in mid-traffic leaves nothing",
         killed,
+    ),
+    (
+        "debug: what an administrator sees of a device and does to it",
+        administration,
     ),
     ("debug: rdma-core's own tests pass", rdma_core_tests),
 ];
@@ -104,6 +112,16 @@ fn killed(flavor: &Flavor) {
         ibv_rc_pingpong -d fr0 -g 1 -n 100000000 localhost >/dev/null & b=$!; sleep 0.3; \
         kill -9 $a; kill -9 $b; wait $a || :; wait $b || :; done";
     with_device(flavor, script).ends_with(0);
+}
+
+fn administration(flavor: &Flavor) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/device.py");
+    flavor
+        .sh(&format!(
+            "/usr/bin/python3 {script} {}",
+            env!("CARGO_PKG_VERSION")
+        ))
+        .ends_with(0);
 }
 
 /// The names of the tests that pass, one a line.
