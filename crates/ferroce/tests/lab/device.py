@@ -124,7 +124,7 @@ class Side:
             dlid=0,
         )
 
-    def connect(self, qp, peer, peer_qp, receives=4):
+    def connect(self, qp, peer, peer_qp, receives=4, rnr_retry=2):
         attr = QPAttr(port_num=1)
         attr.qp_access_flags = ACCESS
         qp.to_init(attr)
@@ -137,7 +137,7 @@ class Side:
         qp.to_rtr(attr)
         attr.timeout = 4
         attr.retry_cnt = 2
-        attr.rnr_retry = 2
+        attr.rnr_retry = rnr_retry
         qp.to_rts(attr)
 
     def send(self, qp, length, opcode=e.IBV_WR_SEND, remote=None):
@@ -153,11 +153,11 @@ class Side:
         return found
 
 
-def pair(a, b, receives=4):
+def pair(a, b, **options):
     """Two queue pairs, connected."""
     qps = a.qp(), b.qp()
-    a.connect(qps[0], b, qps[1], receives)
-    b.connect(qps[1], a, qps[0], receives)
+    a.connect(qps[0], b, qps[1], **options)
+    b.connect(qps[1], a, qps[0], **options)
     return qps
 
 
@@ -233,6 +233,38 @@ def test_counters():
         assert side.completions(1) == [e.IBV_WC_SUCCESS]
     counted(rdma_sends=2, sent_bytes=128, out_of_buffer=1, undelivered=1)
     del a, b, ah, side
+    remove("fr0", "eth0")
+
+
+def wait_for_ever(closes):
+    """Has a request tried again and again, every 10 µs, and ends meanwhile or is ended."""
+    side = Side("fr0")
+    # Seven is without end.
+    qps = pair(side, side, receives=0, rnr_retry=7)
+    side.send(qps[0], 100)
+    print("waiting", flush=True)
+    sys.stdin.readline()
+    if closes == "closes":
+        qps[0].close()
+
+
+def test_a_request_that_waits_ends_with_its_queue():
+    add("fr0", "eth0", "10.0.0.1/24")
+    for how in ("closes", "exits", "killed"):
+        command = sys.executable, __file__, sys.argv[1], "wait_for_ever", how
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert child.stdout.readline() == "waiting\n"
+        before = port_counters("fr0")["rcvd_rnr_err"]
+        until(lambda: port_counters("fr0")["rcvd_rnr_err"] > before + 10)
+        # The state of a send queue is left out when it is just being executed.
+        queues = lambda: rdma("-dd", "resource", "show", "qp")
+        until(lambda: any(qp.get("drv_sq_producer") == 1 and qp["drv_sq_waits"] for qp in queues()))
+        if how == "killed":
+            child.kill()
+            child.wait()
+        else:
+            child.communicate("\n")
+        assert rdma("resource")[0]["qp"] == 0
     remove("fr0", "eth0")
 
 
@@ -418,11 +450,11 @@ def test_a_device_moves_to_another_namespace():
     # Its addresses are still those of this namespace: in the other they are of no use.
     inside = "ip", "netns", "exec", "c1"
     me = sys.executable, __file__, sys.argv[1]
-    run(*inside, *me, "talk", "DOWN", str(e.IBV_WC_RETRY_EXC_ERR))
+    run(*inside, *me, "talk_inside", "DOWN", str(e.IBV_WC_RETRY_EXC_ERR))
     run("ip", "link", "set", "eth0", "netns", "c1")
     for command in (("addr", "add", "10.0.0.1/24", "dev", "eth0"), ("link", "set", "eth0", "up")):
         run(*inside, "ip", *command)
-    run(*inside, *me, "talk", "ACTIVE", str(e.IBV_WC_SUCCESS))
+    run(*inside, *me, "talk_inside", "ACTIVE", str(e.IBV_WC_SUCCESS))
     # And back, in the other order: a device is left over when its namespace goes, and comes home.
     run(*inside, "ip", "link", "set", "eth0", "netns", "1")
     run("ip", "netns", "delete", "c1")
@@ -446,8 +478,8 @@ def talk_inside(state, status):
 
 
 def main():
-    if sys.argv[2:3] == ["talk"]:
-        talk_inside(*sys.argv[3:])
+    if sys.argv[2:]:
+        globals()[sys.argv[2]](*sys.argv[3:])
         return
     for name, test in list(globals().items()):
         if name.startswith("test_"):
