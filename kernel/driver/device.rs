@@ -162,7 +162,9 @@ impl rdma::Operations for Ferroce {
         attr.device_cap_flags = (DeviceCaps::MEM_WINDOW | DeviceCaps::MEM_WINDOW_TYPE_2B)
             .bits()
             .into();
-        attr.kernel_cap_flags = KernelCaps::ALLOW_USER_UNREG.bits().into();
+        attr.kernel_cap_flags = (KernelCaps::ALLOW_USER_UNREG | KernelCaps::ON_DEMAND_PAGING)
+            .bits()
+            .into();
         attr.max_mr_size = u64::MAX;
         // No vendor has assigned these: they are this driver's own, and not zero, which programs take
         // for "unknown".
@@ -196,6 +198,14 @@ impl rdma::Operations for Ferroce {
         // Of `rdma::clock`: all bits count, and 1,000,000 kHz are nanoseconds.
         attr.timestamp_mask = u64::MAX;
         attr.hca_core_clock = 1_000_000;
+        let receive = OdpTransportCaps::SEND | OdpTransportCaps::RECV | OdpTransportCaps::SRQ_RECV;
+        let connected = receive | OdpTransportCaps::WRITE;
+        let reliable = connected | OdpTransportCaps::READ | OdpTransportCaps::ATOMIC;
+        attr.odp_caps.general_caps = OdpCaps::SUPPORT.bits().into();
+        let by_transport = &mut attr.odp_caps.per_transport_caps;
+        by_transport.rc_odp_caps = reliable.bits();
+        by_transport.uc_odp_caps = connected.bits();
+        by_transport.ud_odp_caps = receive.bits();
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
         umem::Umem,
-        Details, Device, MrType, NewMr, UserCall,
+        Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
     ring::{Remote, Sge},
     verbs::AccessFlags,
@@ -196,6 +196,12 @@ pub(crate) fn invalidate(keys: &Keys, key: u32, qpn: u32) -> Result<(), AccessEr
 }
 
 impl Region for Range {
+    fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
+        self.memory
+            .prefetch(self.offset, length as usize, write, true)
+            .map_err(|_| Fault)
+    }
+
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
         from.memory
             .copy_to(
@@ -238,7 +244,7 @@ fn access_flags(access: rdma::AccessFlags) -> Result<AccessFlags> {
     AccessFlags::try_from(required).map_err(|_| EINVAL)
 }
 
-fn pin(
+fn get(
     device: &Device<Ferroce>,
     memory: UserMemory,
     access: rdma::AccessFlags,
@@ -266,15 +272,16 @@ impl mr::Operations for Mr {
         }
         let device = pd.device();
         let flags = access_flags(access)?;
-        if flags.intersects(AccessFlags::ON_DEMAND) {
-            return Err(eopnotsupp());
+        if flags.intersects(AccessFlags::ON_DEMAND) && memory.length == u64::MAX {
+            // All of a process's memory (implicit on-demand paging) is not offered.
+            return Err(EINVAL);
         }
         let start = if flags.contains(AccessFlags::ZERO_BASED) {
             0
         } else {
             memory.virt_addr
         };
-        let pinned = pin(device, memory, access)?;
+        let umem = get(device, memory, access)?;
         let number = device.keys.reserve()?.keep();
         let key = number << KEY_BITS;
         mr.set_keys(key, key);
@@ -283,7 +290,7 @@ impl mr::Operations for Mr {
             pd: PdId::of(pd),
             access: flags,
             start,
-            memory: pinned,
+            memory: umem,
         };
         Ok(try_pin_init!(Mr {
             number,
@@ -310,14 +317,12 @@ impl mr::Operations for Mr {
         let mut state = mr.state.lock().clone();
         if let Some(access) = change.access {
             state.access = access_flags(access)?;
-            if state.access.intersects(AccessFlags::ON_DEMAND) {
-                return Err(eopnotsupp());
-            }
-            // Pages that were pinned for reading cannot be written to.
+            // Pages that were had for reading cannot be written to, and those that are pinned stay so.
             let writes = AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE);
+            let on_demand = state.access.intersects(AccessFlags::ON_DEMAND);
             if change.memory.is_none()
-                && state.access.intersects(writes)
-                && !state.memory.is_writable()
+                && (state.access.intersects(writes) && !state.memory.is_writable()
+                    || on_demand != state.memory.is_on_demand())
             {
                 return Err(eopnotsupp());
             }
@@ -327,11 +332,11 @@ impl mr::Operations for Mr {
         }
         if let Some(memory) = change.memory {
             let access = rdma::AccessFlags::from_bits(state.access.bits());
-            state.memory = pin(mr.device(), memory, access)?;
+            state.memory = get(mr.device(), memory, access)?;
             state.start = memory.virt_addr;
         }
         let before = core::mem::replace(&mut *mr.state.lock(), state);
-        // Dropped with the lock released: that unpins pages.
+        // Dropped with the lock released: that gives pages back.
         drop(before);
         Ok(())
     }
@@ -357,7 +362,34 @@ impl mr::Operations for Mr {
         let access = mr.state.lock().access;
         details
             .hex_u32(c"access", access.bits())?
+            .string(
+                c"memory",
+                match access.intersects(AccessFlags::ON_DEMAND) {
+                    true => c"on_demand",
+                    false => c"pinned",
+                },
+            )?
             .u32(c"windows", mr.windows.load(Ordering::Relaxed))?;
+        Ok(())
+    }
+
+    fn advise(pd: &rdma::Pd<Pd>, advice: MrAdvice, sges: &[rdma::Sge]) -> Result {
+        let write = advice == MrAdvice::PrefetchWrite;
+        for sge in sges {
+            let sge = Sge {
+                addr: sge.addr,
+                length: sge.length,
+                lkey: sge.lkey,
+            };
+            let keys = &pd.device().keys;
+            let range = Range::local(keys, PdId::of(pd), sge, false).map_err(|_| EINVAL)?;
+            if write && !range.memory.is_writable() {
+                return Err(EPERM);
+            }
+            let fault = advice != MrAdvice::PrefetchNoFault;
+            let length = sge.length as usize;
+            range.memory.prefetch(range.offset, length, write, fault)?;
+        }
         Ok(())
     }
 

@@ -7,9 +7,11 @@
 #ifndef RDMA_BINDINGS_H
 #define RDMA_BINDINGS_H
 
+#include <linux/hmm.h>
 #include <linux/if_vlan.h>
 #include <linux/inetdevice.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
@@ -20,6 +22,7 @@
 #include <rdma/ib_addr.h>
 #include <rdma/ib_cache.h>
 #include <rdma/ib_umem.h>
+#include <rdma/ib_umem_odp.h>
 #include <rdma/ib_verbs.h>
 #include <rdma/restrack.h>
 #include <rdma/rdma_netlink.h>
@@ -40,6 +43,9 @@ void rdma_helper_nla_nest_cancel(struct sk_buff *msg, struct nlattr *start);
 
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter);
 void *rdma_helper_vmalloc_user(unsigned long size);
+bool rdma_helper_mmu_notifier_range_blockable(const struct mmu_notifier_range *range);
+void rdma_helper_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);
+struct page *rdma_helper_hmm_pfn_to_page(unsigned long pfn);
 
 struct net_device *rdma_helper_notifier_to_dev(const void *info);
 struct net *rdma_helper_dev_get_net(const struct net_device *dev);

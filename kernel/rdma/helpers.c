@@ -66,6 +66,21 @@ void *rdma_helper_vmalloc_user(unsigned long size)
 	return vmalloc_user(size);
 }
 
+bool rdma_helper_mmu_notifier_range_blockable(const struct mmu_notifier_range *range)
+{
+	return mmu_notifier_range_blockable(range);
+}
+
+void rdma_helper_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq)
+{
+	mmu_interval_set_seq(notifier, seq);
+}
+
+struct page *rdma_helper_hmm_pfn_to_page(unsigned long pfn)
+{
+	return hmm_pfn_to_page(pfn);
+}
+
 struct net *rdma_helper_dev_get_net(const struct net_device *dev)
 {
 	return maybe_get_net(dev_net_rcu(dev));

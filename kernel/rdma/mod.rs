@@ -49,7 +49,7 @@
 //!
 //! # Memory
 //!
-//! [`Umem`] is memory of a process, pinned for the device to reach it. [`SharedPages`] are the
+//! [`Umem`] is memory of a process, pinned or had on demand, for the device to reach it. [`SharedPages`] are the
 //! driver's own, and with a [`UserMapping`] a process can map them.
 //!
 //! # Safety

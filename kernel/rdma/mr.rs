@@ -14,7 +14,8 @@ use super::{
     object::{New, Object, Shared},
     ops,
     udata::UserCall,
-    verbs::{AccessFlags, MrType},
+    verbs::{AccessFlags, MrAdvice, MrType},
+    wr::Sge,
     Device, Pd,
 };
 use core::{marker::PhantomData, mem::MaybeUninit, ptr};
@@ -115,6 +116,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
 
     /// Maps the next page. `ENOMEM` if there are too many; those before stay mapped.
     fn map_page(_mr: &Mr<Self>, _addr: u64) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Has memory ready that work requests will name by these local keys (`ibv_advise_mr(3)`). Returns
+    /// when that is done, as any user may expect who asks for it.
+    fn advise(_pd: &PdOf<Self>, _advice: MrAdvice, _sges: &[Sge]) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -357,6 +364,29 @@ impl<T: Operations> Callbacks<T> {
         from_result(|| {
             // SAFETY: By the function's requirements.
             T::map_page(unsafe { Mr::from_raw(mr) }, addr)?;
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `advise_mr` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn advise(
+        pd: *mut bindings::ib_pd,
+        advice: bindings::ib_uverbs_advise_mr_advice,
+        _flags: u32,
+        sges: *mut bindings::ib_sge,
+        len: u32,
+        _attrs: *mut bindings::uverbs_attr_bundle,
+    ) -> c_int {
+        from_result(|| {
+            let advice = MrAdvice::try_from(advice).map_err(|_| eopnotsupp())?;
+            // SAFETY: `ib_core` passes a valid domain, and a list of that many entries, which is not
+            // empty.
+            unsafe {
+                let sges = core::slice::from_raw_parts(sges, len as usize);
+                T::advise(Pd::from_raw(pd), advice, sges)?;
+            }
             Ok(0)
         })
     }

@@ -351,6 +351,7 @@ impl<T: Operations> VTable<T> {
         get_dma_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::get_dma),
         alloc_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::alloc),
         map_mr_sg: op!(T::Mr::HAS_MAP_START, mr::Callbacks::<T::Mr>::map_sg),
+        advise_mr: op!(T::Mr::HAS_ADVISE, mr::Callbacks::<T::Mr>::advise),
         dereg_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::dereg),
 
         fill_res_cq_entry: op!(T::Cq::HAS_DETAILS, cq::Callbacks::<T::Cq>::details),

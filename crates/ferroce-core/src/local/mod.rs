@@ -297,9 +297,7 @@ fn read<P: Responder>(
     }
     let from = target(remote, message.length, AccessFlags::REMOTE_READ, peer)?;
     match &message.data {
-        Checked::Regions(to) => to
-            .copy_from(&from)
-            .map_err(|Fault| Refusal::Local(WcStatus::LocProtErr)),
+        Checked::Regions(to) => to.copy_from(&from).map_err(|Fault| Refusal::Access),
         Checked::Inline(_) => Err(Refusal::Local(WcStatus::LocQpOpErr)),
     }
 }

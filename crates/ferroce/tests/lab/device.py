@@ -291,7 +291,8 @@ def test_details():
     of_cq = detail("cq")
     assert (of_cq["drv_producer"], of_cq["drv_consumer"]) == (2, 2), of_cq
     assert (of_cq["drv_armed"], of_cq["drv_overrun"]) == ("solicited", 0), of_cq
-    assert (detail("mr")["drv_access"], detail("mr")["drv_windows"]) == (ACCESS, 0)
+    of_mr = detail("mr")
+    assert (of_mr["drv_access"], of_mr["drv_memory"], of_mr["drv_windows"]) == (ACCESS, "pinned", 0)
     del a, b, side
     remove("fr0", "eth0")
 

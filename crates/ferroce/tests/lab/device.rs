@@ -2,6 +2,7 @@
 //! The RDMA device in a guest, used by programs that know nothing of it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::{kernel_dir, ran, Flavor, Ran, Test};
@@ -26,6 +27,10 @@ pub const TESTS: &[Test] = &[
         administration,
     ),
     ("rdma-core's own tests pass", rdma_core_tests),
+    (
+        "memory had on demand follows its process's address space",
+        on_demand,
+    ),
 ];
 
 pub const DEBUG_TESTS: &[Test] = &[
@@ -42,6 +47,10 @@ pub const DEBUG_TESTS: &[Test] = &[
         administration,
     ),
     ("debug: rdma-core's own tests pass", rdma_core_tests),
+    (
+        "debug: memory had on demand follows its process's address space",
+        on_demand,
+    ),
 ];
 
 /// Waits until a server listens on port 18515, which is 0x4853, that of
@@ -115,13 +124,23 @@ fn killed(flavor: &Flavor) {
 }
 
 fn administration(flavor: &Flavor) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/device.py");
+    let script = test_script("device.py");
+    let version = env!("CARGO_PKG_VERSION");
     flavor
-        .sh(&format!(
-            "/usr/bin/python3 {script} {}",
-            env!("CARGO_PKG_VERSION")
-        ))
+        .sh(&format!("/usr/bin/python3 {script} {version}"))
         .ends_with(0);
+}
+
+fn on_demand(flavor: &Flavor) {
+    let script = test_script("odp.py");
+    let ran = with_device(flavor, &format!("/usr/bin/python3 {script} fr0 1")).ends_with(0);
+    assert_eq!(ran.stdout.matches("ok: ").count(), 14, "{ran:#?}");
+}
+
+/// A program beside this file.
+fn test_script(name: &str) -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab");
+    dir.join(name).display().to_string()
 }
 
 /// The names of the tests that pass, one a line.
