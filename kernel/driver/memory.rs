@@ -13,7 +13,7 @@ use crate::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
         umem::{PageList, Umem},
-        Device, MrAdvice, MrType, NewMr, UserCall,
+        Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
     ring::{RegMr, Remote, Sge},
     verbs::AccessFlags,
@@ -482,6 +482,21 @@ impl mr::Operations for Mr {
 
     fn map_page(mr: &rdma::Mr<Self>, addr: u64) -> Result {
         mr.page_list().ok_or(EINVAL)?.push(addr)
+    }
+
+    fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
+        let access = mr.state.lock().access;
+        details
+            .hex_u32(c"access", access.bits())?
+            .string(
+                c"memory",
+                match access.intersects(AccessFlags::ON_DEMAND) {
+                    true => c"on_demand",
+                    false => c"pinned",
+                },
+            )?
+            .u32(c"windows", mr.windows.load(Ordering::Relaxed))?;
+        Ok(())
     }
 
     fn advise(pd: &rdma::Pd<Pd>, advice: MrAdvice, sges: &[rdma::Sge]) -> Result {

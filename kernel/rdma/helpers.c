@@ -59,6 +59,21 @@ struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata)
 	return rdma_udata_to_uverbs_attr_bundle(udata)->context;
 }
 
+struct nlattr *rdma_helper_nla_nest_start(struct sk_buff *msg, int type)
+{
+	return nla_nest_start(msg, type);
+}
+
+void rdma_helper_nla_nest_end(struct sk_buff *msg, struct nlattr *start)
+{
+	nla_nest_end(msg, start);
+}
+
+void rdma_helper_nla_nest_cancel(struct sk_buff *msg, struct nlattr *start)
+{
+	nla_nest_cancel(msg, start);
+}
+
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter)
 {
 	return sg_page_iter_page(iter);
@@ -142,6 +157,11 @@ bool rdma_helper_netif_carrier_ok(const struct net_device *dev)
 bool rdma_helper_dev_is_registered(const struct net_device *dev)
 {
 	return READ_ONCE(dev->reg_state) == NETREG_REGISTERED;
+}
+
+bool rdma_helper_dev_is_loopback(const struct net_device *dev)
+{
+	return netif_get_flags(dev) & IFF_LOOPBACK;
 }
 
 bool rdma_helper_is_vlan_dev(const struct net_device *dev)

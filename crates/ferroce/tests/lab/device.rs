@@ -22,6 +22,10 @@ pub const TESTS: &[Test] = &[
         two_devices,
     ),
     ("a program killed in mid-traffic leaves nothing", killed),
+    (
+        "what an administrator sees of a device and does to it",
+        administration,
+    ),
     ("rdma-core's own tests pass", rdma_core_tests),
     (
         "memory had on demand follows its process's address space",
@@ -37,6 +41,10 @@ pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: a program killed in mid-traffic leaves nothing",
         killed,
+    ),
+    (
+        "debug: what an administrator sees of a device and does to it",
+        administration,
     ),
     ("debug: rdma-core's own tests pass", rdma_core_tests),
     (
@@ -121,6 +129,14 @@ fn killed(flavor: &Flavor) {
         ibv_rc_pingpong -d fr0 -g 1 -n 100000000 localhost >/dev/null & b=$!; sleep 0.3; \
         kill -9 $a; kill -9 $b; wait $a || :; wait $b || :; done";
     with_device(flavor, script).ends_with(0);
+}
+
+fn administration(flavor: &Flavor) {
+    let script = test_script("device.py");
+    let version = env!("CARGO_PKG_VERSION");
+    flavor
+        .sh(&format!("/usr/bin/python3 {script} {version}"))
+        .ends_with(0);
 }
 
 fn on_demand(flavor: &Flavor) {
