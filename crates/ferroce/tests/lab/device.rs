@@ -59,7 +59,7 @@ const NOTHING_LEFT: &str =
     "; rdma resource show | grep -q 'pd 0 cq 0 qp 0 cm_id 0 mr 0 ctx 0 srq 0' || \
     { rdma resource show; exit 1; }; rdma link delete fr0; modprobe -r ferroce";
 
-fn with_device(flavor: &Flavor, script: &str) -> Ran {
+pub fn with_device(flavor: &Flavor, script: &str) -> Ran {
     flavor.sh(&format!("{LISTENING}{DEVICE}{script}{NOTHING_LEFT}"))
 }
 

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The verbs in a guest, by programs of the project's own (`guest/`): what work
+//! requests do to memory.
+
+use std::path::Path;
+
+use crate::device::with_device;
+use crate::support::{Flavor, Ran, Test};
+
+pub const TESTS: &[Test] = &[(
+    "every byte of random work requests is where it should be",
+    |flavor| every_byte(flavor, 4000),
+)];
+
+pub const DEBUG_TESTS: &[Test] = &[(
+    "debug: every byte of random work requests is where it should be",
+    |flavor| every_byte(flavor, 2000),
+)];
+
+pub const QEMU_TESTS: &[Test] = &[(
+    "qemu: every byte of random work requests is where it should be",
+    |flavor| every_byte(flavor, 300),
+)];
+
+/// A second device, over an interface of its own.
+const SECOND_DEVICE: &str = "ip link add eth1 type dummy; ip addr add 10.0.1.1/24 dev eth1; \
+    ip link set eth1 up; rdma link add fr1 type ferroce netdev eth1; ";
+
+/// Runs one of the programs, by the interpreter that pyverbs is installed for.
+fn guest(flavor: &Flavor, program: &str, args: &str) -> Ran {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/lab/guest")
+        .join(program);
+    let script = format!(
+        "{SECOND_DEVICE}/usr/bin/python3 {} {args}; rdma link delete fr1",
+        program.display()
+    );
+    with_device(flavor, &script).ends_with(0)
+}
+
+fn every_byte(flavor: &Flavor, batches: u32) {
+    guest(flavor, "every_byte.py", &format!("fr0 fr1 {batches}"))
+        // Sends and writes, inline and not, of the transports that have them; reads and atomics of RC.
+        .prints("23 kinds of work requests");
+}
