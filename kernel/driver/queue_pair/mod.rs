@@ -294,8 +294,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             }
         }
         Transition::Flush => {
-            flush_receives(qp);
-            last_wqe_reached(qp);
+            receiving_ends(qp);
             settle(qp);
         }
         Transition::StartSending | Transition::ResumeSending | Transition::Drain => settle(qp),
@@ -345,8 +344,7 @@ fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
     if let Some(event) = event.and_then(qp_event) {
         qp.dispatch(event);
     }
-    flush_receives(qp);
-    last_wqe_reached(qp);
+    receiving_ends(qp);
     // Its mutex may be held by a thread that waits for this one's.
     qp.deferred.soon();
 }
@@ -382,9 +380,11 @@ fn flush_receives(qp: &rdma::Qp<Qp>) {
     }
 }
 
-/// Tells that nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request
-/// is taken only when its message is delivered, so there is none under way.
-fn last_wqe_reached(qp: &rdma::Qp<Qp>) {
+/// What becomes of receives when the queue pair has come to the error state.
+fn receiving_ends(qp: &rdma::Qp<Qp>) {
+    flush_receives(qp);
+    // Nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request is taken
+    // only when its message is delivered, so there is none under way.
     if qp.srq.is_some() {
         qp.dispatch(QpEvent::LastWqeReached);
     }
