@@ -56,11 +56,14 @@ impl PdId {
 #[pin_data]
 pub(crate) struct Mr {
     number: u32,
-    /// How many windows are bound to it.
+    /// How many windows are bound to it, or [`DEREGISTERED`].
     windows: AtomicU32,
     #[pin]
     state: SpinLock<State>,
 }
+
+/// No more windows can be bound. There are never that many.
+const DEREGISTERED: u32 = u32::MAX;
 
 /// What can change of a region, by registering it anew.
 #[derive(Clone)]
@@ -170,15 +173,18 @@ impl Mr {
         let allowed = state.key == part.lkey
             && state.pd == pd
             && state.access.contains(AccessFlags::MW_BIND)
-            && !access.intersects(AccessFlags::ZERO_BASED)
             && may_write
             && end <= state.memory.len() as u64;
         allowed.then_some(()).ok_or(AccessError)
     }
 
-    /// Counts a window that is bound to the region.
-    pub(crate) fn window_bound(&self) {
-        self.windows.fetch_add(1, Ordering::Relaxed);
+    /// Counts a window that is bound to the region, unless that is being deregistered.
+    pub(crate) fn window_bound(&self) -> Result<(), AccessError> {
+        let count = |n| (n != DEREGISTERED).then_some(n + 1);
+        self.windows
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count)
+            .map(|_| ())
+            .map_err(|_| AccessError)
     }
 
     /// Counts a window out.
@@ -314,11 +320,17 @@ impl mr::Operations for Mr {
         if let Some(call) = call {
             call.none()?;
         }
+        // IBTA 11.2.8.7: not while windows are bound to it.
+        if mr.windows.load(Ordering::Relaxed) > 0 {
+            return Err(EBUSY);
+        }
         let mut state = mr.state.lock().clone();
         if let Some(access) = change.access {
             state.access = access_flags(access)?;
             // Pages that were had for reading cannot be written to, and those that are pinned stay so.
-            let writes = AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE);
+            let writes = AccessFlags::LOCAL_WRITE
+                .union(AccessFlags::REMOTE_WRITE)
+                .union(AccessFlags::REMOTE_ATOMIC);
             let on_demand = state.access.intersects(AccessFlags::ON_DEMAND);
             if change.memory.is_none()
                 && (state.access.intersects(writes) && !state.memory.is_writable()
@@ -333,7 +345,10 @@ impl mr::Operations for Mr {
         if let Some(memory) = change.memory {
             let access = rdma::AccessFlags::from_bits(state.access.bits());
             state.memory = get(mr.device(), memory, access)?;
-            state.start = memory.virt_addr;
+            state.start = match state.access.contains(AccessFlags::ZERO_BASED) {
+                true => 0,
+                false => memory.virt_addr,
+            };
         }
         let before = core::mem::replace(&mut *mr.state.lock(), state);
         // Dropped with the lock released: that gives pages back.
@@ -379,10 +394,12 @@ impl mr::Operations for Mr {
     }
 
     fn dereg(mr: &rdma::Mr<Self>) -> Result {
-        // IBTA 11.2.8.5: not while windows are bound to it.
-        if mr.windows.load(Ordering::Relaxed) > 0 {
-            return Err(EBUSY);
-        }
+        // IBTA 11.2.8.5: not while windows are bound to it. Nor may one be from here on: this waits
+        // until nobody has the region, and a window would.
+        let order = Ordering::Relaxed;
+        mr.windows
+            .compare_exchange(0, DEREGISTERED, order, order)
+            .map_err(|_| EBUSY)?;
         mr.device().keys.remove(mr.number);
         Ok(())
     }
