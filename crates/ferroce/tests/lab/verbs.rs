@@ -1,21 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The verbs in a guest, by programs of the project's own (`guest/`): what work
-//! requests do to memory.
+//! requests do to memory, and what is answered to what is wrong.
 
 use std::path::Path;
 
 use crate::device::with_device;
 use crate::support::{Flavor, Ran, Test};
 
-pub const TESTS: &[Test] = &[(
-    "every byte of random work requests is where it should be",
-    |flavor| every_byte(flavor, 4000),
-)];
+pub const TESTS: &[Test] = &[
+    (
+        "every byte of random work requests is where it should be",
+        |flavor| every_byte(flavor, 4000),
+    ),
+    ("wrong arguments get their errno", errnos),
+    (
+        "work requests that break a rule get their status, and the queue pairs their state",
+        statuses,
+    ),
+];
 
-pub const DEBUG_TESTS: &[Test] = &[(
-    "debug: every byte of random work requests is where it should be",
-    |flavor| every_byte(flavor, 2000),
-)];
+pub const DEBUG_TESTS: &[Test] = &[
+    (
+        "debug: every byte of random work requests is where it should be",
+        |flavor| every_byte(flavor, 2000),
+    ),
+    ("debug: wrong arguments get their errno", errnos),
+    (
+        "debug: work requests that break a rule get their status, and the queue pairs their state",
+        statuses,
+    ),
+];
 
 pub const QEMU_TESTS: &[Test] = &[(
     "qemu: every byte of random work requests is where it should be",
@@ -42,4 +56,12 @@ fn every_byte(flavor: &Flavor, batches: u32) {
     guest(flavor, "every_byte.py", &format!("fr0 fr1 {batches}"))
         // Sends and writes, inline and not, of the transports that have them; reads and atomics of RC.
         .prints("23 kinds of work requests");
+}
+
+fn errnos(flavor: &Flavor) {
+    guest(flavor, "errnos.py", "fr0").prints(" rows, 0 failed");
+}
+
+fn statuses(flavor: &Flavor) {
+    guest(flavor, "statuses.py", "fr0").prints(" rows, 0 failed");
 }

@@ -193,6 +193,10 @@ class Window:
         self.mw, self.mr = MW(qp.pd, self.type), region.mr
         first = rng.randint(region.at, piece.at)
         last = rng.randint(piece.at + piece.length, region.at + region.length)
+        self.address = region.address(piece.at)
+        if self.type == e.IBV_MW_TYPE_2 and rng.random() < 0.5:
+            # Its first byte is at zero.
+            self.address, access = piece.at - first, access | ZERO_BASED
         self.info = MWBindInfo(region.mr, region.address(first), last - first, access)
         if self.type == e.IBV_MW_TYPE_1:
             qp.qp.bind_mw(self.mw, MWBind(self.info, e.IBV_SEND_SIGNALED))
@@ -294,6 +298,9 @@ class Request:
                 return False
             if windowed:
                 self.window = Window(receiver, self.remote, access)
+                if self.opcode in ATOMICS and self.window.address % 8:
+                    self.window.end(sender)
+                    self.window = None
         if self.opcode in SENDS or self.opcode == RDMA_WRITE_IMM:
             self.grh = GRH if receiver.type == UD else 0
             need = self.length + self.grh if self.opcode in SENDS else 0
@@ -309,8 +316,9 @@ class Request:
         """Of no bytes, neither the address nor the key is looked at (IBTA C9-88)."""
         if self.length == 0:
             return rng.getrandbits(32), rng.getrandbits(64)
-        rkey = self.window.rkey if self.window else self.remote.region.mr.rkey
-        return rkey, self.remote.region.address(self.remote.at)
+        if self.window:
+            return self.window.rkey, self.window.address
+        return self.remote.region.mr.rkey, self.remote.region.address(self.remote.at)
 
     def sges(self):
         if self.inline:
