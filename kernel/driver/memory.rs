@@ -62,7 +62,8 @@ pub(crate) struct Mr {
     state: SpinLock<State>,
 }
 
-/// No more windows can be bound. There are never that many.
+/// No more windows can be bound: the largest number, so that there is no next one. There are never
+/// that many.
 const DEREGISTERED: u32 = u32::MAX;
 
 /// What can change of a region, by registering it anew.
@@ -180,9 +181,10 @@ impl Mr {
 
     /// Counts a window that is bound to the region, unless that is being deregistered.
     pub(crate) fn window_bound(&self) -> Result<(), AccessError> {
-        let count = |n| (n != DEREGISTERED).then_some(n + 1);
         self.windows
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n: u32| {
+                n.checked_add(1)
+            })
             .map(|_| ())
             .map_err(|_| AccessError)
     }
