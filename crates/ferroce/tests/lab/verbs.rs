@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::device::with_device;
+use crate::device::with_device_script;
 use crate::support::{Flavor, Ran, Test};
 
 pub const TESTS: &[Test] = &[
@@ -40,16 +40,23 @@ pub const QEMU_TESTS: &[Test] = &[(
 const SECOND_DEVICE: &str = "ip link add eth1 type dummy; ip addr add 10.0.1.1/24 dev eth1; \
     ip link set eth1 up; rdma link add fr1 type ferroce netdev eth1; ";
 
-/// Runs one of the programs, by the interpreter that pyverbs is installed for.
-fn guest(flavor: &Flavor, program: &str, args: &str) -> Ran {
+/// A script that has the devices fr0 and fr1.
+pub fn with_devices(script: &str) -> String {
+    with_device_script(&format!("{SECOND_DEVICE}{script}; rdma link delete fr1"))
+}
+
+/// The command for one of the programs, by the interpreter that pyverbs is installed for.
+pub fn guest_script(program: &str, args: &str) -> String {
     let program = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/lab/guest")
         .join(program);
-    let script = format!(
-        "{SECOND_DEVICE}/usr/bin/python3 {} {args}; rdma link delete fr1",
-        program.display()
-    );
-    with_device(flavor, &script).ends_with(0)
+    format!("/usr/bin/python3 {} {args}", program.display())
+}
+
+fn guest(flavor: &Flavor, program: &str, args: &str) -> Ran {
+    flavor
+        .sh(&with_devices(&guest_script(program, args)))
+        .ends_with(0)
 }
 
 fn every_byte(flavor: &Flavor, batches: u32) {
