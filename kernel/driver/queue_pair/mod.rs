@@ -363,10 +363,13 @@ fn qp_event(event: EventType) -> Option<QpEvent> {
 
 /// Completes all posted receives as flushed, if the state is such (IBTA 10.3.1, Error).
 fn flush_receives(qp: &rdma::Qp<Qp>) {
-    loop {
+    // A process that goes on posting must not keep the thread that is here, which may be a peer's: no
+    // more than the queue holds at a time.
+    for _ in 0..qp.caps.layout.recv().map_or(0, |r| r.entries()) {
         let wr_id = {
             let mut shared = qp.shared.lock();
-            if state::receive_queue(shared.attr.state) != state::Processing::Flush {
+            let processing = state::receive_queue(shared.attr.state);
+            if shared.is_gone || processing != state::Processing::Flush {
                 return;
             }
             match &mut shared.receives {
@@ -377,6 +380,9 @@ fn flush_receives(qp: &rdma::Qp<Qp>) {
         let Some(wr_id) = wr_id else { return };
         let cqe = Cqe::new(wr_id, qp.number, WcOpcode::Recv, WcStatus::WrFlushErr);
         cq::complete(&qp.recv_cq, &cqe, false);
+    }
+    if qp.srq.is_none() {
+        qp.deferred.soon();
     }
 }
 

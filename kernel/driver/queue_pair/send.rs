@@ -115,6 +115,11 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide) {
         }
         if executed % BATCH == 0 {
             rdma::cond_resched();
+            // One that is to end does not wait for another that goes on posting: its child, say.
+            if kernel::current!().signal_pending() {
+                qp.deferred.soon();
+                return;
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 //! Work on a queue pair that is done later, by a thread of the kernel's.
 
-use super::{kick, QpRef};
+use super::{flush_receives, kick, QpRef};
 use kernel::{
     bindings, impl_has_delayed_work, impl_has_work, new_delayed_work, new_spinlock, new_work,
     prelude::*,
@@ -91,6 +91,7 @@ impl Deferred {
     fn run(&self) {
         let qp = self.qp.lock().clone();
         if let Some(qp) = qp {
+            flush_receives(&qp);
             kick(&qp);
         }
     }
