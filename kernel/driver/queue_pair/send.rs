@@ -18,7 +18,9 @@ use crate::{
     rdma::{self, qp::QpEvent, Details, Device, Gid, GidType},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
-    verbs::{limits, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
+    verbs::{
+        limits, QpState, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE,
+    },
     window,
 };
 use kernel::{
@@ -148,6 +150,11 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide) {
         }
         if executed % BATCH == 0 {
             rdma::cond_resched();
+            // One that is to end does not wait for another that goes on posting: its child, say.
+            if kernel::current!().signal_pending() {
+                qp.deferred.soon();
+                return;
+            }
         }
     }
 }
@@ -186,9 +193,9 @@ fn broken(qp: &rdma::Qp<Qp>) {
         shared.attr.state = state::after_fatal_error(before);
         before
     };
-    if before != crate::verbs::QpState::Err {
+    if before != QpState::Err {
         super::dispatch(qp, QpEvent::Fatal);
-        super::flush_receives(qp);
+        super::receiving_ends(qp);
     }
 }
 
@@ -235,11 +242,15 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
         Attempt::Failed(status) => {
             complete(qp, wr_id, opcode.completion(), status, 0);
             send.finish_current();
-            {
+            let (before, after) = {
                 let mut shared = qp.shared.lock();
-                shared.attr.state = state::after_send_error(qp.qp_type, shared.attr.state);
+                let before = shared.attr.state;
+                shared.attr.state = state::after_send_error(qp.qp_type, before);
+                (before, shared.attr.state)
+            };
+            if before != after && after == QpState::Err {
+                super::receiving_ends(qp);
             }
-            super::flush_receives(qp);
             true
         }
         Attempt::Wait(delay) => {
