@@ -12,6 +12,8 @@
 mod build;
 mod device;
 mod errors;
+mod install;
+mod link;
 mod modules;
 mod run;
 mod support;
@@ -70,6 +72,8 @@ fn trials() -> Vec<Trial> {
         (UML, build::TESTS),
         (UML, device::TESTS),
         (UML, verbs::TESTS),
+        (UML, link::TESTS),
+        (UML, install::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
