@@ -11,7 +11,7 @@ use crate::{
     uapi,
     verbs::limits::GRH_LENGTH,
 };
-use kernel::prelude::*;
+use kernel::{alloc::Flags, prelude::*};
 
 /// Where a datagram goes to, as an address handle has it.
 #[derive(Clone, Copy)]
@@ -36,11 +36,12 @@ impl ah::Operations for Ah {
     fn create(
         ah: &NewAh<'_, Self>,
         attr: &AhAttr,
+        flags: Flags,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
         let device = ah.device();
         let sgid = attr.sgid().ok_or(EINVAL)?;
-        let reserved = device.ahs.reserve()?;
+        let reserved = device.ahs.reserve(flags)?;
         if let Some(call) = call {
             call.respond(&uapi::AhResponse {
                 number: reserved.number(),
@@ -61,6 +62,13 @@ impl ah::Operations for Ah {
 
     fn destroy(ah: &rdma::Ah<Self>) {
         ah.device().ahs.remove(ah.number);
+    }
+}
+
+impl Ah {
+    /// Its number in the device's table.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
     }
 }
 

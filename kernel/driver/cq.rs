@@ -3,12 +3,15 @@
 //! Completion queues.
 
 use super::{
+    callback::{Callbacks, HasHandlers},
+    counters::Host,
     device::Ferroce,
-    rings::{errno, CompletionQueue, Rings},
+    kernel_user::Polling,
+    rings::{errno, CompletionQueue, PollQueue, Rings},
 };
 use crate::{
-    rdma::{self, cq, eopnotsupp, NewCq, UserCall},
-    ring::{CqError, CqGeometry, Cqe},
+    rdma::{self, cq, eopnotsupp, CqFlags, Details, NewCq, NotifyFlags, UserCall, WcBuffer},
+    ring::{CqError, CqGeometry, Cqe, Notify},
     uapi,
 };
 use kernel::{
@@ -20,8 +23,19 @@ use kernel::{
 /// The driver's data for completion queues.
 #[pin_data]
 pub(crate) struct Cq {
+    /// Whether completions tell when they were.
+    timestamps: bool,
     #[pin]
     queue: SpinLock<CompletionQueue>,
+    /// The user's side, if that is the kernel.
+    user: Option<Pin<KBox<KernelUser>>>,
+}
+
+#[pin_data]
+pub(crate) struct KernelUser {
+    #[pin]
+    pub(crate) polling: Polling,
+    callbacks: Arc<Callbacks<rdma::Cq<Cq>>>,
 }
 
 /// A completion queue as others hold on to it.
@@ -36,19 +50,42 @@ impl cq::Operations for Cq {
         attr: &cq::CqInitAttr,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
-        let call = call.ok_or(eopnotsupp())?;
-        if attr.flags != 0 {
+        let flags = CqFlags::from_bits(attr.flags);
+        if !CqFlags::TIMESTAMP_COMPLETION.contains(flags) {
             return Err(eopnotsupp());
         }
-        let queue = make(attr.cqe, call)?;
-        cq.set_entries(queue.producer.geometry().entries());
+        let (rings, queue) = make(attr.cqe, call)?;
+        let size = queue.producer.geometry();
+        cq.set_entries(size.entries());
+        let user = match call {
+            Some(_) => None,
+            None => Some(KernelUser::new(PollQueue::new(&rings, size)?)?),
+        };
         Ok(try_pin_init!(Cq {
+            timestamps: flags.contains(CqFlags::TIMESTAMP_COMPLETION),
             queue <- new_spinlock!(queue, "ferroce::Cq::queue"),
+            user,
         }? Error))
     }
 
+    fn pre_destroy(cq: &rdma::Cq<Self>) {
+        if let Some(user) = &cq.user {
+            // Nothing completes here any more, so no more handlers are to be called.
+            user.callbacks.flush();
+        }
+    }
+
+    fn poll(cq: &rdma::Cq<Self>, completions: &mut WcBuffer<'_, Ferroce>) -> Result {
+        cq.polling().ok_or(EINVAL)?.poll(completions);
+        Ok(())
+    }
+
+    fn request_notify(cq: &rdma::Cq<Self>, flags: NotifyFlags) -> Result<bool> {
+        Ok(cq.polling().ok_or(EINVAL)?.arm(flags))
+    }
+
     fn resize(cq: &rdma::Cq<Self>, entries: u32, call: &UserCall<'_, Ferroce>) -> Result<u32> {
-        let mut new = make(entries, call)?;
+        let (_, mut new) = make(entries, Some(call))?;
         let entries = new.producer.geometry().entries();
         let before = {
             let mut queue = cq.queue.lock();
@@ -63,31 +100,118 @@ impl cq::Operations for Cq {
         drop(before);
         Ok(entries)
     }
+
+    fn details(cq: &rdma::Cq<Self>, details: &mut Details<'_>) -> Result {
+        let (at, failed) = {
+            let producer = &cq.queue.lock().producer;
+            (producer.positions(), producer.is_failed())
+        };
+        details
+            .u32(c"producer", at.producer)?
+            .u32(c"consumer", at.consumer)?
+            .string(
+                c"armed",
+                match at.armed {
+                    None => c"no",
+                    Some(Notify::Solicited) => c"solicited",
+                    Some(Notify::Next) => c"next",
+                },
+            )?
+            .u32(c"overrun", failed.into())?
+            .u32(c"timestamps", cq.timestamps.into())?;
+        Ok(())
+    }
+}
+
+impl Cq {
+    /// The user's side, if that is the kernel.
+    pub(crate) fn polling(&self) -> Option<&Polling> {
+        self.user.as_ref().map(|user| &user.polling)
+    }
+}
+
+impl KernelUser {
+    fn new(queue: PollQueue) -> Result<Pin<KBox<Self>>> {
+        let callbacks = Callbacks::new()?;
+        KBox::pin_init(
+            try_pin_init!(Self {
+                polling <- Polling::new(queue),
+                callbacks,
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
 }
 
 /// Makes a queue of at least so many entries, and tells the process of it.
-fn make(entries: u32, call: &UserCall<'_, Ferroce>) -> Result<CompletionQueue> {
+fn make(
+    entries: u32,
+    call: Option<&UserCall<'_, Ferroce>>,
+) -> Result<(Arc<Rings>, CompletionQueue)> {
     let size = CqGeometry::new(entries).map_err(|e| errno(e.errno()))?;
-    let rings = Arc::new(Rings::new(size.len(), call)?, GFP_KERNEL)?;
-    call.respond(&uapi::CqResponse {
-        ring: rings.mapping(),
-        entries: size.entries(),
-        reserved: 0,
-    })?;
-    Rings::completion(&rings, size)
+    let rings = Rings::new(size.len(), call)?;
+    if let Some(call) = call {
+        call.respond(&uapi::CqResponse {
+            ring: rings.mapping(),
+            entries: size.entries(),
+            reserved: 0,
+        })?;
+    }
+    let queue = Rings::completion(&rings, size)?;
+    Ok((rings, queue))
+}
+
+/// What a user is told.
+#[derive(Clone, Copy)]
+enum Event {
+    /// There is a completion.
+    Completion = 1 << 0,
+    /// One was lost.
+    Overrun = 1 << 1,
+}
+
+fn tell(cq: &rdma::Cq<Cq>, event: Event) {
+    match &cq.user {
+        Some(user) => user.callbacks.raise(cq, event as u32),
+        None => cq.call(event as u32),
+    }
+}
+
+impl HasHandlers for rdma::Cq<Cq> {
+    fn call(&self, events: u32) {
+        if events & Event::Completion as u32 != 0 {
+            self.notify();
+        }
+        if events & Event::Overrun as u32 != 0 {
+            self.dispatch_error();
+        }
+    }
 }
 
 /// Delivers a completion, and tells who waits for it.
 pub(crate) fn complete(cq: &rdma::Cq<Cq>, cqe: &Cqe, solicited: bool) {
     let (result, notify) = {
+        let mut cqe = *cqe;
         let mut queue = cq.queue.lock();
-        let result = queue.producer.push(cqe, solicited);
+        if cq.timestamps {
+            // With the lock held, so that they are in the order of the completions.
+            cqe.timestamp = rdma::clock();
+        }
+        let result = queue.producer.push(&cqe, solicited);
         (result, queue.producer.notify())
     };
     match result {
-        Ok(()) if notify => cq.notify(),
-        // IBTA 11.6.3.1: told once; what comes later is lost as well.
-        Err(CqError::Overrun) => cq.dispatch_error(),
-        Ok(()) | Err(CqError::Failed) => {}
+        Ok(()) if notify => {
+            cq.device().counters.count_host(Host::CompletionEvents);
+            tell(cq, Event::Completion);
+        }
+        Ok(()) => {}
+        Err(error) => {
+            cq.device().counters.count_host(Host::CqOverflow);
+            // IBTA 11.6.3.1: told once; what comes later is lost as well.
+            if error == CqError::Overrun {
+                tell(cq, Event::Overrun);
+            }
+        }
     }
 }

@@ -4,8 +4,9 @@
 
 use super::{
     address::{Address, Ah},
+    counters::{self, Counters},
     cq::Cq,
-    memory::{Keys, Mr, MAX_KEYS},
+    memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
     queue_pair::{self, Qp, QpRef},
     srq::Srq,
@@ -18,18 +19,29 @@ use crate::{
     verbs::{self, limits},
     THIS_MODULE,
 };
-use kernel::prelude::*;
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{static_lock_class, Mutex},
+};
 
 /// The driver's data for one device.
 #[pin_data]
 pub(crate) struct Ferroce {
     guid: [u8; 8],
+    pub(crate) counters: Counters,
+    /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
+    apart: AtomicBool,
+    #[pin]
+    settling: Mutex<()>,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
     pub(crate) keys: Keys,
     #[pin]
-    pub(crate) ahs: Table<Address>,
+    /// The kernel makes its own in any context.
+    pub(crate) ahs: Table<Address, lock::IrqSave>,
     #[pin]
     pub(crate) groups: Groups,
 }
@@ -39,17 +51,78 @@ impl Ferroce {
         let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
-            qps <- Table::new(first, limit),
+            counters: Counters::new()?,
+            apart: AtomicBool::new(false),
+            settling <- new_mutex!((), "ferroce::Ferroce::settling"),
+            qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // Key zero is for nobody: programs take it for none.
-            keys <- Table::new(1, MAX_KEYS),
-            ahs <- Table::new(1, MAX_AH),
+            keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
+            ahs <- Table::new(1, MAX_AH, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
         })
     }
 }
 
+/// Namespaces.
+///
+/// A device has its addresses from its network device, and with them a place in the network: it
+/// reaches those that the network device's namespace reaches. Who may open it is decided by the
+/// namespace that the RDMA device itself is in. The administrator may move either
+/// (`ip link set NETDEV netns`, `rdma dev set DEVICE netns`); as long as the two are not in the same,
+/// programs in the one must not be heard in the other, and the port is down.
+///
+/// Where RDMA devices are shared by all namespaces (`rdma system show`) there is no such difference.
+impl Ferroce {
+    /// Whether the device reaches, and is reached by, nobody.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.apart.load(Ordering::Relaxed)
+    }
+
+    /// To be called when the network device is about to move; [`Self::settle`] is to follow.
+    fn leave(&self) {
+        let _guard = self.settling.lock();
+        self.apart.store(true, Ordering::Relaxed);
+    }
+
+    /// Looks at where the device and its network device are. To be called when one of them has moved.
+    fn settle(device: &Device<Self>) {
+        // So that who comes last has seen both moves.
+        let _guard = device.settling.lock();
+        let netdev = device.netdev(1);
+        let together = netdev.is_some_and(|netdev| device.shares_netns(&netdev));
+        device.apart.store(!together, Ordering::Relaxed);
+    }
+}
+
 /// "FER" in ASCII, where a vendor would have its OUI.
 const VENDOR_ID: u32 = u32::from_be_bytes(*b"\0FER");
+
+/// The release, in the words and numbers of a firmware's version.
+const VERSION: &str = env!("FERROCE_VERSION");
+
+/// The release as a number: 16 bits for each of its three parts.
+const VERSION_NUMBER: u64 = {
+    let text = VERSION.as_bytes();
+    let (mut parts, mut part, mut i) = (0, 0, 0);
+    while i < text.len() {
+        match text[i] {
+            b'.' => {
+                parts = parts << 16 | part;
+                part = 0;
+            }
+            digit => part = 10 * part + (digit - b'0') as u64,
+        }
+        i += 1;
+    }
+    parts << 16 | part
+};
+
+/// What the port does for the RDMA core.
+const PORT_CAPS: PortCoreCaps = PortCoreCaps::PROT_ROCE_UDP_ENCAP;
+
+/// How long an acknowledgement may take that the device itself holds up: 4.096 µs · 2^15, 134 ms, for
+/// which a thread that executes requests may have to wait for a CPU (as rdma_rxe has it).
+const ACK_DELAY: u8 = 15;
 
 /// How many address handles there can be.
 const MAX_AH: u32 = 1 << 16;
@@ -76,6 +149,9 @@ impl rdma::Operations for Ferroce {
         UserCommand::PostSrqRecv,
     ];
 
+    const DEVICE_COUNTERS: &'static [CounterDesc] = counters::Host::DESCS;
+    const PORT_COUNTERS: &'static [CounterDesc] = counters::Port::DESCS;
+
     type Ucontext = Ucontext;
     type Pd = Pd;
     type Ah = Ah;
@@ -86,11 +162,15 @@ impl rdma::Operations for Ferroce {
     type Mw = Mw;
 
     fn query_device(device: &Device<Self>, attr: &mut DeviceAttr) -> Result {
+        attr.fw_ver = VERSION_NUMBER;
         attr.sys_image_guid = u64::from_ne_bytes(device.guid);
-        attr.device_cap_flags = (DeviceCaps::MEM_WINDOW | DeviceCaps::MEM_WINDOW_TYPE_2B)
+        let caps = DeviceCaps::MEM_WINDOW
+            | DeviceCaps::MEM_WINDOW_TYPE_2B
+            | DeviceCaps::MEM_MGT_EXTENSIONS;
+        attr.device_cap_flags = caps.bits().into();
+        attr.kernel_cap_flags = (KernelCaps::ALLOW_USER_UNREG | KernelCaps::ON_DEMAND_PAGING)
             .bits()
             .into();
-        attr.kernel_cap_flags = KernelCaps::ALLOW_USER_UNREG.bits().into();
         attr.max_mr_size = u64::MAX;
         // No vendor has assigned these: they are this driver's own, and not zero, which programs take
         // for "unknown".
@@ -105,6 +185,8 @@ impl rdma::Operations for Ferroce {
         attr.max_qp_wr = limits::MAX_QP_WR as i32;
         attr.max_send_sge = limits::MAX_SEND_SGE as i32;
         attr.max_recv_sge = limits::MAX_RECV_SGE as i32;
+        attr.max_sge_rd = limits::MAX_SEND_SGE as i32;
+        attr.max_fast_reg_page_list_len = MAX_FAST_REG_PAGES;
         attr.max_cq = 1 << 20;
         attr.max_cqe = limits::MAX_CQE as i32;
         attr.max_mcast_grp = 1 << 13;
@@ -119,18 +201,37 @@ impl rdma::Operations for Ferroce {
         attr.max_qp_init_rd_atom = limits::MAX_RD_ATOMIC.into();
         attr.max_res_rd_atom = i32::from(limits::MAX_RD_ATOMIC) * attr.max_qp;
         attr.atomic_cap = AtomicCap::Hca.as_raw();
+        attr.local_ca_ack_delay = ACK_DELAY;
+        // Of `rdma::clock`: all bits count, and 1,000,000 kHz are nanoseconds.
+        attr.timestamp_mask = u64::MAX;
+        attr.hca_core_clock = 1_000_000;
+        let receive = OdpTransportCaps::SEND | OdpTransportCaps::RECV | OdpTransportCaps::SRQ_RECV;
+        let connected = receive | OdpTransportCaps::WRITE;
+        let reliable = connected | OdpTransportCaps::READ | OdpTransportCaps::ATOMIC;
+        attr.odp_caps.general_caps = OdpCaps::SUPPORT.bits().into();
+        let by_transport = &mut attr.odp_caps.per_transport_caps;
+        by_transport.rc_odp_caps = reliable.bits();
+        by_transport.uc_odp_caps = connected.bits();
+        by_transport.ud_odp_caps = receive.bits();
         Ok(())
     }
 
     fn query_port(device: &Device<Self>, port: u32, attr: &mut PortAttr) -> Result {
         let netdev = device.netdev(port).ok_or(ENODEV)?;
-        let (state, phys_state) = netdev.port_state();
+        let (state, phys_state) = match device.is_apart() {
+            false => netdev.port_state(),
+            true => (PortState::Down, PhysState::Disabled),
+        };
         attr.state = state.as_raw();
         attr.phys_state = phys_state.as_raw() as u8;
         attr.max_mtu = Mtu::Mtu4096.as_raw();
         attr.active_mtu = port_mtu(device).number().into();
         attr.gid_tbl_len = 1024;
         attr.pkey_tbl_len = 1;
+        attr.set_ip_gids(1);
+        if PORT_CAPS.contains(PortCoreCaps::IB_CM) {
+            attr.port_cap_flags = PortCaps::CM_SUP.bits();
+        }
         attr.max_msg_sz = 1 << 31;
         attr.active_width = Width::X4.as_raw() as u8;
         attr.active_speed = Speed::Edr.as_raw() as u16;
@@ -142,7 +243,7 @@ impl rdma::Operations for Ferroce {
         Self::query_port(device, port, &mut attr)?;
         immutable.gid_tbl_len = attr.gid_tbl_len;
         immutable.pkey_tbl_len = attr.pkey_tbl_len.into();
-        immutable.core_cap_flags = PortCoreCaps::PROT_ROCE_UDP_ENCAP.bits();
+        immutable.core_cap_flags = PORT_CAPS.bits();
         Ok(())
     }
 
@@ -153,6 +254,23 @@ impl rdma::Operations for Ferroce {
     fn query_pkey(_device: &Device<Self>, _port: u32, index: u16) -> Result<u16> {
         // The default partition, with full membership. RoCE has no other (IBTA A17.7).
         (index == 0).then_some(0xffff).ok_or(EINVAL)
+    }
+
+    fn read_counters(device: &Device<Self>, port: Option<u32>, values: &mut [u64]) -> Result {
+        match port {
+            Some(_) => device.counters.read_port(values),
+            None => device.counters.read_host(values),
+        }
+        Ok(())
+    }
+
+    fn enable(device: &Device<Self>) -> Result {
+        Self::settle(device);
+        Ok(())
+    }
+
+    fn firmware_version(_device: &Device<Self>) -> &'static str {
+        VERSION
     }
 }
 
@@ -175,18 +293,50 @@ impl LinkOps for Link {
             );
             return Err(EINVAL);
         }
+        let mac = match netdev.mac() {
+            Some(mac) => mac,
+            // It has the same address everywhere, which no two devices can have their GUIDs from.
+            None if netdev.is_loopback() => local_mac(),
+            None => {
+                pr_err!("{name}: only over Ethernet, or the loopback device\n");
+                return Err(EINVAL);
+            }
+        };
+        if netdev.is_loopback() && !netdev.is_up() {
+            pr_err!("{name}: the loopback device must be up, and have its addresses, before\n");
+            return Err(Error::from_errno(-(kernel::bindings::ENETDOWN as i32)));
+        }
         let _guard = NEWLINK.lock();
-        if Device::<Ferroce>::from_netdev(netdev).is_some() {
+        if let Some(other) = Device::<Ferroce>::from_netdev(netdev) {
+            pr_err!(
+                "{name}: there is {} over this network device\n",
+                other.name()
+            );
             return Err(EEXIST);
         }
-        let guid = eui64(netdev.mac().ok_or(EINVAL)?);
+        let guid = eui64(mac);
 
         let mut device = NewDevice::new(netdev, Ferroce::new(guid))?;
         device.set_node_guid(guid);
         device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
         device.set_netdev(1, netdev)?;
-        device.register(name)
+        device.register(name).map_err(|error| match error {
+            // "Too many open files" is how `ib_core` says that.
+            ENFILE => {
+                pr_err!("{name}: there is an RDMA device of that name\n");
+                EEXIST
+            }
+            error => error,
+        })
     }
+}
+
+/// An Ethernet address that nobody else has, for all anyone knows.
+fn local_mac() -> [u8; 6] {
+    let [a, rest @ ..]: [u8; 6] = rdma::random();
+    let [b, c, d, e, f] = rest;
+    // Locally administered, and not of a group.
+    [a & !1 | 2, b, c, d, e, f]
 }
 
 /// An EUI-64 of an Ethernet address, with the bit inverted that tells of global ones (RFC 4291 2.5.1).
@@ -195,15 +345,20 @@ fn eui64(mac: [u8; 6]) -> [u8; 8] {
     [a ^ 2, b, c, 0xff, 0xfe, d, e, f]
 }
 
-/// A device goes with its network device.
+/// A device goes with its network device, and follows it.
 pub(crate) struct NetEvents;
 
 impl rdma::NetEvents for NetEvents {
     fn event(event: NetEvent, netdev: &NetDevice) {
-        if event == NetEvent::Unregister {
-            if let Some(device) = Device::<Ferroce>::from_netdev(netdev) {
-                device.unregister_queued();
-            }
+        let Some(device) = Device::<Ferroce>::from_netdev(netdev) else {
+            return;
+        };
+        match event {
+            NetEvent::Unregister => device.unregister_queued(),
+            NetEvent::Leave => device.leave(),
+            NetEvent::Register => Ferroce::settle(&device),
+            NetEvent::Up | NetEvent::Down | NetEvent::Change => device.dispatch_port_state(netdev),
+            _ => {}
         }
     }
 }

@@ -28,8 +28,11 @@ pub mod uapi;
 pub mod verbs;
 
 mod address;
+mod callback;
+mod counters;
 mod cq;
 mod device;
+mod kernel_user;
 mod memory;
 mod multicast;
 mod queue_pair;

@@ -12,10 +12,10 @@ use crate::{
     rdma::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
-        umem::Umem,
-        Device, MrType, NewMr, UserCall,
+        umem::{PageList, Umem},
+        Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
-    ring::{Remote, Sge},
+    ring::{RegMr, Remote, Sge},
     verbs::AccessFlags,
 };
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -56,22 +56,53 @@ impl PdId {
 #[pin_data]
 pub(crate) struct Mr {
     number: u32,
-    /// How many windows are bound to it.
+    /// How many windows are bound to it, or [`DEREGISTERED`].
     windows: AtomicU32,
+    /// Of a region that is registered by work requests: its memory, for pages to be mapped in any
+    /// context.
+    listed: Option<Arc<Umem>>,
     #[pin]
     state: SpinLock<State>,
 }
 
+/// No more windows can be bound: the largest number, so that there is no next one. There are never
+/// that many.
+const DEREGISTERED: u32 = u32::MAX;
+
 /// What can change of a region, by registering it anew.
 #[derive(Clone)]
 struct State {
+    phase: Phase,
     key: u32,
     pd: PdId,
     access: AccessFlags,
     /// The address of the first byte in work requests.
     start: u64,
+    length: u64,
     memory: Arc<Umem>,
+    /// Where in the memory the region begins.
+    offset: usize,
 }
+
+/// The states of a region that is registered by work requests (IBTA 10.6.4.4); any other is valid
+/// always.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Free,
+    Valid,
+    /// No longer valid, and not free before the last access has ended.
+    Closing,
+}
+
+impl State {
+    /// Whether a key of a protection domain names the region, and it may be used.
+    fn is_named(&self, pd: PdId, key: u32) -> bool {
+        self.phase == Phase::Valid && self.key == key && self.pd == pd
+    }
+}
+
+/// How many pages can be registered by a work request.
+pub(crate) const MAX_FAST_REG_PAGES: u32 = 512;
 
 /// A range of a region.
 pub(crate) struct Range {
@@ -96,7 +127,7 @@ impl Range {
         };
         {
             let state = region.state.lock();
-            if state.key != key || state.pd != pd || !state.access.contains(access) {
+            if !state.is_named(pd, key) || !state.access.contains(access) {
                 return Err(AccessError);
             }
         }
@@ -123,15 +154,15 @@ impl Range {
         let (memory, offset) = {
             let state = region.state.lock();
             let offset = addr.checked_sub(state.start).ok_or(AccessError)?;
-            (state.memory.clone(), offset)
+            let end = offset.checked_add(length.into()).ok_or(AccessError)?;
+            if end > state.length {
+                return Err(AccessError);
+            }
+            (state.memory.clone(), state.offset + offset as usize)
         };
-        let end = offset.checked_add(length.into()).ok_or(AccessError)?;
-        if end > memory.len() as u64 {
-            return Err(AccessError);
-        }
         Ok(Self {
             memory,
-            offset: offset as usize,
+            offset,
             _region: region.clone(),
         })
     }
@@ -153,6 +184,11 @@ impl Range {
 }
 
 impl Mr {
+    /// Its number in the device's table of keys.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Checks that a window may be bound to a part of the region (IBTA 10.6.7.2.1).
     pub(crate) fn check_bind(
         &self,
@@ -167,18 +203,58 @@ impl Mr {
             !access.intersects(writes) || state.access.contains(AccessFlags::LOCAL_WRITE);
         let offset = part.addr.checked_sub(state.start).ok_or(AccessError)?;
         let end = offset.checked_add(length).ok_or(AccessError)?;
-        let allowed = state.key == part.lkey
-            && state.pd == pd
+        let allowed = state.is_named(pd, part.lkey)
             && state.access.contains(AccessFlags::MW_BIND)
-            && !access.intersects(AccessFlags::ZERO_BASED)
             && may_write
-            && end <= state.memory.len() as u64;
+            && end <= state.length;
         allowed.then_some(()).ok_or(AccessError)
     }
 
-    /// Counts a window that is bound to the region.
-    pub(crate) fn window_bound(&self) {
-        self.windows.fetch_add(1, Ordering::Relaxed);
+    /// The pages of a region that is registered by work requests.
+    fn page_list(&self) -> Option<&PageList> {
+        self.listed.as_ref()?.page_list()
+    }
+
+    fn register(region: &rdma::Mr<Self>, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
+        let list = region.page_list().ok_or(AccessError)?;
+        let (start, length) = region.mapped();
+        let mut state = region.state.lock();
+        let is_own_key = request.key >> KEY_BITS == region.number;
+        if state.phase != Phase::Free || state.pd != pd || !is_own_key {
+            return Err(AccessError);
+        }
+        state.offset = list.open(start, length).map_err(|_| AccessError)?;
+        state.phase = Phase::Valid;
+        state.key = request.key;
+        state.access = request.access;
+        state.start = start;
+        state.length = length;
+        Ok(())
+    }
+
+    fn invalidate(&self, pd: PdId, key: u32) -> Result<(), AccessError> {
+        let list = self.page_list().ok_or(AccessError)?;
+        {
+            let mut state = self.state.lock();
+            if !state.is_named(pd, key) {
+                return Err(AccessError);
+            }
+            state.phase = Phase::Closing;
+        }
+        // After this its pages are the owner's again, to do with them what it likes.
+        list.close();
+        self.state.lock().phase = Phase::Free;
+        Ok(())
+    }
+
+    /// Counts a window that is bound to the region, unless that is being deregistered.
+    pub(crate) fn window_bound(&self) -> Result<(), AccessError> {
+        self.windows
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n: u32| {
+                n.checked_add(1)
+            })
+            .map(|_| ())
+            .map_err(|_| AccessError)
     }
 
     /// Counts a window out.
@@ -187,15 +263,30 @@ impl Mr {
     }
 }
 
-/// Ends the access by a key (IBTA 10.6.5). Regions of processes have no such keys.
-pub(crate) fn invalidate(keys: &Keys, key: u32, qpn: u32) -> Result<(), AccessError> {
-    match keys.get(key >> KEY_BITS) {
-        Some(Named::Window(window)) => window.invalidate(key, qpn),
-        _ => Err(AccessError),
+/// Ends the access by a key (IBTA 10.6.5), for a queue pair of that protection domain and number. Regions
+/// of processes have no such keys. It may sleep.
+pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<(), AccessError> {
+    match keys.get(key >> KEY_BITS).ok_or(AccessError)? {
+        Named::Window(window) => window.invalidate(key, qpn),
+        Named::Region(region) => region.invalidate(pd, key),
+    }
+}
+
+/// Registers the memory that has been mapped in a region (IBTA 10.6.4.4, Fast Register).
+pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
+    match keys.get(request.mr).ok_or(AccessError)? {
+        Named::Region(region) => Mr::register(&region, pd, request),
+        Named::Window(_) => Err(AccessError),
     }
 }
 
 impl Region for Range {
+    fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
+        self.memory
+            .prefetch(self.offset, length as usize, write, true)
+            .map_err(|_| Fault)
+    }
+
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
         from.memory
             .copy_to(
@@ -238,7 +329,7 @@ fn access_flags(access: rdma::AccessFlags) -> Result<AccessFlags> {
     AccessFlags::try_from(required).map_err(|_| EINVAL)
 }
 
-fn pin(
+fn get(
     device: &Device<Ferroce>,
     memory: UserMemory,
     access: rdma::AccessFlags,
@@ -248,6 +339,24 @@ fn pin(
         Umem::get(device, memory.start, length, access)?,
         GFP_KERNEL,
     )?)
+}
+
+/// Gives a region a key of its own.
+fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>) -> Result<u32> {
+    let key = pd.device().keys.reserve(GFP_KERNEL)?.keep() << KEY_BITS;
+    mr.set_keys(key, key);
+    Ok(key)
+}
+
+/// Makes a region of what is to be its state.
+fn region(state: State) -> impl PinInit<Mr, Error> {
+    let listed = state.memory.page_list().map(|_| state.memory.clone());
+    try_pin_init!(Mr {
+        number: state.key >> KEY_BITS,
+        windows: AtomicU32::new(0),
+        listed,
+        state <- new_spinlock!(state, "ferroce::Mr::state"),
+    }? Error)
 }
 
 #[vtable]
@@ -266,30 +375,26 @@ impl mr::Operations for Mr {
         }
         let device = pd.device();
         let flags = access_flags(access)?;
-        if flags.intersects(AccessFlags::ON_DEMAND) {
-            return Err(eopnotsupp());
+        if flags.intersects(AccessFlags::ON_DEMAND) && memory.length == u64::MAX {
+            // All of a process's memory (implicit on-demand paging) is not offered.
+            return Err(EINVAL);
         }
         let start = if flags.contains(AccessFlags::ZERO_BASED) {
             0
         } else {
             memory.virt_addr
         };
-        let pinned = pin(device, memory, access)?;
-        let number = device.keys.reserve()?.keep();
-        let key = number << KEY_BITS;
-        mr.set_keys(key, key);
-        let state = State {
-            key,
+        let umem = get(device, memory, access)?;
+        Ok(region(State {
+            phase: Phase::Valid,
+            key: reserve(mr, pd)?,
             pd: PdId::of(pd),
             access: flags,
             start,
-            memory: pinned,
-        };
-        Ok(try_pin_init!(Mr {
-            number,
-            windows: AtomicU32::new(0),
-            state <- new_spinlock!(state, "ferroce::Mr::state"),
-        }? Error))
+            length: memory.length,
+            memory: umem,
+            offset: 0,
+        }))
     }
 
     fn created(mr: &rdma::Mr<Self>) -> Result {
@@ -307,17 +412,21 @@ impl mr::Operations for Mr {
         if let Some(call) = call {
             call.none()?;
         }
+        // IBTA 11.2.8.7: not while windows are bound to it.
+        if mr.windows.load(Ordering::Relaxed) > 0 {
+            return Err(EBUSY);
+        }
         let mut state = mr.state.lock().clone();
         if let Some(access) = change.access {
             state.access = access_flags(access)?;
-            if state.access.intersects(AccessFlags::ON_DEMAND) {
-                return Err(eopnotsupp());
-            }
-            // Pages that were pinned for reading cannot be written to.
-            let writes = AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE);
+            // Pages that were had for reading cannot be written to, and those that are pinned stay so.
+            let writes = AccessFlags::LOCAL_WRITE
+                .union(AccessFlags::REMOTE_WRITE)
+                .union(AccessFlags::REMOTE_ATOMIC);
+            let on_demand = state.access.intersects(AccessFlags::ON_DEMAND);
             if change.memory.is_none()
-                && state.access.intersects(writes)
-                && !state.memory.is_writable()
+                && (state.access.intersects(writes) && !state.memory.is_writable()
+                    || on_demand != state.memory.is_on_demand())
             {
                 return Err(eopnotsupp());
             }
@@ -327,37 +436,113 @@ impl mr::Operations for Mr {
         }
         if let Some(memory) = change.memory {
             let access = rdma::AccessFlags::from_bits(state.access.bits());
-            state.memory = pin(mr.device(), memory, access)?;
-            state.start = memory.virt_addr;
+            state.memory = get(mr.device(), memory, access)?;
+            state.start = match state.access.contains(AccessFlags::ZERO_BASED) {
+                true => 0,
+                false => memory.virt_addr,
+            };
+            state.length = memory.length;
         }
         let before = core::mem::replace(&mut *mr.state.lock(), state);
-        // Dropped with the lock released: that unpins pages.
+        // Dropped with the lock released: that gives pages back.
         drop(before);
         Ok(())
     }
 
     fn get_dma(
-        _mr: &mut NewMr<'_, Self>,
-        _pd: &rdma::Pd<Pd>,
-        _access: rdma::AccessFlags,
+        mr: &mut NewMr<'_, Self>,
+        pd: &rdma::Pd<Pd>,
+        access: rdma::AccessFlags,
     ) -> Result<impl PinInit<Self, Error>> {
-        Err::<Result<Self>, _>(eopnotsupp())
+        let memory = Arc::new(Umem::kernel(), GFP_KERNEL)?;
+        let access = access_flags(access)?;
+        Ok(region(State {
+            phase: Phase::Valid,
+            key: reserve(mr, pd)?,
+            pd: PdId::of(pd),
+            access,
+            start: 0,
+            length: u64::MAX,
+            memory,
+            offset: 0,
+        }))
     }
 
     fn alloc(
-        _mr: &mut NewMr<'_, Self>,
-        _pd: &rdma::Pd<Pd>,
-        _mr_type: MrType,
-        _max_pages: u32,
+        mr: &mut NewMr<'_, Self>,
+        pd: &rdma::Pd<Pd>,
+        mr_type: MrType,
+        max_pages: u32,
     ) -> Result<impl PinInit<Self, Error>> {
-        Err::<Result<Self>, _>(eopnotsupp())
+        if mr_type != MrType::MemReg {
+            return Err(eopnotsupp());
+        }
+        if max_pages > MAX_FAST_REG_PAGES {
+            return Err(EINVAL);
+        }
+        let memory = Arc::new(Umem::listed(max_pages)?, GFP_KERNEL)?;
+        Ok(region(State {
+            phase: Phase::Free,
+            key: reserve(mr, pd)?,
+            pd: PdId::of(pd),
+            access: AccessFlags::EMPTY,
+            start: 0,
+            length: 0,
+            memory,
+            offset: 0,
+        }))
+    }
+
+    fn map_start(mr: &rdma::Mr<Self>, page_size: u32) -> Result {
+        mr.page_list().ok_or(EINVAL)?.start(page_size)
+    }
+
+    fn map_page(mr: &rdma::Mr<Self>, addr: u64) -> Result {
+        mr.page_list().ok_or(EINVAL)?.push(addr)
+    }
+
+    fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
+        let access = mr.state.lock().access;
+        details
+            .hex_u32(c"access", access.bits())?
+            .string(
+                c"memory",
+                match access.intersects(AccessFlags::ON_DEMAND) {
+                    true => c"on_demand",
+                    false => c"pinned",
+                },
+            )?
+            .u32(c"windows", mr.windows.load(Ordering::Relaxed))?;
+        Ok(())
+    }
+
+    fn advise(pd: &rdma::Pd<Pd>, advice: MrAdvice, sges: &[rdma::Sge]) -> Result {
+        let write = advice == MrAdvice::PrefetchWrite;
+        for sge in sges {
+            let sge = Sge {
+                addr: sge.addr,
+                length: sge.length,
+                lkey: sge.lkey,
+            };
+            let keys = &pd.device().keys;
+            let range = Range::local(keys, PdId::of(pd), sge, false).map_err(|_| EINVAL)?;
+            if write && !range.memory.is_writable() {
+                return Err(EPERM);
+            }
+            let fault = advice != MrAdvice::PrefetchNoFault;
+            let length = sge.length as usize;
+            range.memory.prefetch(range.offset, length, write, fault)?;
+        }
+        Ok(())
     }
 
     fn dereg(mr: &rdma::Mr<Self>) -> Result {
-        // IBTA 11.2.8.5: not while windows are bound to it.
-        if mr.windows.load(Ordering::Relaxed) > 0 {
-            return Err(EBUSY);
-        }
+        // IBTA 11.2.8.5: not while windows are bound to it. Nor may one be from here on: this waits
+        // until nobody has the region, and a window would.
+        let order = Ordering::Relaxed;
+        mr.windows
+            .compare_exchange(0, DEREGISTERED, order, order)
+            .map_err(|_| EBUSY)?;
         mr.device().keys.remove(mr.number);
         Ok(())
     }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory behind a queue: pages that the process maps, and the kernel's view of them.
+//! The memory behind a queue: pages that the process maps, if there is one, and the kernel's view of
+//! them.
 
 use super::device::{Ferroce, Ucontext};
 use crate::{
     rdma::mmap::{SharedPages, UserMapping},
     rdma::UserCall,
     ring::{
-        CqGeometry, Executor, GeometryError, Producer, Queue, RecvQueue, SendQueue, WqGeometry,
+        CqGeometry, Executor, GeometryError, Poller, Poster, Producer, Queue, RecvQueue, SendQueue,
+        WqGeometry,
     },
     uapi, verbs,
 };
@@ -28,25 +30,29 @@ fn geometry(error: GeometryError) -> Error {
     errno(error.errno())
 }
 
-/// Pages that a process may map.
+/// Pages that a process may map, or that are for a kernel user.
 pub(crate) struct Rings {
     pages: Arc<SharedPages>,
-    mapping: UserMapping<Ucontext>,
+    mapping: Option<UserMapping<Ucontext>>,
 }
 
 impl Rings {
-    /// Allocates at least `len` bytes for the process that makes a call.
-    pub(crate) fn new(len: usize, call: &UserCall<'_, Ferroce>) -> Result<Self> {
+    /// Allocates at least `len` bytes for the process that makes a call, or for a kernel user.
+    pub(crate) fn new(len: usize, call: Option<&UserCall<'_, Ferroce>>) -> Result<Arc<Self>> {
         let pages = Arc::new(SharedPages::new(len)?, GFP_KERNEL)?;
-        let mapping = UserMapping::new(call.ucontext(), pages.clone())?;
-        Ok(Self { pages, mapping })
+        let mapping = call.map(|call| UserMapping::new(call.ucontext(), pages.clone()));
+        let mapping = mapping.transpose()?;
+        Ok(Arc::new(Self { pages, mapping }, GFP_KERNEL)?)
     }
 
-    /// What the process is to map.
+    /// What the process is to map. A kernel user maps nothing.
     pub(crate) fn mapping(&self) -> uapi::Mapping {
-        uapi::Mapping {
-            offset: self.mapping.offset(),
-            length: self.pages.len() as u64,
+        match &self.mapping {
+            Some(mapping) => uapi::Mapping {
+                offset: mapping.offset(),
+                length: self.pages.len() as u64,
+            },
+            None => uapi::Mapping::default(),
         }
     }
 
@@ -84,6 +90,44 @@ impl Rings {
             // is dropped after the producer. The kernel reaches them by the ring's types only.
             producer: unsafe { Producer::new(base, len, size) }.map_err(geometry)?,
             _rings: self_.clone(),
+        })
+    }
+}
+
+/// A work queue as its kernel user has it.
+pub(crate) struct PostQueue<Q> {
+    pub(crate) poster: Poster<Q>,
+    _rings: Arc<Rings>,
+}
+
+impl<Q: Queue> PostQueue<Q> {
+    /// The kernel user's side of a work queue at an offset: there is no other poster.
+    pub(crate) fn new(rings: &Arc<Rings>, at: usize, size: WqGeometry<Q>) -> Result<Self> {
+        let (base, len) = rings.place(at)?;
+        Ok(Self {
+            // SAFETY: The pages are ours and valid for `len` bytes as long as `_rings` lives, which is
+            // dropped after the poster. They were zero, and the kernel reaches them by the ring's
+            // types only.
+            poster: unsafe { Poster::new(base, len, size) }.map_err(geometry)?,
+            _rings: rings.clone(),
+        })
+    }
+}
+
+/// A completion queue as its kernel user has it.
+pub(crate) struct PollQueue {
+    pub(crate) poller: Poller,
+    _rings: Arc<Rings>,
+}
+
+impl PollQueue {
+    /// The kernel user's side of a completion queue: there is no other poller.
+    pub(crate) fn new(rings: &Arc<Rings>, size: CqGeometry) -> Result<Self> {
+        let (base, len) = rings.place(0)?;
+        Ok(Self {
+            // SAFETY: As in `PostQueue::new`.
+            poller: unsafe { Poller::new(base, len, size) }.map_err(geometry)?,
+            _rings: rings.clone(),
         })
     }
 }

@@ -3,9 +3,11 @@
 //! Shared receive queues.
 
 use super::{
+    callback::Callbacks,
     device::Ferroce,
+    kernel_user::Receives,
     queue_pair::{Looked, ReceiveQueue},
-    rings::{errno, Rings},
+    rings::{errno, PostQueue, Rings},
 };
 use crate::{
     local::Receive,
@@ -13,9 +15,9 @@ use crate::{
         self, eopnotsupp,
         srq::{self, SrqAttr, SrqEvent},
         wr::RecvWrs,
-        NewSrq, SrqAttrMask, UserCall,
+        Details, NewSrq, SrqAttrMask, UserCall,
     },
-    ring::{self, RecvQueue, WqGeometry, MAX_RECV_STRIDE},
+    ring::{self, RecvQueue, WqGeometry, WqPositions, MAX_RECV_STRIDE},
     uapi,
 };
 use kernel::{
@@ -30,6 +32,13 @@ pub(crate) struct Srq {
     size: WqGeometry<RecvQueue>,
     #[pin]
     shared: SpinLock<Shared>,
+    /// The user's side, if that is the kernel.
+    user: Option<KernelUser>,
+}
+
+struct KernelUser {
+    receives: Pin<KBox<Receives>>,
+    callbacks: Arc<Callbacks<rdma::Srq<Srq>>>,
 }
 
 /// A shared receive queue as queue pairs hold on to it.
@@ -50,15 +59,23 @@ impl srq::Operations for Srq {
         attr: &mut SrqAttr,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
-        let call = call.ok_or(eopnotsupp())?;
         let failed = |e: ring::GeometryError| errno(e.errno());
         let size = WqGeometry::<RecvQueue>::new(attr.max_wr, attr.max_sge).map_err(failed)?;
-        let rings = Arc::new(Rings::new(size.len(), call)?, GFP_KERNEL)?;
+        let rings = Rings::new(size.len(), call)?;
         let queue = ReceiveQueue::new(Rings::receive(&rings, 0, size)?);
-        call.respond(&uapi::SrqResponse {
-            ring: rings.mapping(),
-            recv: size.descriptor(),
-        })?;
+        let user = match call {
+            Some(call) => {
+                call.respond(&uapi::SrqResponse {
+                    ring: rings.mapping(),
+                    recv: size.descriptor(),
+                })?;
+                None
+            }
+            None => Some(KernelUser {
+                receives: Receives::new(PostQueue::new(&rings, 0, size)?)?,
+                callbacks: Callbacks::new()?,
+            }),
+        };
         attr.max_wr = size.entries();
         attr.max_sge = size.max_sge();
         let shared = Shared {
@@ -69,6 +86,7 @@ impl srq::Operations for Srq {
         Ok(try_pin_init!(Srq {
             size,
             shared <- new_spinlock!(shared, "ferroce::Srq::shared"),
+            user,
         }? Error))
     }
 
@@ -102,14 +120,34 @@ impl srq::Operations for Srq {
         Ok(())
     }
 
-    fn post_recv(_srq: &rdma::Srq<Self>, wrs: &mut RecvWrs<'_, Ferroce>) -> Result {
-        // A doorbell: nobody waits for one.
-        if wrs.is_empty() {
-            Ok(())
-        } else {
-            Err(eopnotsupp())
+    fn details(srq: &rdma::Srq<Self>, details: &mut Details<'_>) -> Result {
+        let (queue, limit) = {
+            let shared = srq.shared.lock();
+            (shared.queue.positions(), shared.limit)
+        };
+        details.u32(c"entries", srq.size.entries())?;
+        receive_details(details, &queue)?;
+        details.u32(c"limit", limit)?;
+        Ok(())
+    }
+
+    fn post_recv(srq: &rdma::Srq<Self>, wrs: &mut RecvWrs<'_, Ferroce>) -> Result {
+        match &srq.user {
+            // Nobody waits for the doorbell.
+            Some(user) => user.receives.post(wrs).1,
+            // A process has its ring; this is its doorbell.
+            None if wrs.is_empty() => Ok(()),
+            None => Err(eopnotsupp()),
         }
     }
+}
+
+/// Writes where the two sides of a receive queue are.
+pub(crate) fn receive_details(details: &mut Details<'_>, at: &WqPositions) -> Result {
+    details
+        .u32(c"rq_producer", at.producer)?
+        .u32(c"rq_consumer", at.consumer)?;
+    Ok(())
 }
 
 /// Takes the next request for a message.
@@ -136,6 +174,9 @@ fn tell_limit(srq: &rdma::Srq<Srq>) {
         reached
     };
     if reached {
-        srq.dispatch(SrqEvent::LimitReached);
+        match &srq.user {
+            Some(user) => user.callbacks.raise(srq, 1),
+            None => srq.dispatch(SrqEvent::LimitReached),
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     Device, Pd,
 };
 use core::{marker::PhantomData, ops::Deref, ptr};
-use kernel::{error::from_result, prelude::*};
+use kernel::{alloc::Flags, error::from_result, prelude::*};
 
 /// An address handle with the driver's data `T`.
 ///
@@ -142,10 +142,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// The driver.
     type Device: ops::Operations<Ah = Self>;
 
-    /// Creates an address handle; `call` is `None` for one of the kernel's own.
+    /// Creates an address handle; `call` is `None` for one of the kernel's own. `flags` are those to
+    /// allocate with: `GFP_ATOMIC` where the caller must not sleep.
     fn create(
         ah: &NewAh<'_, Self>,
         attr: &AhAttr,
+        flags: Flags,
         call: Option<&UserCall<'_, Self::Device>>,
     ) -> Result<impl PinInit<Self, Error>>;
 
@@ -187,8 +189,11 @@ impl<T: Operations> Callbacks<T> {
             unsafe {
                 let new = NewAh::<T>::from_raw(ah);
                 let call = UserCall::from_raw(udata);
+                let sleepable =
+                    (*attr).flags & bindings::rdma_create_ah_flags_RDMA_CREATE_AH_SLEEPABLE != 0;
+                let flags = if sleepable { GFP_KERNEL } else { GFP_ATOMIC };
                 let attr = AhAttr::from_raw((*attr).ah_attr);
-                let data = T::create(&new, attr, call.as_ref())?;
+                let data = T::create(&new, attr, flags, call.as_ref())?;
                 Ah::init(ah, data)?;
             }
             Ok(0)

@@ -7,19 +7,25 @@
 #ifndef RDMA_BINDINGS_H
 #define RDMA_BINDINGS_H
 
+#include <linux/hmm.h>
 #include <linux/if_vlan.h>
 #include <linux/inetdevice.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
 #include <linux/sched.h>
+#include <linux/spinlock.h>
 #include <linux/vmalloc.h>
 #include <net/addrconf.h>
+#include <net/netlink.h>
 #include <rdma/ib_addr.h>
 #include <rdma/ib_cache.h>
 #include <rdma/ib_umem.h>
+#include <rdma/ib_umem_odp.h>
 #include <rdma/ib_verbs.h>
+#include <rdma/restrack.h>
 #include <rdma/rdma_netlink.h>
 #include <rdma/uverbs_ioctl.h>
 
@@ -29,11 +35,23 @@ void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev);
 bool rdma_helper_try_module_get(struct module *module);
 void rdma_helper_module_put(struct module *module);
 void rdma_helper_cond_resched(void);
+unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock);
+bool rdma_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
+void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle);
 struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata);
 
+struct nlattr *rdma_helper_nla_nest_start(struct sk_buff *msg, int type);
+void rdma_helper_nla_nest_end(struct sk_buff *msg, struct nlattr *start);
+void rdma_helper_nla_nest_cancel(struct sk_buff *msg, struct nlattr *start);
+
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter);
 void *rdma_helper_vmalloc_user(unsigned long size);
+bool rdma_helper_virt_addr_valid(unsigned long address);
+struct page *rdma_helper_virt_to_page(unsigned long address);
+bool rdma_helper_mmu_notifier_range_blockable(const struct mmu_notifier_range *range);
+void rdma_helper_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);
+struct page *rdma_helper_hmm_pfn_to_page(unsigned long pfn);
 
 struct net_device *rdma_helper_notifier_to_dev(const void *info);
 struct net *rdma_helper_dev_get_net(const struct net_device *dev);
@@ -45,6 +63,7 @@ const unsigned char *rdma_helper_dev_addr(const struct net_device *dev);
 bool rdma_helper_netif_running(const struct net_device *dev);
 bool rdma_helper_netif_carrier_ok(const struct net_device *dev);
 bool rdma_helper_dev_is_registered(const struct net_device *dev);
+bool rdma_helper_dev_is_loopback(const struct net_device *dev);
 bool rdma_helper_is_vlan_dev(const struct net_device *dev);
 void rdma_helper_dev_hold(struct net_device *dev);
 void rdma_helper_dev_put(struct net_device *dev);

@@ -31,6 +31,24 @@ void rdma_helper_cond_resched(void)
 	cond_resched();
 }
 
+unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(lock, flags);
+	return flags;
+}
+
+bool rdma_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags)
+{
+	return spin_trylock_irqsave(lock, *flags);
+}
+
+void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags)
+{
+	spin_unlock_irqrestore(lock, flags);
+}
+
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle)
 {
 	return &bundle->driver_udata;
@@ -41,6 +59,21 @@ struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata)
 	return rdma_udata_to_uverbs_attr_bundle(udata)->context;
 }
 
+struct nlattr *rdma_helper_nla_nest_start(struct sk_buff *msg, int type)
+{
+	return nla_nest_start(msg, type);
+}
+
+void rdma_helper_nla_nest_end(struct sk_buff *msg, struct nlattr *start)
+{
+	nla_nest_end(msg, start);
+}
+
+void rdma_helper_nla_nest_cancel(struct sk_buff *msg, struct nlattr *start)
+{
+	nla_nest_cancel(msg, start);
+}
+
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter)
 {
 	return sg_page_iter_page(iter);
@@ -49,6 +82,31 @@ struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter)
 void *rdma_helper_vmalloc_user(unsigned long size)
 {
 	return vmalloc_user(size);
+}
+
+bool rdma_helper_virt_addr_valid(unsigned long address)
+{
+	return virt_addr_valid((void *)address);
+}
+
+struct page *rdma_helper_virt_to_page(unsigned long address)
+{
+	return virt_to_page((void *)address);
+}
+
+bool rdma_helper_mmu_notifier_range_blockable(const struct mmu_notifier_range *range)
+{
+	return mmu_notifier_range_blockable(range);
+}
+
+void rdma_helper_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq)
+{
+	mmu_interval_set_seq(notifier, seq);
+}
+
+struct page *rdma_helper_hmm_pfn_to_page(unsigned long pfn)
+{
+	return hmm_pfn_to_page(pfn);
 }
 
 struct net *rdma_helper_dev_get_net(const struct net_device *dev)
@@ -99,6 +157,11 @@ bool rdma_helper_netif_carrier_ok(const struct net_device *dev)
 bool rdma_helper_dev_is_registered(const struct net_device *dev)
 {
 	return READ_ONCE(dev->reg_state) == NETREG_REGISTERED;
+}
+
+bool rdma_helper_dev_is_loopback(const struct net_device *dev)
+{
+	return netif_get_flags(dev) & IFF_LOOPBACK;
 }
 
 bool rdma_helper_is_vlan_dev(const struct net_device *dev)

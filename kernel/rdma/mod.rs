@@ -49,7 +49,7 @@
 //!
 //! # Memory
 //!
-//! [`Umem`] is memory of a process, pinned for the device to reach it. [`SharedPages`] are the
+//! [`Umem`] is memory of a process, pinned or had on demand, for the device to reach it. [`SharedPages`] are the
 //! driver's own, and with a [`UserMapping`] a process can map them.
 //!
 //! # Safety
@@ -73,9 +73,11 @@ mod bindings;
 
 pub mod ah;
 pub mod cq;
+pub mod details;
 pub mod device;
 pub mod gid;
 pub mod link;
+pub mod lock;
 pub mod mmap;
 pub mod mr;
 pub mod mw;
@@ -86,6 +88,7 @@ pub mod pd;
 pub mod qp;
 pub mod qp_attr;
 pub mod srq;
+pub mod stats;
 pub mod types;
 pub mod ucontext;
 pub mod udata;
@@ -97,10 +100,12 @@ pub mod wr;
 
 pub use self::{
     ah::{AddressVector, Ah, AhAttr, NewAh},
-    cq::{Cq, CqInitAttr, NewCq},
+    cq::{Cq, CqFlags, CqInitAttr, NewCq},
+    details::Details,
     device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent},
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},
+    lock::SpinLockIrqSave,
     mmap::{SharedPages, UserMapping},
     mr::{Mr, NewMr, Rereg, UserMemory},
     mw::{Mw, NewMw},
@@ -111,6 +116,7 @@ pub use self::{
     qp::{NewQp, Qp, QpEvent},
     qp_attr::{QpAttr, QpAttrOut, QpCap, QpInitAttr},
     srq::{NewSrq, Srq, SrqAttr, SrqEvent},
+    stats::CounterDesc,
     types::*,
     ucontext::{NewUcontext, Ucontext},
     udata::{Udata, UserCall},
@@ -125,6 +131,20 @@ pub use self::{
 /// crate has, is another error that user space does not know.)
 pub fn eopnotsupp() -> Error {
     Error::from_errno(-(kernel::bindings::EOPNOTSUPP as i32))
+}
+
+/// The time of `CLOCK_MONOTONIC`, in nanoseconds.
+pub fn clock() -> u64 {
+    // SAFETY: In any context but that of an NMI.
+    unsafe { kernel::bindings::ktime_get() as u64 }
+}
+
+/// Bytes that nobody can foretell.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: The array has this length. In any context.
+    unsafe { kernel::bindings::get_random_bytes(bytes.as_mut_ptr().cast(), N) };
+    bytes
 }
 
 /// Lets another thread run, if one should. Not where sleeping is forbidden.

@@ -8,11 +8,14 @@
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 
 use super::{
-    bindings, eopnotsupp,
+    bindings,
+    details::{self, Details},
+    eopnotsupp,
     object::{New, Object, Shared},
     ops,
     udata::UserCall,
-    verbs::{AccessFlags, MrType},
+    verbs::{AccessFlags, MrAdvice, MrType},
+    wr::Sge,
     Device, Pd,
 };
 use core::{marker::PhantomData, mem::MaybeUninit, ptr};
@@ -116,11 +119,23 @@ pub trait Operations: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Has memory ready that work requests will name by these local keys (`ibv_advise_mr(3)`). Returns
+    /// when that is done, as any user may expect who asks for it.
+    fn advise(_pd: &PdOf<Self>, _advice: MrAdvice, _sges: &[Sge]) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Called before the region goes. The driver has to give up what references to the region it
     /// keeps: it goes when there is none. If it fails the region stays as it is; it should not, save
     /// that memory windows are bound to it.
     fn dereg(_mr: &Mr<Self>) -> Result {
         Ok(())
+    }
+
+    /// Writes what there is to say of the state of a region, for people, see [`details`](super::details).
+    /// Others may use it at the same time.
+    fn details(_mr: &Mr<Self>, _details: &mut Details<'_>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
 
@@ -355,6 +370,29 @@ impl<T: Operations> Callbacks<T> {
 
     /// # Safety
     ///
+    /// Only for `ib_core` to call, as `advise_mr` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn advise(
+        pd: *mut bindings::ib_pd,
+        advice: bindings::ib_uverbs_advise_mr_advice,
+        _flags: u32,
+        sges: *mut bindings::ib_sge,
+        len: u32,
+        _attrs: *mut bindings::uverbs_attr_bundle,
+    ) -> c_int {
+        from_result(|| {
+            let advice = MrAdvice::try_from(advice).map_err(|_| eopnotsupp())?;
+            // SAFETY: `ib_core` passes a valid domain, and a list of that many entries, which is not
+            // empty.
+            unsafe {
+                let sges = core::slice::from_raw_parts(sges, len as usize);
+                T::advise(Pd::from_raw(pd), advice, sges)?;
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
     /// Only for `ib_core` to call, as `dereg_mr` of a device of the driver `T::Device`.
     pub(super) unsafe extern "C" fn dereg(
         mr: *mut bindings::ib_mr,
@@ -370,5 +408,17 @@ impl<T: Operations> Callbacks<T> {
             }
             Ok(0)
         })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `fill_res_mr_entry` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn details(
+        msg: *mut kernel::bindings::sk_buff,
+        mr: *mut bindings::ib_mr,
+    ) -> c_int {
+        // SAFETY: `ib_core` passes a message that it is writing, and a region that is not destroyed
+        // before this returns.
+        unsafe { details::fill(msg, |details| T::details(Mr::from_raw(mr), details)) }
     }
 }

@@ -5,7 +5,9 @@
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 
 use super::{
-    bindings, eopnotsupp,
+    bindings,
+    details::{self, Details},
+    eopnotsupp,
     gid::Gid,
     object::{New, Object, Shared},
     ops,
@@ -83,6 +85,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
 
     /// Reverses [`Self::attach_mcast`].
     fn detach_mcast(_qp: &Qp<Self>, _gid: &Gid) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Writes what there is to say of the state of a queue pair, for people, see [`details`](super::details).
+    /// Others may use it at the same time.
+    fn details(_qp: &Qp<Self>, _details: &mut Details<'_>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -295,7 +303,7 @@ impl<T: Operations> Callbacks<T> {
             // for the bad one.
             unsafe {
                 let qp = Qp::<T>::from_raw(qp);
-                let mut wrs = SendWrs::from_raw(list, Some(qp.qp_type()));
+                let mut wrs = SendWrs::from_raw(list, Some(qp.qp_type()), qp.is_user());
                 T::post_send(qp, &mut wrs).inspect_err(|_| *bad = wrs.bad())?;
             }
             Ok(0)
@@ -313,8 +321,9 @@ impl<T: Operations> Callbacks<T> {
         from_result(|| {
             // SAFETY: As in `post_send`.
             unsafe {
-                let mut wrs = RecvWrs::from_raw(list, None);
-                T::post_recv(Qp::from_raw(qp), &mut wrs).inspect_err(|_| *bad = wrs.bad())?;
+                let qp = Qp::<T>::from_raw(qp);
+                let mut wrs = RecvWrs::from_raw(list, None, qp.is_user());
+                T::post_recv(qp, &mut wrs).inspect_err(|_| *bad = wrs.bad())?;
             }
             Ok(0)
         })
@@ -348,5 +357,17 @@ impl<T: Operations> Callbacks<T> {
             unsafe { T::detach_mcast(Qp::from_raw(qp), &Gid::from_raw(&*gid))? };
             Ok(0)
         })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `fill_res_qp_entry` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn details(
+        msg: *mut kernel::bindings::sk_buff,
+        qp: *mut bindings::ib_qp,
+    ) -> c_int {
+        // SAFETY: `ib_core` passes a message that it is writing, and a queue pair that is not destroyed
+        // before this returns.
+        unsafe { details::fill(msg, |details| T::details(Qp::from_raw(qp), details)) }
     }
 }

@@ -149,6 +149,35 @@ c_flags! {
 }
 
 c_flags! {
+    /// Whether memory can be had on demand.
+    OdpCaps {
+        SUPPORT = ib_odp_general_cap_bits_IB_ODP_SUPPORT,
+        /// A region may be all of a process's memory.
+        IMPLICIT = ib_odp_general_cap_bits_IB_ODP_SUPPORT_IMPLICIT,
+    }
+}
+
+c_flags! {
+    /// What memory had on demand may be used for, by transport.
+    OdpTransportCaps {
+        SEND = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SEND,
+        RECV = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_RECV,
+        WRITE = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_WRITE,
+        READ = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_READ,
+        ATOMIC = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_ATOMIC,
+        SRQ_RECV = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SRQ_RECV,
+    }
+}
+
+c_flags! {
+    /// What a port can do (IBTA 14.2.5.6, PortInfo CapabilityMask).
+    PortCaps {
+        /// Communication management.
+        CM_SUP = ib_uverbs_query_port_cap_flags_IB_UVERBS_PCF_CM_SUP,
+    }
+}
+
+c_flags! {
     /// What a port can do, and needs, for the RDMA core (`RDMA_CORE_CAP_*`).
     PortCoreCaps {
         /// RoCE v2.

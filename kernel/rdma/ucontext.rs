@@ -60,7 +60,8 @@ impl ModuleRef {
     fn get(module: &'static ThisModule) -> Result<Self> {
         // SAFETY: A valid module, or null if it is part of the kernel, which is fine.
         let got = unsafe { bindings::rdma_helper_try_module_get(module.as_ptr()) };
-        got.then_some(Self(module)).ok_or(ENODEV)
+        // Made only if it was got: to drop one gives a reference up.
+        got.then(|| Self(module)).ok_or(ENODEV)
     }
 
     /// # Safety
@@ -117,6 +118,19 @@ impl<T: Operations> Callbacks<T> {
             Ucontext::<T>::destroy(ucontext);
             ModuleRef::from_forgotten(<T::Device as ops::Operations>::MODULE)
         };
+    }
+
+    /// Adds nothing to what `ib_uverbs` answers. That it is there lets a process query a context that
+    /// another one has opened: whoever imports a device does that (`ibv_import_device(3)`).
+    ///
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `query_ucontext` of a device.
+    pub(super) unsafe extern "C" fn query(
+        _ucontext: *mut bindings::ib_ucontext,
+        _attrs: *mut bindings::uverbs_attr_bundle,
+    ) -> c_int {
+        0
     }
 
     /// Does nothing: that it is there tells `ib_uverbs` not to wait for processes to close the device

@@ -110,6 +110,18 @@ c_flags! {
 }
 
 c_enum! {
+    /// What `ibv_advise_mr(3)` advises.
+    MrAdvice: u32 {
+        /// Will be read.
+        Prefetch = ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH,
+        /// Will be written.
+        PrefetchWrite = ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE,
+        /// What is in memory already will be used.
+        PrefetchNoFault = ib_uverbs_advise_mr_advice_IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_NO_FAULT,
+    }
+}
+
+c_enum! {
     /// Operation of a work request.
     WrOpcode: u32 {
         RdmaWrite = ib_wr_opcode_IB_WR_RDMA_WRITE,

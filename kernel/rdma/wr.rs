@@ -54,6 +54,7 @@ macro_rules! list {
             next: Option<NonNull<bindings::$raw>>,
             current: Option<NonNull<bindings::$raw>>,
             qp_type: Option<QpType>,
+            is_user: bool,
             _p: PhantomData<(&'a bindings::$raw, fn() -> D)>,
         }
 
@@ -61,15 +62,17 @@ macro_rules! list {
             /// # Safety
             ///
             /// As the type invariants. For send requests, `qp_type` is the type of the queue pair
-            /// that they are for.
+            /// that they are for, and `is_user` says whether that belongs to a process.
             pub(super) unsafe fn from_raw(
                 list: *const bindings::$raw,
                 qp_type: Option<QpType>,
+                is_user: bool,
             ) -> Self {
                 Self {
                     next: NonNull::new(list.cast_mut()),
                     current: None,
                     qp_type,
+                    is_user,
                     _p: PhantomData,
                 }
             }
@@ -99,6 +102,7 @@ macro_rules! list {
                 Some($item {
                     raw,
                     qp_type: self.qp_type,
+                    is_user: self.is_user,
                     _p: PhantomData,
                 })
             }
@@ -121,6 +125,8 @@ pub struct RecvWr<'a, D> {
     raw: &'a bindings::ib_recv_wr,
     #[expect(dead_code)] // The macro treats both lists alike.
     qp_type: Option<QpType>,
+    #[expect(dead_code)]
+    is_user: bool,
     _p: PhantomData<fn() -> D>,
 }
 
@@ -142,11 +148,13 @@ impl<'a, D: ops::Operations> RecvWr<'a, D> {
 ///
 /// # Invariants
 ///
-/// `qp_type` is the type of the queue pair. If that and the operation are such that there is a larger
-/// structure around `ib_send_wr`, then `raw` is a field of it.
+/// `qp_type` is the type of the queue pair, and `is_user` says whether it belongs to a process. If the
+/// type and the operation are such that there is a larger structure around `ib_send_wr`, then `raw` is
+/// a field of it.
 pub struct SendWr<'a, D> {
     raw: &'a bindings::ib_send_wr,
     qp_type: Option<QpType>,
+    is_user: bool,
     _p: PhantomData<fn() -> D>,
 }
 
@@ -200,11 +208,26 @@ impl<'a, D: ops::Operations> SendWr<'a, D> {
 
     /// The local memory.
     ///
-    /// With [`SendFlags::INLINE`], addresses are virtual ones: the kernel's if the queue pair is, and
-    /// otherwise those of the process, which the driver should refuse.
+    /// With [`SendFlags::INLINE`], addresses are virtual ones: the kernel's if the queue pair is, see
+    /// [`Self::inline_data`], and otherwise those of the process, which the driver should refuse.
     pub fn sges(&self) -> &'a [Sge] {
         // SAFETY: Who posts the request guarantees it.
         unsafe { sges(self.raw.sg_list, self.raw.num_sge) }
+    }
+
+    /// The pieces of inline data, to be copied during the call. There are none if the queue pair is
+    /// not the kernel's.
+    pub fn inline_data(&self) -> impl Iterator<Item = &'a [u8]> {
+        let sges = match self.is_user || !self.flags().contains(SendFlags::INLINE) {
+            true => &[],
+            false => self.sges(),
+        };
+        sges.iter().map(|sge| match sge.length as usize {
+            0 => &[][..],
+            // SAFETY: A kernel user that posts inline data guarantees that they are there, at the
+            // kernel's virtual address, and do not change during the call.
+            len => unsafe { core::slice::from_raw_parts(sge.addr as *const u8, len) },
+        })
     }
 
     /// The immediate data, as they go over the network. Only for operations that have them.
@@ -225,7 +248,8 @@ impl<'a, D: ops::Operations> SendWr<'a, D> {
             WrOpcode::RdmaWrite
             | WrOpcode::RdmaWriteWithImm
             | WrOpcode::RdmaRead
-            | WrOpcode::RdmaReadWithInv => {
+            | WrOpcode::RdmaReadWithInv
+            | WrOpcode::AtomicWrite => {
                 // SAFETY: With these operations it is an `ib_rdma_wr`, of which `wr` is the first.
                 let wr = unsafe { &*ptr::from_ref(self.raw).cast::<bindings::ib_rdma_wr>() };
                 Some((wr.remote_addr, wr.rkey))

@@ -22,7 +22,7 @@ struct Package {
     imports: &'static [&'static str],
 }
 
-const PACKAGES: [Package; 6] = [
+const PACKAGES: [Package; 7] = [
     Package {
         folder: "driver",
         imports: &[],
@@ -47,10 +47,17 @@ const PACKAGES: [Package; 6] = [
         folder: "tests/crash",
         imports: &[],
     },
+    Package {
+        folder: "tests/kverbs",
+        imports: &[],
+    },
 ];
 
 /// The sources of the protocol core, from the folder of the modules.
 const CORE: &str = "../crates/ferroce-core/src";
+
+/// The workspace's manifest, which has the release.
+const MANIFEST: &str = "../Cargo.toml";
 
 /// Modules that are built and in place.
 #[derive(Debug, Clone)]
@@ -264,6 +271,7 @@ fn sources_key(project: &Path) -> Result<String> {
     let mut files = files_below(project)?;
     // The protocol core, which the driver is built of as well.
     files.extend(files_below(&project.join(CORE))?);
+    files.push(project.join(MANIFEST));
     files.sort();
     let mut hasher = Sha256::new();
     for file in files {

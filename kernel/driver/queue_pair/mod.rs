@@ -20,11 +20,13 @@ mod work;
 
 use super::{
     address::Attributes,
+    counters::Host,
     cq::{self, CqRef},
     device::Ferroce,
+    kernel_user::{qp_event_bit, Polling, Posting},
     memory::PdId,
-    rings::{errno, Rings},
-    srq::SrqRef,
+    rings::{errno, PostQueue, Rings},
+    srq::{receive_details, SrqRef},
 };
 use crate::{
     qp::{self, state, DeviceLimits, QpAttr, Transition},
@@ -35,9 +37,9 @@ use crate::{
         qp::{Operations, QpEvent},
         qp_attr::{QpAttrOut, QpCap, QpInitAttr},
         wr::{RecvWrs, SendWrs},
-        Gid, NewQp, QpAttrMask, UserCall,
+        Details, Gid, NewQp, QpAttrMask, UserCall,
     },
-    ring::{Cqe, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
+    ring::{Cqe, Doorbell, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
     verbs::{limits, EventType, QpType, WcOpcode, WcStatus},
 };
@@ -70,6 +72,8 @@ pub(crate) struct Qp {
     /// There may be something to do on the send queue that its holder has not seen.
     kicked: AtomicBool,
     deferred: Arc<work::Deferred>,
+    /// The user's side, if that is the kernel.
+    user: Option<Pin<KBox<Posting>>>,
 }
 
 #[pinned_drop]
@@ -77,6 +81,9 @@ impl PinnedDrop for Qp {
     fn drop(self: Pin<&mut Self>) {
         // Nobody has a reference to the queue pair any more who could ask for work.
         self.deferred.cancel();
+        self.for_each_polling(|polling| polling.disown(self.number));
+        // Not before: the next queue pair of that number is to find no completions of this one.
+        self.send_cq.device().qps.remove(self.number);
     }
 }
 
@@ -109,7 +116,6 @@ impl Operations for Qp {
         attr: &mut QpInitAttr,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
-        let call = call.ok_or(eopnotsupp())?;
         if attr.create_flags() != 0 {
             return Err(eopnotsupp());
         }
@@ -124,17 +130,23 @@ impl Operations for Qp {
         let recv_cq = ARef::from(qp.recv_cq().ok_or(EINVAL)?);
 
         let layout = layout(attr.caps(), srq.is_some())?;
-        let rings = Arc::new(Rings::new(layout.len(), call)?, GFP_KERNEL)?;
+        let rings = Rings::new(layout.len(), call)?;
         let send = Rings::send(&rings, layout.send_offset(), layout.send())?;
         let receives = match (layout.recv(), layout.recv_offset()) {
             (Some(size), Some(at)) => Some(ReceiveQueue::new(Rings::receive(&rings, at, size)?)),
             _ => None,
         };
-        call.respond(&uapi::QpResponse {
-            rings: rings.mapping(),
-            send: layout.send().descriptor(),
-            recv: layout.recv().map(|r| r.descriptor()).unwrap_or_default(),
-        })?;
+        let user = match call {
+            Some(call) => {
+                call.respond(&uapi::QpResponse {
+                    rings: rings.mapping(),
+                    send: layout.send().descriptor(),
+                    recv: layout.recv().map(|r| r.descriptor()).unwrap_or_default(),
+                })?;
+                None
+            }
+            None => Some(posting(&rings, &layout)?),
+        };
         let caps = Caps {
             layout,
             signal_all: attr.signal_all(),
@@ -143,7 +155,7 @@ impl Operations for Qp {
 
         let pd = PdId::of(qp.pd());
         let deferred = work::Deferred::new()?;
-        let number = qp.device().qps.reserve()?.keep();
+        let number = qp.device().qps.reserve(GFP_KERNEL)?.keep();
         qp.set_number(number);
         let shared = Shared {
             attr: QpAttr::new(),
@@ -165,22 +177,32 @@ impl Operations for Qp {
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
             deferred,
+            user,
         }? Error))
     }
 
     fn created(qp: &rdma::Qp<Self>) -> Result {
+        let mut result = Ok(());
+        qp.for_each_polling(|polling| {
+            result = result.and_then(|()| polling.add(qp, GFP_KERNEL));
+        });
+        if result.is_err() {
+            qp.for_each_polling(|polling| polling.remove(qp.number));
+            return result;
+        }
         qp.deferred.attach(ARef::from(qp));
         qp.device().qps.put(qp.number, ARef::from(qp));
         Ok(())
     }
 
     fn destroy(qp: &rdma::Qp<Self>) {
-        qp.device().qps.remove(qp.number);
+        qp.device().qps.take(qp.number);
         qp.device().groups.forget(qp);
+        qp.for_each_polling(|polling| polling.remove(qp.number));
         qp.shared.lock().is_gone = true;
         qp.deferred.detach();
-        // Whoever executes its requests notices, and lets go.
-        drop(qp.send.lock());
+        // Whoever executes its requests notices, and lets go; and from here on nobody starts a timer.
+        qp.send.lock().forget_current();
     }
 
     fn modify(
@@ -211,6 +233,25 @@ impl Operations for Qp {
         Ok(())
     }
 
+    fn details(qp: &rdma::Qp<Self>, details: &mut Details<'_>) -> Result {
+        let send = qp.send.try_lock();
+        details.u32(c"sq_executing", send.is_none().into())?;
+        if let Some(send) = send {
+            let written = send.details(details);
+            drop(send);
+            // Who came in the meantime found the mutex taken.
+            if qp.kicked.load(Ordering::SeqCst) {
+                qp.deferred.soon();
+            }
+            written?;
+        }
+        let receives = qp.shared.lock().receives.as_ref().map(|r| r.positions());
+        if let Some(at) = receives {
+            receive_details(details, &at)?;
+        }
+        Ok(())
+    }
+
     fn attach_mcast(qp: &rdma::Qp<Self>, gid: &Gid) -> Result {
         if qp.qp_type != QpType::Ud {
             return Err(EINVAL);
@@ -223,19 +264,79 @@ impl Operations for Qp {
     }
 
     fn post_send(qp: &rdma::Qp<Self>, wrs: &mut SendWrs<'_, Ferroce>) -> Result {
-        if !wrs.is_empty() {
-            return Err(eopnotsupp());
+        match &qp.user {
+            Some(user) => {
+                let (doorbell, result) = user.post_send(qp.qp_type, wrs);
+                ring(qp, doorbell);
+                result
+            }
+            // A process has its ring; this is its doorbell.
+            None if wrs.is_empty() => {
+                qp.device().counters.count_host(Host::Doorbells);
+                kick(qp);
+                Ok(())
+            }
+            None => Err(eopnotsupp()),
         }
-        kick(qp);
-        Ok(())
     }
 
     fn post_recv(qp: &rdma::Qp<Self>, wrs: &mut RecvWrs<'_, Ferroce>) -> Result {
-        if !wrs.is_empty() {
-            return Err(eopnotsupp());
+        match &qp.user {
+            Some(user) => {
+                let (doorbell, result) = user.post_recv(wrs);
+                ring(qp, doorbell);
+                result
+            }
+            // As above.
+            None if wrs.is_empty() => {
+                qp.device().counters.count_host(Host::Doorbells);
+                flush_receives(qp);
+                Ok(())
+            }
+            None => Err(eopnotsupp()),
         }
-        flush_receives(qp);
-        Ok(())
+    }
+}
+
+impl Qp {
+    /// Calls `op` for the completion queues of a kernel user, twice if they are the same.
+    fn for_each_polling(&self, mut op: impl FnMut(&Polling)) {
+        for cq in [&self.send_cq, &self.recv_cq] {
+            if let Some(polling) = cq.polling() {
+                op(polling);
+            }
+        }
+    }
+}
+
+/// A kernel user's side of the rings.
+fn posting(rings: &Arc<Rings>, layout: &QpLayout) -> Result<Pin<KBox<Posting>>> {
+    let send = PostQueue::new(rings, layout.send_offset(), layout.send())?;
+    let recv = match (layout.recv(), layout.recv_offset()) {
+        (Some(size), Some(at)) => Some(PostQueue::new(rings, at, size)?),
+        _ => None,
+    };
+    Posting::new(send, recv)
+}
+
+/// Answers a kernel user's doorbell: not here, where nothing may sleep.
+fn ring(qp: &rdma::Qp<Qp>, doorbell: Doorbell) {
+    if doorbell == Doorbell::Ring {
+        qp.deferred.soon();
+    }
+}
+
+/// Does what has been deferred.
+fn catch_up(qp: &rdma::Qp<Qp>) {
+    flush_receives(qp);
+    kick(qp);
+}
+
+/// Tells of an event.
+fn dispatch(qp: &rdma::Qp<Qp>, event: QpEvent) {
+    match &qp.user {
+        Some(user) => user.callbacks.raise(qp, qp_event_bit(event)),
+        None => qp.dispatch(event),
     }
 }
 
@@ -283,6 +384,9 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             shared.sgid = sgid;
             shared.av = av;
         }
+        if let Some(user) = &qp.user {
+            user.set_state(modified.attr.state);
+        }
         modified.transition
     };
     match transition {
@@ -292,10 +396,11 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             if let Some(receives) = &mut qp.shared.lock().receives {
                 receives.reset();
             }
+            // Nobody could tell what they are of.
+            qp.for_each_polling(|polling| polling.disown(qp.number));
         }
         Transition::Flush => {
-            flush_receives(qp);
-            last_wqe_reached(qp);
+            receiving_ends(qp);
             settle(qp);
         }
         Transition::StartSending | Transition::ResumeSending | Transition::Drain => settle(qp),
@@ -343,10 +448,9 @@ fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
         shared.attr.state = after;
     }
     if let Some(event) = event.and_then(qp_event) {
-        qp.dispatch(event);
+        dispatch(qp, event);
     }
-    flush_receives(qp);
-    last_wqe_reached(qp);
+    receiving_ends(qp);
     // Its mutex may be held by a thread that waits for this one's.
     qp.deferred.soon();
 }
@@ -365,10 +469,13 @@ fn qp_event(event: EventType) -> Option<QpEvent> {
 
 /// Completes all posted receives as flushed, if the state is such (IBTA 10.3.1, Error).
 fn flush_receives(qp: &rdma::Qp<Qp>) {
-    loop {
+    // A process that goes on posting must not keep the thread that is here, which may be a peer's: no
+    // more than the queue holds at a time.
+    for _ in 0..qp.caps.layout.recv().map_or(0, |r| r.entries()) {
         let wr_id = {
             let mut shared = qp.shared.lock();
-            if state::receive_queue(shared.attr.state) != state::Processing::Flush {
+            let processing = state::receive_queue(shared.attr.state);
+            if shared.is_gone || processing != state::Processing::Flush {
                 return;
             }
             match &mut shared.receives {
@@ -380,13 +487,18 @@ fn flush_receives(qp: &rdma::Qp<Qp>) {
         let cqe = Cqe::new(wr_id, qp.number, WcOpcode::Recv, WcStatus::WrFlushErr);
         cq::complete(&qp.recv_cq, &cqe, false);
     }
+    if qp.srq.is_none() {
+        qp.deferred.soon();
+    }
 }
 
-/// Tells that nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request
-/// is taken only when its message is delivered, so there is none under way.
-fn last_wqe_reached(qp: &rdma::Qp<Qp>) {
+/// What becomes of receives when the queue pair has come to the error state.
+fn receiving_ends(qp: &rdma::Qp<Qp>) {
+    flush_receives(qp);
+    // Nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request is taken
+    // only when its message is delivered, so there is none under way.
     if qp.srq.is_some() {
-        qp.dispatch(QpEvent::LastWqeReached);
+        dispatch(qp, QpEvent::LastWqeReached);
     }
 }
 

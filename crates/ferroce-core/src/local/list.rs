@@ -51,7 +51,8 @@ impl<R> RegionList<R> {
 }
 
 impl<R: Region> RegionList<R> {
-    /// Checks the whole of a list.
+    /// Checks the whole of a requester's list, and has the memory be there, so
+    /// that whatever fails afterwards is for the peer to answer for.
     pub fn check(
         memory: &impl LocalMemory<Region = R>,
         sges: SgeList<'_>,
@@ -61,7 +62,11 @@ impl<R: Region> RegionList<R> {
         // An element of no bytes names no memory, and its key is not looked at
         // (IBTA 11.4.1).
         for sge in sges.iter().filter(|s| s.length > 0) {
-            list.push(memory.local(sge, write)?, sge.length)?;
+            let region = memory.local(sge, write)?;
+            region
+                .fault_in(sge.length, write)
+                .map_err(|Fault| AccessError)?;
+            list.push(region, sge.length)?;
         }
         Ok(list)
     }

@@ -10,6 +10,11 @@ use crate::verbs::{AccessFlags, EventType, ImmData, RnrTimer, WcOpcode, WcStatus
 ///
 /// Offsets and lengths are in bytes; callers keep within the range.
 pub trait Region {
+    /// Has the first bytes be there, if they were not, to be read or, with
+    /// `write`, to be written to. What holds nothing on demand has nothing to
+    /// do.
+    fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault>;
+
     /// Copies from another region. The two may overlap.
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault>;
 

@@ -18,10 +18,21 @@ struct Range {
     memory: Bytes,
     at: usize,
     length: usize,
+    missing: bool,
 }
 
 impl Region for Range {
+    fn fault_in(&self, _length: u32, _write: bool) -> Result<(), Fault> {
+        if self.missing {
+            Err(Fault)
+        } else {
+            Ok(())
+        }
+    }
+
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
+        self.fault_in(length, true)?;
+        from.fault_in(length, false)?;
         let (at, from_at, length) = (at as usize, from_at as usize, length as usize);
         assert!(at + length <= self.length && from_at + length <= from.length);
         let bytes = from.memory.borrow()[from.at + from_at..][..length].to_vec();
@@ -42,6 +53,7 @@ impl Region for Range {
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
+        self.fault_in(8, true)?;
         let mut word = [0; 8];
         self.read(&mut word)?;
         let before = u64::from_ne_bytes(word);
@@ -64,6 +76,8 @@ const RKEY: u32 = 9;
 /// A QP with its memory.
 struct Side {
     memory: Bytes,
+    /// The keys are good, the memory behind them is gone.
+    missing: Cell<bool>,
     writable: bool,
     access: AccessFlags,
     takes_reads: bool,
@@ -77,6 +91,7 @@ impl Side {
     fn new(size: usize) -> Self {
         Self {
             memory: Rc::new(RefCell::new((0..size).map(|i| i as u8).collect())),
+            missing: Cell::new(false),
             writable: true,
             access: AccessFlags::REMOTE,
             takes_reads: true,
@@ -100,6 +115,7 @@ impl Side {
             memory: self.memory.clone(),
             at,
             length,
+            missing: self.missing.get(),
         })
     }
 
@@ -287,7 +303,7 @@ fn without_a_receive_a_reliable_sender_waits_and_an_unreliable_one_does_not_know
         let outcome = execute(&request, data, &sender, &receiver, true);
         assert_eq!(outcome, Outcome::NotReady(timer));
         let outcome = execute(&request, data, &sender, &receiver, false);
-        assert_eq!(outcome, Outcome::Done(12));
+        assert_eq!(outcome, Outcome::Dropped(12));
     }
     let write = Operation::RdmaWriteImm(REMOTE, IMM);
     let outcome = run(write, &pieces(), &sender, &receiver);
@@ -297,13 +313,69 @@ fn without_a_receive_a_reliable_sender_waits_and_an_unreliable_one_does_not_know
 }
 
 #[test]
+fn memory_that_is_gone_is_the_fault_of_whose_it_is() {
+    let read = Operation::RdmaRead(REMOTE);
+    let write = Operation::RdmaWrite(REMOTE);
+    let add = Operation::FetchAdd {
+        remote: REMOTE,
+        add: 1,
+    };
+    for (operation, length) in [(Operation::Send, 8), (read, 8), (write, 8), (add, 8)] {
+        let (requester, peer) = (Side::new(64), Side::new(64));
+        peer.post_receive(5, &[sge(0, 64)]);
+        requester.missing.set(true);
+        let outcome = run(operation, &[sge(0, length)], &requester, &peer);
+        assert_eq!(outcome, Outcome::Failed(WcStatus::LocProtErr));
+        assert_eq!(peer.failed.get(), None, "{operation:?}");
+        assert_eq!(peer.receives.borrow().len(), 1, "the peer heard nothing");
+        assert_eq!(peer.bytes(0, 64), Side::new(64).bytes(0, 64));
+
+        requester.missing.set(false);
+        peer.missing.set(true);
+        let outcome = run(operation, &[sge(0, length)], &requester, &peer);
+        let (status, event) = match operation {
+            Operation::Send => (WcStatus::RemOpErr, None),
+            _ => (WcStatus::RemAccessErr, Some(EventType::QpAccessErr)),
+        };
+        assert_eq!(outcome, Outcome::Failed(status), "{operation:?}");
+        assert_eq!(peer.failed.get(), Some(event), "{operation:?}");
+    }
+}
+
+#[test]
 fn a_message_too_long_for_its_receive_fails_both_sides() {
     let (sender, receiver) = (Side::new(64), Side::new(64));
     receiver.post_receive(5, &[sge(0, 11)]);
     let outcome = run(Operation::Send, &pieces(), &sender, &receiver);
     assert_eq!(outcome, Outcome::Failed(WcStatus::RemInvReqErr));
     assert_eq!(receiver.completed.borrow()[0].status, WcStatus::LocLenErr);
-    assert_eq!(receiver.failed.get(), Some(Some(EventType::QpReqErr)));
+    // The completion has told it: no event does.
+    assert_eq!(receiver.failed.get(), Some(None));
+}
+
+#[test]
+fn on_an_unreliable_connection_a_receive_that_is_too_short_stays_and_a_bad_one_ends_the_peer_alone()
+{
+    let (sender, receiver) = (Side::new(64), Side::new(64));
+    let entries = entries(&pieces());
+    let run = || {
+        let data = Data::Sges(SgeList::of(&entries));
+        execute(&request(Operation::Send), data, &sender, &receiver, false)
+    };
+    receiver.post_receive(5, &[sge(0, 11)]);
+    assert_eq!(run(), Outcome::Dropped(12));
+    assert!(receiver.completed.borrow().is_empty());
+    assert_eq!(receiver.failed.get(), None);
+
+    receiver.receives.borrow_mut().clear();
+    let bad = Sge {
+        lkey: LKEY + 1,
+        ..sge(0, 64)
+    };
+    receiver.post_receive(6, &[bad]);
+    assert_eq!(run(), Outcome::Dropped(12));
+    assert_eq!(receiver.completed.borrow()[0].status, WcStatus::LocProtErr);
+    assert_eq!(receiver.failed.get(), Some(None));
 }
 
 #[test]

@@ -76,6 +76,17 @@ impl fmt::Display for CqError {
 
 impl core::error::Error for CqError {}
 
+/// Where the two sides of a completion queue are, for people to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CqPositions {
+    /// Completions produced.
+    pub producer: u32,
+    /// Completions taken, as the poller has it, which may have written anything.
+    pub consumer: u32,
+    /// The event that is asked for.
+    pub armed: Option<Notify>,
+}
+
 /// The side of a completion queue that fills it: the driver.
 pub struct Producer {
     memory: Memory,
@@ -123,6 +134,25 @@ impl Producer {
     pub(super) fn start_at(&mut self, position: u32) {
         self.position = position;
         self.consumer = position;
+    }
+
+    /// Where the two sides are. Nothing is to depend on it.
+    pub fn positions(&self) -> CqPositions {
+        // Relaxed: one value of many.
+        let arm = self
+            .memory
+            .header::<{ offset_of!(CqHeader, arm) }>()
+            .load(Ordering::Relaxed);
+        CqPositions {
+            producer: self.position,
+            consumer: self
+                .memory
+                .header::<{ offset_of!(CqHeader, consumer) }>()
+                .load(Ordering::Relaxed),
+            armed: (arm & !KIND_MASK != self.served)
+                .then(|| Notify::of(arm))
+                .flatten(),
+        }
     }
 
     /// Whether the queue is in error.
@@ -314,9 +344,34 @@ impl Poller {
 
     /// Whether there is a completion to take (`IB_CQ_REPORT_MISSED_EVENTS`, after arming).
     pub fn has_completion(&self) -> bool {
+        self.has_completion_at(self.position)
+    }
+
+    fn has_completion_at(&self, position: u32) -> bool {
         // Barrier D: pairs with the release store in `Producer::push`.
-        let sequence = self.memory.sequence(self.position).load(Ordering::Acquire);
-        sequence == self.position.wrapping_add(1)
+        self.memory.sequence(position).load(Ordering::Acquire) == position.wrapping_add(1)
+    }
+
+    /// Makes the completions of a QP that has gone nobody's: they stay in the queue, as those of QP 0,
+    /// which has none of its own. Its driver makes no more of them.
+    ///
+    /// It allocates nothing, and so can be done where nothing may sleep.
+    pub fn disown(&mut self, qp_num: u32) {
+        let mut position = self.position;
+        while self.has_completion_at(position) {
+            let words = completion_words(&self.memory, position);
+            let mut bytes = [0; ENCODED_LEN];
+            copy_out(words, &mut bytes);
+            let mut cqe = Cqe::decode(&bytes);
+            if cqe.qp_num == qp_num {
+                cqe.qp_num = 0;
+                // The slot is this side's until it is handed back.
+                let mut writer = Writer::new(words);
+                writer.write(&cqe.encode());
+                writer.finish();
+            }
+            position = position.wrapping_add(1);
+        }
     }
 
     /// Hands the slots of the completions taken back to the producer.

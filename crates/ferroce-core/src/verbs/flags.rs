@@ -42,11 +42,13 @@ impl AccessFlags {
         .union(Self::FLUSH_GLOBAL)
         .union(Self::FLUSH_PERSISTENT);
 
-    /// What may be asked of a QP's own `qp_access_flags`: the remote rights, and the local ones
-    /// that programs pass out of habit.
+    /// What may be asked of a QP's own `qp_access_flags`: the remote rights, and what programs pass
+    /// out of habit, as they do for their regions.
     pub const QP: Self = Self::REMOTE
         .union(Self::LOCAL_WRITE)
         .union(Self::MW_BIND)
+        .union(Self::ON_DEMAND)
+        .union(Self::HUGETLB)
         .union(Self::OPTIONAL);
 
     /// Whether a region may have this set: a right to write from afar needs the right to write

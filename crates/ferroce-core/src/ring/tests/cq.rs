@@ -186,3 +186,29 @@ fn a_queue_is_not_moved_into_one_that_is_too_small() {
     assert_eq!(poller.poll(), Some(cqe(0)));
     producer.push(&cqe(3), false).unwrap();
 }
+
+#[test]
+fn completions_of_a_qp_that_has_gone_are_nobodys() {
+    let (_shared, mut producer, mut poller) = queue(4);
+    let of = |qp_num, wr_id| Cqe {
+        qp_num,
+        ..cqe(wr_id)
+    };
+    producer.start_at(u32::MAX - 1);
+    poller.start_at(u32::MAX - 1);
+    producer.push(&of(5, 0), false).unwrap();
+    assert_eq!(poller.poll(), Some(of(5, 0)));
+    poller.hand_back();
+    // A full ring, over the end of the positions.
+    for (qp_num, wr_id) in [(5, 1), (6, 2), (5, 3), (6, 4)] {
+        producer.push(&of(qp_num, wr_id), false).unwrap();
+    }
+    poller.disown(5);
+    for expected in [of(0, 1), of(6, 2), of(0, 3), of(6, 4)] {
+        assert_eq!(poller.poll(), Some(expected));
+    }
+    assert_eq!(poller.poll(), None);
+    poller.hand_back();
+    producer.push(&of(5, 5), false).unwrap();
+    assert_eq!(poller.poll(), Some(of(5, 5)));
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A spinlock for any context.
+//!
+//! In the kernel tree this would be part of `rust/kernel/sync/lock/spinlock.rs`.
+//!
+//! C header: [`include/linux/spinlock.h`](srctree/include/linux/spinlock.h)
+
+use super::bindings;
+use kernel::{
+    prelude::*,
+    sync::lock::{spinlock::SpinLockBackend, Backend, Lock},
+};
+
+/// A spinlock that may be taken in any context: interrupts are off while it is held. For what the
+/// kernel's users of a device reach, since they may post and poll from anywhere.
+///
+/// Guards have to be dropped in the reverse order: each restores the state of interrupts that it found.
+/// `Lock::new(value, name, static_lock_class!())` makes one.
+pub type SpinLockIrqSave<T> = Lock<T, IrqSave>;
+
+/// The backend of [`SpinLockIrqSave`].
+pub struct IrqSave;
+
+// SAFETY: `spinlock_t` ensures mutual exclusion. `relock` is the default, which calls `lock`.
+unsafe impl Backend for IrqSave {
+    type State = <SpinLockBackend as Backend>::State;
+    type GuardState = c_ulong;
+
+    unsafe fn init(
+        ptr: *mut Self::State,
+        name: *const c_char,
+        key: *mut kernel::bindings::lock_class_key,
+    ) {
+        // SAFETY: By the function's requirements, which are the same.
+        unsafe { SpinLockBackend::init(ptr, name, key) }
+    }
+
+    unsafe fn lock(ptr: *mut Self::State) -> c_ulong {
+        // SAFETY: By the function's requirements it is an initialised `spinlock_t`.
+        unsafe { bindings::rdma_helper_spin_lock_irqsave(ptr.cast()) }
+    }
+
+    unsafe fn try_lock(ptr: *mut Self::State) -> Option<c_ulong> {
+        let mut flags = 0;
+        // SAFETY: As above.
+        unsafe { bindings::rdma_helper_spin_trylock_irqsave(ptr.cast(), &mut flags) }
+            .then_some(flags)
+    }
+
+    unsafe fn unlock(ptr: *mut Self::State, flags: &c_ulong) {
+        // SAFETY: The caller owns the lock, and has the flags of when it was taken.
+        unsafe { bindings::rdma_helper_spin_unlock_irqrestore(ptr.cast(), *flags) }
+    }
+
+    unsafe fn assert_is_held(ptr: *mut Self::State) {
+        // SAFETY: By the function's requirements, which are the same.
+        unsafe { SpinLockBackend::assert_is_held(ptr) }
+    }
+}
