@@ -266,9 +266,9 @@ fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
         .map(|r| r.finish(program, WINDOW.0, WINDOW.1))
         .transpose()?;
 
-    let end = looks.last().context("the client ended at once")?.at;
+    let last = looks.last().context("the client ended at once")?;
     let nearest = |seconds: f64| {
-        let at = end - Duration::from_secs_f64(seconds);
+        let at = last.at - Duration::from_secs_f64(seconds);
         looks.iter().min_by_key(|l| l.at.max(at) - l.at.min(at))
     };
     let (Some(before), Some(after)) = (nearest(WINDOW.0), nearest(WINDOW.1)) else {
@@ -278,23 +278,25 @@ fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
     let running = (after.ticks - before.ticks) as f64 / procfs::ticks_per_second() as f64;
     let mut values = vec![(Quantity::Running { size }, 100.0 * running / elapsed)];
 
-    let rate = report.messages()? / f64::from(SEND);
+    // Of the whole run, for which the device was made.
+    let messages = report.messages()?;
     let mut counted = |what: &str, count: u64| {
         let what = what.to_owned();
         let quantity = Quantity::PerMessage { size, what };
-        values.push((quantity, count as f64 / (rate * elapsed)));
+        values.push((quantity, count as f64 / messages));
     };
-    counted("context switches", after.switches - before.switches);
-    let count = |name: &str| Some(after.counters.get(name)? - before.counters.get(name)?);
-    for name in after.counters.keys() {
-        if let Some(count @ 1..) = count(name) {
-            counted(name, count);
+    counted("context switches", last.switches);
+    let counters = counters()?;
+    for (name, count) in &counters {
+        if *count > 0 {
+            counted(name, *count);
         }
     }
     // What ferroce calls them. A request that is posted while the kernel still
     // looks at the queue needs no doorbell.
-    if let (Some(sends), Some(doorbells)) = (count("rdma_sends"), count("doorbells")) {
-        counted("doorbells elided", sends.saturating_sub(doorbells));
+    if let (Some(sends), Some(doorbells)) = (counters.get("rdma_sends"), counters.get("doorbells"))
+    {
+        counted("doorbells elided", sends.saturating_sub(*doorbells));
     }
     if let Some(shares) = shares {
         let places = shares.places.into_iter().take(PLACES);
@@ -305,13 +307,12 @@ fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
     Ok(values)
 }
 
-/// What is known of a process and its device at one time.
+/// What is known of a process at one time.
 struct Look {
     at: Instant,
     /// Processor time.
     ticks: u64,
     switches: u64,
-    counters: BTreeMap<String, u64>,
 }
 
 impl Look {
@@ -325,7 +326,6 @@ impl Look {
             ticks: stat.utime + stat.stime,
             switches: status.voluntary_ctxt_switches.unwrap_or(0)
                 + status.nonvoluntary_ctxt_switches.unwrap_or(0),
-            counters: counters()?,
         })
     }
 }
