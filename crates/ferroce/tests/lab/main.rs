@@ -12,6 +12,7 @@
 mod build;
 mod device;
 mod errors;
+mod hostile;
 mod install;
 mod link;
 mod modules;
@@ -77,6 +78,7 @@ fn trials() -> Vec<Trial> {
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
+        (DEBUG, hostile::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
         (QEMU, verbs::QEMU_TESTS),
