@@ -9,6 +9,7 @@
 //! cargo test --release -p ferroce --test lab -- --ignored
 //! ```
 
+mod bench;
 mod build;
 mod device;
 mod errors;
@@ -75,6 +76,7 @@ fn trials() -> Vec<Trial> {
         (UML, verbs::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
+        (UML, bench::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
