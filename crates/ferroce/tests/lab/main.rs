@@ -13,6 +13,7 @@ mod bench;
 mod build;
 mod device;
 mod errors;
+mod hostile;
 mod install;
 mod link;
 mod modules;
@@ -79,6 +80,7 @@ fn trials() -> Vec<Trial> {
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
+        (DEBUG, hostile::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
         (QEMU, verbs::QEMU_TESTS),
