@@ -24,8 +24,10 @@ const NETDEV: &str = "bench0";
 const ADDRESS: &str = "10.0.0.1";
 const DEVICE: &str = "bench";
 
-/// How long a bandwidth test sends, in s.
+/// How long a bandwidth test sends, in s; and one on many queue pairs, where it
+/// takes a second until each of them has requests under way.
 const DURATION: u32 = 1;
+const LONGER: u32 = 3;
 /// And one that is looked at while it does: how long it sends, in s, which part
 /// of it counts, in s before the end, and how often it is looked at.
 const SEND: u32 = 4;
@@ -135,7 +137,7 @@ fn measure(step: &Step, link: &Link) -> Result<Values> {
             let count_text = count.to_string();
             let more = ["-q", &count_text, "-t", &depth];
             let quantity = Quantity::QueuePairRate { count };
-            let rate = message_rate(link, OneSided::Write, SMALL, &more)?;
+            let rate = message_rate(link, OneSided::Write, SMALL, LONGER, &more)?;
             Ok(vec![(quantity, rate / 1000.0)])
         }
         Step::Latency { exchange } => latency(link, exchange),
@@ -158,22 +160,28 @@ fn arguments(link: &Link, size: u64, more: &[&str]) -> Vec<String> {
     all.iter().chain(more).map(|a| (*a).to_owned()).collect()
 }
 
-/// Sends for a time without a margin before and after, and returns how many
+/// Sends for a time in s without a margin before and after, and returns how many
 /// messages went in a second.
 ///
 /// perftest's own rates need its two clocks to agree; the number of messages in
 /// a time that it was told does not.
-fn message_rate(link: &Link, operation: OneSided, size: u64, more: &[&str]) -> Result<f64> {
-    let duration = DURATION.to_string();
-    let more = [&["-D", &duration, "-f", "0"], more].concat();
+fn message_rate(
+    link: &Link,
+    operation: OneSided,
+    size: u64,
+    duration: u32,
+    more: &[&str],
+) -> Result<f64> {
+    let text = duration.to_string();
+    let more = [&["-D", &text, "-f", "0"], more].concat();
     let program = operation.program();
     let pair = Pair::start(program, &arguments(link, size, &more))?;
     let report = Report::parse(&pair.finish(program)?)?;
-    Ok(report.messages()? / f64::from(DURATION))
+    Ok(report.messages()? / f64::from(duration))
 }
 
 fn bandwidth(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
-    let rate = message_rate(link, operation, size, &[])?;
+    let rate = message_rate(link, operation, size, DURATION, &[])?;
     let quantity = Quantity::Bandwidth { operation, size };
     let mut values = vec![(quantity, rate * size as f64 / MEBIBYTE)];
     if (operation, size) == (OneSided::Write, SMALL) {
