@@ -4,13 +4,14 @@
 
 use super::{
     callback::{Callbacks, HasHandlers},
+    counters::Host,
     device::Ferroce,
     kernel_user::Polling,
     rings::{errno, CompletionQueue, PollQueue, Rings},
 };
 use crate::{
-    rdma::{self, cq, eopnotsupp, NewCq, NotifyFlags, UserCall, WcBuffer},
-    ring::{CqError, CqGeometry, Cqe},
+    rdma::{self, cq, eopnotsupp, CqFlags, Details, NewCq, NotifyFlags, UserCall, WcBuffer},
+    ring::{CqError, CqGeometry, Cqe, Notify},
     uapi,
 };
 use kernel::{
@@ -22,6 +23,8 @@ use kernel::{
 /// The driver's data for completion queues.
 #[pin_data]
 pub(crate) struct Cq {
+    /// Whether completions tell when they were.
+    timestamps: bool,
     #[pin]
     queue: SpinLock<CompletionQueue>,
     /// The user's side, if that is the kernel.
@@ -47,7 +50,8 @@ impl cq::Operations for Cq {
         attr: &cq::CqInitAttr,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
-        if attr.flags != 0 {
+        let flags = CqFlags::from_bits(attr.flags);
+        if !CqFlags::TIMESTAMP_COMPLETION.contains(flags) {
             return Err(eopnotsupp());
         }
         let (rings, queue) = make(attr.cqe, call)?;
@@ -58,6 +62,7 @@ impl cq::Operations for Cq {
             None => Some(KernelUser::new(PollQueue::new(&rings, size)?)?),
         };
         Ok(try_pin_init!(Cq {
+            timestamps: flags.contains(CqFlags::TIMESTAMP_COMPLETION),
             queue <- new_spinlock!(queue, "ferroce::Cq::queue"),
             user,
         }? Error))
@@ -94,6 +99,27 @@ impl cq::Operations for Cq {
         // Dropped with the lock released: that frees pages.
         drop(before);
         Ok(entries)
+    }
+
+    fn details(cq: &rdma::Cq<Self>, details: &mut Details<'_>) -> Result {
+        let (at, failed) = {
+            let producer = &cq.queue.lock().producer;
+            (producer.positions(), producer.is_failed())
+        };
+        details
+            .u32(c"producer", at.producer)?
+            .u32(c"consumer", at.consumer)?
+            .string(
+                c"armed",
+                match at.armed {
+                    None => c"no",
+                    Some(Notify::Solicited) => c"solicited",
+                    Some(Notify::Next) => c"next",
+                },
+            )?
+            .u32(c"overrun", failed.into())?
+            .u32(c"timestamps", cq.timestamps.into())?;
+        Ok(())
     }
 }
 
@@ -165,14 +191,27 @@ impl HasHandlers for rdma::Cq<Cq> {
 /// Delivers a completion, and tells who waits for it.
 pub(crate) fn complete(cq: &rdma::Cq<Cq>, cqe: &Cqe, solicited: bool) {
     let (result, notify) = {
+        let mut cqe = *cqe;
         let mut queue = cq.queue.lock();
-        let result = queue.producer.push(cqe, solicited);
+        if cq.timestamps {
+            // With the lock held, so that they are in the order of the completions.
+            cqe.timestamp = rdma::clock();
+        }
+        let result = queue.producer.push(&cqe, solicited);
         (result, queue.producer.notify())
     };
     match result {
-        Ok(()) if notify => tell(cq, Event::Completion),
-        // IBTA 11.6.3.1: told once; what comes later is lost as well.
-        Err(CqError::Overrun) => tell(cq, Event::Overrun),
-        Ok(()) | Err(CqError::Failed) => {}
+        Ok(()) if notify => {
+            cq.device().counters.count_host(Host::CompletionEvents);
+            tell(cq, Event::Completion);
+        }
+        Ok(()) => {}
+        Err(error) => {
+            cq.device().counters.count_host(Host::CqOverflow);
+            // IBTA 11.6.3.1: told once; what comes later is lost as well.
+            if error == CqError::Overrun {
+                tell(cq, Event::Overrun);
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::{
     address::{Address, Ah},
+    counters::{self, Counters},
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
@@ -24,6 +25,7 @@ use kernel::{prelude::*, sync::static_lock_class};
 #[pin_data]
 pub(crate) struct Ferroce {
     guid: [u8; 8],
+    pub(crate) counters: Counters,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -40,6 +42,7 @@ impl Ferroce {
         let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
+            counters: Counters::new()?,
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
@@ -51,6 +54,33 @@ impl Ferroce {
 
 /// "FER" in ASCII, where a vendor would have its OUI.
 const VENDOR_ID: u32 = u32::from_be_bytes(*b"\0FER");
+
+/// The release, in the words and numbers of a firmware's version.
+const VERSION: &str = env!("FERROCE_VERSION");
+
+/// The release as a number: 16 bits for each of its three parts.
+const VERSION_NUMBER: u64 = {
+    let text = VERSION.as_bytes();
+    let (mut parts, mut part, mut i) = (0, 0, 0);
+    while i < text.len() {
+        match text[i] {
+            b'.' => {
+                parts = parts << 16 | part;
+                part = 0;
+            }
+            digit => part = 10 * part + (digit - b'0') as u64,
+        }
+        i += 1;
+    }
+    parts << 16 | part
+};
+
+/// What the port does for the RDMA core.
+const PORT_CAPS: PortCoreCaps = PortCoreCaps::PROT_ROCE_UDP_ENCAP;
+
+/// How long an acknowledgement may take that the device itself holds up: 4.096 µs · 2^15, 134 ms, for
+/// which a thread that executes requests may have to wait for a CPU (as rdma_rxe has it).
+const ACK_DELAY: u8 = 15;
 
 /// How many address handles there can be.
 const MAX_AH: u32 = 1 << 16;
@@ -77,6 +107,9 @@ impl rdma::Operations for Ferroce {
         UserCommand::PostSrqRecv,
     ];
 
+    const DEVICE_COUNTERS: &'static [CounterDesc] = counters::Host::DESCS;
+    const PORT_COUNTERS: &'static [CounterDesc] = counters::Port::DESCS;
+
     type Ucontext = Ucontext;
     type Pd = Pd;
     type Ah = Ah;
@@ -87,6 +120,7 @@ impl rdma::Operations for Ferroce {
     type Mw = Mw;
 
     fn query_device(device: &Device<Self>, attr: &mut DeviceAttr) -> Result {
+        attr.fw_ver = VERSION_NUMBER;
         attr.sys_image_guid = u64::from_ne_bytes(device.guid);
         let caps = DeviceCaps::MEM_WINDOW
             | DeviceCaps::MEM_WINDOW_TYPE_2B
@@ -133,6 +167,10 @@ impl rdma::Operations for Ferroce {
         by_transport.rc_odp_caps = reliable.bits();
         by_transport.uc_odp_caps = connected.bits();
         by_transport.ud_odp_caps = receive.bits();
+        attr.local_ca_ack_delay = ACK_DELAY;
+        // Of `rdma::clock`: all bits count, and 1,000,000 kHz are nanoseconds.
+        attr.timestamp_mask = u64::MAX;
+        attr.hca_core_clock = 1_000_000;
         Ok(())
     }
 
@@ -145,6 +183,10 @@ impl rdma::Operations for Ferroce {
         attr.active_mtu = port_mtu(device).number().into();
         attr.gid_tbl_len = 1024;
         attr.pkey_tbl_len = 1;
+        attr.set_ip_gids(1);
+        if PORT_CAPS.contains(PortCoreCaps::IB_CM) {
+            attr.port_cap_flags = PortCaps::CM_SUP.bits();
+        }
         attr.max_msg_sz = 1 << 31;
         attr.active_width = Width::X4.as_raw() as u8;
         attr.active_speed = Speed::Edr.as_raw() as u16;
@@ -156,7 +198,7 @@ impl rdma::Operations for Ferroce {
         Self::query_port(device, port, &mut attr)?;
         immutable.gid_tbl_len = attr.gid_tbl_len;
         immutable.pkey_tbl_len = attr.pkey_tbl_len.into();
-        immutable.core_cap_flags = PortCoreCaps::PROT_ROCE_UDP_ENCAP.bits();
+        immutable.core_cap_flags = PORT_CAPS.bits();
         Ok(())
     }
 
@@ -167,6 +209,18 @@ impl rdma::Operations for Ferroce {
     fn query_pkey(_device: &Device<Self>, _port: u32, index: u16) -> Result<u16> {
         // The default partition, with full membership. RoCE has no other (IBTA A17.7).
         (index == 0).then_some(0xffff).ok_or(EINVAL)
+    }
+
+    fn read_counters(device: &Device<Self>, port: Option<u32>, values: &mut [u64]) -> Result {
+        match port {
+            Some(_) => device.counters.read_port(values),
+            None => device.counters.read_host(values),
+        }
+        Ok(())
+    }
+
+    fn firmware_version(_device: &Device<Self>) -> &'static str {
+        VERSION
     }
 }
 

@@ -29,6 +29,7 @@ pub mod verbs;
 
 mod address;
 mod callback;
+mod counters;
 mod cq;
 mod device;
 mod kernel_user;

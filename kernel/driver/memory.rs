@@ -13,7 +13,7 @@ use crate::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
         umem::{PageList, Umem},
-        Device, MrAdvice, MrType, NewMr, UserCall,
+        Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
     ring::{RegMr, Remote, Sge},
     verbs::AccessFlags,
@@ -501,6 +501,14 @@ impl mr::Operations for Mr {
             let length = sge.length as usize;
             range.memory.prefetch(range.offset, length, write, fault)?;
         }
+        Ok(())
+    }
+
+    fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
+        let access = mr.state.lock().access;
+        details
+            .hex_u32(c"access", access.bits())?
+            .u32(c"windows", mr.windows.load(Ordering::Relaxed))?;
         Ok(())
     }
 

@@ -15,9 +15,9 @@ use crate::{
         self, eopnotsupp,
         srq::{self, SrqAttr, SrqEvent},
         wr::RecvWrs,
-        NewSrq, SrqAttrMask, UserCall,
+        Details, NewSrq, SrqAttrMask, UserCall,
     },
-    ring::{self, RecvQueue, WqGeometry, MAX_RECV_STRIDE},
+    ring::{self, RecvQueue, WqGeometry, WqPositions, MAX_RECV_STRIDE},
     uapi,
 };
 use kernel::{
@@ -120,6 +120,17 @@ impl srq::Operations for Srq {
         Ok(())
     }
 
+    fn details(srq: &rdma::Srq<Self>, details: &mut Details<'_>) -> Result {
+        let (queue, limit) = {
+            let shared = srq.shared.lock();
+            (shared.queue.positions(), shared.limit)
+        };
+        details.u32(c"entries", srq.size.entries())?;
+        receive_details(details, &queue)?;
+        details.u32(c"limit", limit)?;
+        Ok(())
+    }
+
     fn post_recv(srq: &rdma::Srq<Self>, wrs: &mut RecvWrs<'_, Ferroce>) -> Result {
         match &srq.user {
             // Nobody waits for the doorbell.
@@ -129,6 +140,14 @@ impl srq::Operations for Srq {
             None => Err(eopnotsupp()),
         }
     }
+}
+
+/// Writes where the two sides of a receive queue are.
+pub(crate) fn receive_details(details: &mut Details<'_>, at: &WqPositions) -> Result {
+    details
+        .u32(c"rq_producer", at.producer)?
+        .u32(c"rq_consumer", at.consumer)?;
+    Ok(())
 }
 
 /// Takes the next request for a message.

@@ -19,11 +19,13 @@
 #include <linux/spinlock.h>
 #include <linux/vmalloc.h>
 #include <net/addrconf.h>
+#include <net/netlink.h>
 #include <rdma/ib_addr.h>
 #include <rdma/ib_cache.h>
 #include <rdma/ib_umem.h>
 #include <rdma/ib_umem_odp.h>
 #include <rdma/ib_verbs.h>
+#include <rdma/restrack.h>
 #include <rdma/rdma_netlink.h>
 #include <rdma/uverbs_ioctl.h>
 
@@ -38,6 +40,10 @@ bool rdma_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
 void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle);
 struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata);
+
+struct nlattr *rdma_helper_nla_nest_start(struct sk_buff *msg, int type);
+void rdma_helper_nla_nest_end(struct sk_buff *msg, struct nlattr *start);
+void rdma_helper_nla_nest_cancel(struct sk_buff *msg, struct nlattr *start);
 
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter);
 void *rdma_helper_vmalloc_user(unsigned long size);

@@ -6,6 +6,7 @@
 
 use super::{
     bindings,
+    details::{self, Details},
     object::{New, Object, Shared},
     ops,
     udata::UserCall,
@@ -27,8 +28,19 @@ pub type Cq<T> = Object<bindings::ib_cq, T>;
 /// A completion queue in the making.
 pub type NewCq<'a, T> = New<'a, bindings::ib_cq, T>;
 
-/// What is asked for: plain numbers. `cqe` is how many entries at least, and not zero.
+/// What is asked for: plain numbers. `cqe` is how many entries at least, and not zero; `flags` are
+/// [`CqFlags`].
 pub use super::bindings::ib_cq_init_attr as CqInitAttr;
+
+c_flags! {
+    /// What a completion queue is to do. A driver refuses what it does not know, with `EOPNOTSUPP`.
+    CqFlags {
+        /// Tell of each completion when it was.
+        TIMESTAMP_COMPLETION = ib_uverbs_ex_create_cq_flags_IB_UVERBS_CQ_FLAGS_TIMESTAMP_COMPLETION,
+        /// Do not look whether there is room for a completion.
+        IGNORE_OVERRUN = ib_uverbs_ex_create_cq_flags_IB_UVERBS_CQ_FLAGS_IGNORE_OVERRUN,
+    }
+}
 
 /// What a driver does for completion queues. To be implemented by the driver's data for one.
 #[vtable]
@@ -70,6 +82,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// Arms the queue, so that the driver calls [`Cq::notify`] once for a completion to come. Returns
     /// whether there are completions already, if `flags` ask for that.
     fn request_notify(_cq: &Cq<Self>, _flags: NotifyFlags) -> Result<bool> {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Writes what there is to say of the state of a queue, for people, see [`details`](super::details).
+    /// Others may use it at the same time.
+    fn details(_cq: &Cq<Self>, _details: &mut Details<'_>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -231,5 +249,17 @@ impl<T: Operations> Callbacks<T> {
             let missed = T::request_notify(unsafe { Cq::from_raw(cq) }, flags)?;
             Ok((missed && flags.contains(NotifyFlags::REPORT_MISSED)).into())
         })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `fill_res_cq_entry` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn details(
+        msg: *mut kernel::bindings::sk_buff,
+        cq: *mut bindings::ib_cq,
+    ) -> c_int {
+        // SAFETY: `ib_core` passes a message that it is writing, and a queue that is not destroyed
+        // before this returns.
+        unsafe { details::fill(msg, |details| T::details(Cq::from_raw(cq), details)) }
     }
 }

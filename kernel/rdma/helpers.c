@@ -59,6 +59,21 @@ struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata)
 	return rdma_udata_to_uverbs_attr_bundle(udata)->context;
 }
 
+struct nlattr *rdma_helper_nla_nest_start(struct sk_buff *msg, int type)
+{
+	return nla_nest_start(msg, type);
+}
+
+void rdma_helper_nla_nest_end(struct sk_buff *msg, struct nlattr *start)
+{
+	nla_nest_end(msg, start);
+}
+
+void rdma_helper_nla_nest_cancel(struct sk_buff *msg, struct nlattr *start)
+{
+	nla_nest_cancel(msg, start);
+}
+
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter)
 {
 	return sg_page_iter_page(iter);

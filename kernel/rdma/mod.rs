@@ -73,6 +73,7 @@ mod bindings;
 
 pub mod ah;
 pub mod cq;
+pub mod details;
 pub mod device;
 pub mod gid;
 pub mod link;
@@ -87,6 +88,7 @@ pub mod pd;
 pub mod qp;
 pub mod qp_attr;
 pub mod srq;
+pub mod stats;
 pub mod types;
 pub mod ucontext;
 pub mod udata;
@@ -98,7 +100,8 @@ pub mod wr;
 
 pub use self::{
     ah::{AddressVector, Ah, AhAttr, NewAh},
-    cq::{Cq, CqInitAttr, NewCq},
+    cq::{Cq, CqFlags, CqInitAttr, NewCq},
+    details::Details,
     device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent},
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},
@@ -113,6 +116,7 @@ pub use self::{
     qp::{NewQp, Qp, QpEvent},
     qp_attr::{QpAttr, QpAttrOut, QpCap, QpInitAttr},
     srq::{NewSrq, Srq, SrqAttr, SrqEvent},
+    stats::CounterDesc,
     types::*,
     ucontext::{NewUcontext, Ucontext},
     udata::{Udata, UserCall},
@@ -127,6 +131,12 @@ pub use self::{
 /// crate has, is another error that user space does not know.)
 pub fn eopnotsupp() -> Error {
     Error::from_errno(-(kernel::bindings::EOPNOTSUPP as i32))
+}
+
+/// The time of `CLOCK_MONOTONIC`, in nanoseconds.
+pub fn clock() -> u64 {
+    // SAFETY: In any context but that of an NMI.
+    unsafe { kernel::bindings::ktime_get() as u64 }
 }
 
 /// Lets another thread run, if one should. Not where sleeping is forbidden.

@@ -8,7 +8,9 @@
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 
 use super::{
-    bindings, eopnotsupp,
+    bindings,
+    details::{self, Details},
+    eopnotsupp,
     object::{New, Object, Shared},
     ops,
     udata::UserCall,
@@ -128,6 +130,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// that memory windows are bound to it.
     fn dereg(_mr: &Mr<Self>) -> Result {
         Ok(())
+    }
+
+    /// Writes what there is to say of the state of a region, for people, see [`details`](super::details).
+    /// Others may use it at the same time.
+    fn details(_mr: &Mr<Self>, _details: &mut Details<'_>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
 
@@ -400,5 +408,17 @@ impl<T: Operations> Callbacks<T> {
             }
             Ok(0)
         })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `fill_res_mr_entry` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn details(
+        msg: *mut kernel::bindings::sk_buff,
+        mr: *mut bindings::ib_mr,
+    ) -> c_int {
+        // SAFETY: `ib_core` passes a message that it is writing, and a region that is not destroyed
+        // before this returns.
+        unsafe { details::fill(msg, |details| T::details(Mr::from_raw(mr), details)) }
     }
 }

@@ -3,7 +3,8 @@
 //! What a driver does.
 
 use super::{
-    ah, bindings, cq, mmap, mr, mw, pd, qp, srq, types::*, ucontext, udata::Udata, Device,
+    ah, bindings, cq, eopnotsupp, mmap, mr, mw, pd, qp, srq, stats, stats::CounterDesc, types::*,
+    ucontext, udata::Udata, Device,
 };
 // For their constants.
 use super::{
@@ -65,6 +66,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// Which of the commands that are off by default are on.
     const USER_COMMANDS: &'static [UserCommand] = &[];
 
+    /// The counters of a device.
+    const DEVICE_COUNTERS: &'static [CounterDesc] = &[];
+
+    /// The counters of each port.
+    const PORT_COUNTERS: &'static [CounterDesc] = &[];
+
     /// The driver's data for user contexts.
     type Ucontext: ucontext::Operations<Device = Self>;
     /// The driver's data for protection domains.
@@ -97,6 +104,17 @@ pub trait Operations: Sized + Send + Sync + 'static {
 
     /// An entry of a port's table of partition keys.
     fn query_pkey(device: &Device<Self>, port: u32, index: u16) -> Result<u16>;
+
+    /// Reads the counters of a port, or of the device itself: `values` are to be those of
+    /// [`Self::PORT_COUNTERS`] or [`Self::DEVICE_COUNTERS`].
+    fn read_counters(_device: &Device<Self>, _port: Option<u32>, _values: &mut [u64]) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// The version of the firmware, or of what takes its place, in words of up to 31 bytes.
+    fn firmware_version(_device: &Device<Self>) -> &'static str {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Called when the device is registered, and before anybody can use it.
     fn enable(_device: &Device<Self>) -> Result {
@@ -203,6 +221,43 @@ impl<T: Operations> VTable<T> {
 
     /// # Safety
     ///
+    /// Only for `ib_core` to call, as `get_dev_fw_str` of a device of the driver `T`.
+    unsafe extern "C" fn firmware_version(device: *mut bindings::ib_device, to: *mut c_char) {
+        // Shorter by one, which stays zero.
+        const MAX: usize = bindings::IB_FW_VERSION_NAME_MAX as usize - 1;
+        // SAFETY: `ib_core` passes a valid device.
+        let version = T::firmware_version(unsafe { Device::from_raw(device) });
+        let len = version.len().min(MAX);
+        // SAFETY: `ib_core` passes room for `IB_FW_VERSION_NAME_MAX` bytes.
+        unsafe {
+            core::ptr::copy_nonoverlapping(version.as_ptr(), to.cast(), len);
+            to.add(len).write(0);
+        }
+    }
+
+    /// Has the administrator describe the device in other words; there is nothing to it that the
+    /// driver would have to know.
+    ///
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `modify_device` of a device of the driver `T`.
+    unsafe extern "C" fn modify_device(
+        device: *mut bindings::ib_device,
+        mask: c_int,
+        change: *mut bindings::ib_device_modify,
+    ) -> c_int {
+        if mask != bindings::ib_device_modify_flags_IB_DEVICE_MODIFY_NODE_DESC as c_int {
+            return eopnotsupp().to_errno();
+        }
+        // SAFETY: `ib_core` passes a valid device and what is to be changed. Who reads or writes the
+        // description at the same time does so with plain accesses as well, as `ib_core` does; any
+        // bytes will do.
+        unsafe { (&raw mut (*device).node_desc).write_volatile((*change).node_desc) };
+        0
+    }
+
+    /// # Safety
+    ///
     /// Only for `ib_core` to call, as `enable_driver` of a device of the driver `T`.
     unsafe extern "C" fn enable(device: *mut bindings::ib_device) -> c_int {
         from_result(|| {
@@ -222,6 +277,18 @@ impl<T: Operations> VTable<T> {
 
         query_device: Some(Self::query_device),
         query_port: Some(Self::query_port),
+        alloc_hw_device_stats: op!(
+            !T::DEVICE_COUNTERS.is_empty(),
+            stats::Callbacks::<T>::alloc_device
+        ),
+        alloc_hw_port_stats: op!(
+            !T::PORT_COUNTERS.is_empty(),
+            stats::Callbacks::<T>::alloc_port
+        ),
+        get_hw_stats: op!(T::HAS_READ_COUNTERS, stats::Callbacks::<T>::get),
+
+        modify_device: Some(Self::modify_device),
+        get_dev_fw_str: op!(T::HAS_FIRMWARE_VERSION, Self::firmware_version),
         get_port_immutable: Some(Self::port_immutable),
         get_link_layer: Some(Self::link_layer),
         query_pkey: Some(Self::query_pkey),
@@ -231,6 +298,7 @@ impl<T: Operations> VTable<T> {
         size_ib_ucontext: ucontext::Ucontext::<T::Ucontext>::SIZE,
         alloc_ucontext: Some(ucontext::Callbacks::<T::Ucontext>::alloc),
         dealloc_ucontext: Some(ucontext::Callbacks::<T::Ucontext>::dealloc),
+        query_ucontext: Some(ucontext::Callbacks::<T::Ucontext>::query),
         disassociate_ucontext: Some(ucontext::Callbacks::<T::Ucontext>::disassociate),
         mmap: Some(mmap::mmap),
         mmap_free: Some(mmap::free),
@@ -286,6 +354,11 @@ impl<T: Operations> VTable<T> {
         map_mr_sg: op!(T::Mr::HAS_MAP_START, mr::Callbacks::<T::Mr>::map_sg),
         advise_mr: op!(T::Mr::HAS_ADVISE, mr::Callbacks::<T::Mr>::advise),
         dereg_mr: op!(T::Mr::SUPPORTED, mr::Callbacks::<T::Mr>::dereg),
+
+        fill_res_cq_entry: op!(T::Cq::HAS_DETAILS, cq::Callbacks::<T::Cq>::details),
+        fill_res_srq_entry: op!(T::Srq::HAS_DETAILS, srq::Callbacks::<T::Srq>::details),
+        fill_res_qp_entry: op!(T::Qp::HAS_DETAILS, qp::Callbacks::<T::Qp>::details),
+        fill_res_mr_entry: op!(T::Mr::HAS_DETAILS, mr::Callbacks::<T::Mr>::details),
 
         size_ib_mw: mw::Mw::<T::Mw>::SIZE,
         alloc_mw: op!(T::Mw::SUPPORTED, mw::Callbacks::<T::Mw>::alloc),

@@ -5,7 +5,9 @@
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 
 use super::{
-    bindings, eopnotsupp,
+    bindings,
+    details::{self, Details},
+    eopnotsupp,
     gid::Gid,
     object::{New, Object, Shared},
     ops,
@@ -83,6 +85,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
 
     /// Reverses [`Self::attach_mcast`].
     fn detach_mcast(_qp: &Qp<Self>, _gid: &Gid) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Writes what there is to say of the state of a queue pair, for people, see [`details`](super::details).
+    /// Others may use it at the same time.
+    fn details(_qp: &Qp<Self>, _details: &mut Details<'_>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -349,5 +357,17 @@ impl<T: Operations> Callbacks<T> {
             unsafe { T::detach_mcast(Qp::from_raw(qp), &Gid::from_raw(&*gid))? };
             Ok(0)
         })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `fill_res_qp_entry` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn details(
+        msg: *mut kernel::bindings::sk_buff,
+        qp: *mut bindings::ib_qp,
+    ) -> c_int {
+        // SAFETY: `ib_core` passes a message that it is writing, and a queue pair that is not destroyed
+        // before this returns.
+        unsafe { details::fill(msg, |details| T::details(Qp::from_raw(qp), details)) }
     }
 }

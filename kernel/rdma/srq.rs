@@ -5,7 +5,9 @@
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 
 use super::{
-    bindings, eopnotsupp,
+    bindings,
+    details::{self, Details},
+    eopnotsupp,
     object::{New, Object, Shared},
     ops,
     udata::UserCall,
@@ -64,6 +66,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
 
     /// Posts work requests, see [`wr`](super::wr).
     fn post_recv(_srq: &Srq<Self>, _wrs: &mut RecvWrs<'_, Self::Device>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Writes what there is to say of the state of a queue, for people, see [`details`](super::details).
+    /// Others may use it at the same time.
+    fn details(_srq: &Srq<Self>, _details: &mut Details<'_>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
@@ -203,5 +211,17 @@ impl<T: Operations> Callbacks<T> {
             }
             Ok(0)
         })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `fill_res_srq_entry` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn details(
+        msg: *mut kernel::bindings::sk_buff,
+        srq: *mut bindings::ib_srq,
+    ) -> c_int {
+        // SAFETY: `ib_core` passes a message that it is writing, and a queue that is not destroyed
+        // before this returns.
+        unsafe { details::fill(msg, |details| T::details(Srq::from_raw(srq), details)) }
     }
 }

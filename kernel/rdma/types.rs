@@ -170,6 +170,14 @@ c_flags! {
 }
 
 c_flags! {
+    /// What a port can do (IBTA 14.2.5.6, PortInfo CapabilityMask).
+    PortCaps {
+        /// Communication management.
+        CM_SUP = ib_uverbs_query_port_cap_flags_IB_UVERBS_PCF_CM_SUP,
+    }
+}
+
+c_flags! {
     /// What a port can do, and needs, for the RDMA core (`RDMA_CORE_CAP_*`).
     PortCoreCaps {
         /// RoCE v2.

@@ -119,6 +119,19 @@ impl<T: Operations> Callbacks<T> {
         };
     }
 
+    /// Adds nothing to what `ib_uverbs` answers. That it is there lets a process query a context that
+    /// another one has opened: whoever imports a device does that (`ibv_import_device(3)`).
+    ///
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `query_ucontext` of a device.
+    pub(super) unsafe extern "C" fn query(
+        _ucontext: *mut bindings::ib_ucontext,
+        _attrs: *mut bindings::uverbs_attr_bundle,
+    ) -> c_int {
+        0
+    }
+
     /// Does nothing: that it is there tells `ib_uverbs` not to wait for processes to close the device
     /// before that is unregistered. Pages that a process has mapped stay, as long as it maps them.
     ///

@@ -30,7 +30,7 @@ pub struct Mapping {
     pub length: u64,
 }
 
-/// Get Context, Query Context.
+/// Get Context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct UcontextResponse {

@@ -52,6 +52,9 @@ const PACKAGES: [Package; 6] = [
 /// The sources of the protocol core, from the folder of the modules.
 const CORE: &str = "../crates/ferroce-core/src";
 
+/// The workspace's manifest, which has the release.
+const MANIFEST: &str = "../Cargo.toml";
+
 /// Modules that are built and in place.
 #[derive(Debug, Clone)]
 pub struct Modules {
@@ -264,6 +267,7 @@ fn sources_key(project: &Path) -> Result<String> {
     let mut files = files_below(project)?;
     // The protocol core, which the driver is built of as well.
     files.extend(files_below(&project.join(CORE))?);
+    files.push(project.join(MANIFEST));
     files.sort();
     let mut hasher = Sha256::new();
     for file in files {

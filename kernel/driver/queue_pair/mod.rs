@@ -20,12 +20,13 @@ mod work;
 
 use super::{
     address::Attributes,
+    counters::Host,
     cq::{self, CqRef},
     device::Ferroce,
     kernel_user::{qp_event_bit, Polling, Posting},
     memory::PdId,
     rings::{errno, PostQueue, Rings},
-    srq::SrqRef,
+    srq::{receive_details, SrqRef},
 };
 use crate::{
     qp::{self, state, DeviceLimits, QpAttr, Transition},
@@ -36,7 +37,7 @@ use crate::{
         qp::{Operations, QpEvent},
         qp_attr::{QpAttrOut, QpCap, QpInitAttr},
         wr::{RecvWrs, SendWrs},
-        Gid, NewQp, QpAttrMask, UserCall,
+        Details, Gid, NewQp, QpAttrMask, UserCall,
     },
     ring::{Cqe, Doorbell, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
@@ -200,8 +201,8 @@ impl Operations for Qp {
         qp.for_each_polling(|polling| polling.remove(qp.number));
         qp.shared.lock().is_gone = true;
         qp.deferred.detach();
-        // Whoever executes its requests notices, and lets go.
-        drop(qp.send.lock());
+        // Whoever executes its requests notices, and lets go; and from here on nobody starts a timer.
+        qp.send.lock().forget_current();
     }
 
     fn modify(
@@ -232,6 +233,25 @@ impl Operations for Qp {
         Ok(())
     }
 
+    fn details(qp: &rdma::Qp<Self>, details: &mut Details<'_>) -> Result {
+        let send = qp.send.try_lock();
+        details.u32(c"sq_executing", send.is_none().into())?;
+        if let Some(send) = send {
+            let written = send.details(details);
+            drop(send);
+            // Who came in the meantime found the mutex taken.
+            if qp.kicked.load(Ordering::SeqCst) {
+                qp.deferred.soon();
+            }
+            written?;
+        }
+        let receives = qp.shared.lock().receives.as_ref().map(|r| r.positions());
+        if let Some(at) = receives {
+            receive_details(details, &at)?;
+        }
+        Ok(())
+    }
+
     fn attach_mcast(qp: &rdma::Qp<Self>, gid: &Gid) -> Result {
         if qp.qp_type != QpType::Ud {
             return Err(EINVAL);
@@ -252,6 +272,7 @@ impl Operations for Qp {
             }
             // A process has its ring; this is its doorbell.
             None if wrs.is_empty() => {
+                qp.device().counters.count_host(Host::Doorbells);
                 kick(qp);
                 Ok(())
             }
@@ -268,6 +289,7 @@ impl Operations for Qp {
             }
             // As above.
             None if wrs.is_empty() => {
+                qp.device().counters.count_host(Host::Doorbells);
                 flush_receives(qp);
                 Ok(())
             }

@@ -4,15 +4,18 @@
 
 use super::{fail, Qp};
 use crate::{
+    counters::Port,
     cq,
     local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
     memory::{self, Range},
     qp::state,
     rdma,
-    ring::{Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, MAX_RECV_STRIDE},
+    ring::{
+        Cqe, Idle, Operation, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE,
+    },
     rings::WorkQueue,
     srq,
-    verbs::{AccessFlags, EventType, RnrTimer, WcFlags, WcOpcode, WcStatus},
+    verbs::{AccessFlags, EventType, QpType, RnrTimer, WcFlags, WcOpcode, WcStatus},
 };
 
 /// A receive queue as the driver has it.
@@ -54,6 +57,11 @@ impl ReceiveQueue {
     fn take(&mut self) {
         self.held = None;
         self.queue.executor.hand_back(1);
+    }
+
+    /// Where the two sides are.
+    pub(crate) fn positions(&self) -> WqPositions {
+        self.queue.executor.positions()
     }
 
     /// How many requests are posted.
@@ -144,6 +152,29 @@ impl LocalMemory for Own<'_> {
     }
 }
 
+impl Peer<'_> {
+    fn count_no_receive(&self) {
+        let counters = &self.0.device().counters;
+        counters.count(match self.0.qp_type {
+            QpType::Rc => Port::SentRnr,
+            _ => Port::OutOfBuffer,
+        });
+    }
+
+    /// Counts what has been moved for a request of a queue pair.
+    pub(super) fn count_moved(&self, from: &rdma::Qp<Qp>, operation: &Operation, length: u32) {
+        let (mine, theirs) = (&self.0.device().counters, &from.device().counters);
+        let (sender, receiver) = match operation {
+            Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. } => {
+                (mine, theirs)
+            }
+            _ => (theirs, mine),
+        };
+        sender.add(Port::SentBytes, length.into());
+        receiver.add(Port::RcvdBytes, length.into());
+    }
+}
+
 impl LocalMemory for Peer<'_> {
     type Region = Range;
 
@@ -190,8 +221,14 @@ impl Responder for Peer<'_> {
         };
         let entry = match looked {
             Looked::Taken(len) => copy.get(..len).unwrap_or(&[]),
-            Looked::Empty => return Taken::Empty,
-            Looked::Refused => return Taken::Refused,
+            Looked::Empty => {
+                self.count_no_receive();
+                return Taken::Empty;
+            }
+            Looked::Refused => {
+                self.count_no_receive();
+                return Taken::Refused;
+            }
         };
         match RecvRequest::decode(entry) {
             Ok((request, scatter)) => Taken::Done(place(&Receive {
@@ -210,6 +247,7 @@ impl Responder for Peer<'_> {
     }
 
     fn complete(&self, received: &Received) {
+        self.0.device().counters.count(Port::RdmaRecvs);
         let mut cqe = Cqe::new(
             received.wr_id,
             self.0.number,
@@ -235,6 +273,9 @@ impl Responder for Peer<'_> {
     }
 
     fn fail(&self, event: Option<EventType>) {
+        if event == Some(EventType::QpAccessErr) {
+            self.0.device().counters.count(Port::ResponseAccess);
+        }
         fail(self.0, event);
     }
 }

@@ -4,21 +4,27 @@
 
 use super::{
     receive::{Own, Peer},
+    work::Timer,
     Qp, QpRef,
 };
 use crate::{
-    address, cq,
+    address,
+    counters::Port,
+    cq,
     device::Ferroce,
     local::{self, AccessError, Outcome},
     memory,
     qp::state::{self, Processing},
-    rdma::{self, qp::QpEvent, Device, Gid, GidType},
+    rdma::{self, qp::QpEvent, Details, Device, Gid, GidType},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
     verbs::{limits, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
     window,
 };
-use kernel::time::{Delta, Instant, Monotonic};
+use kernel::{
+    error::Result,
+    time::{Delta, Instant, Monotonic},
+};
 
 /// A send queue as whoever holds its mutex has it.
 pub(crate) struct SendSide {
@@ -29,6 +35,8 @@ pub(crate) struct SendSide {
     tries: Tries,
     /// When to try the current entry again.
     not_before: Option<Instant<Monotonic>>,
+    /// Has it tried again then.
+    timer: Option<Timer>,
 }
 
 /// How often the current entry was tried in vain.
@@ -58,22 +66,49 @@ impl SendSide {
             current: None,
             tries: Tries::default(),
             not_before: None,
+            timer: None,
         }
+    }
+
+    /// Writes where the two sides are, and what the current entry waits for.
+    pub(super) fn details(&self, details: &mut Details<'_>) -> Result {
+        let at = self.queue.executor.positions();
+        details
+            .u32(c"sq_producer", at.producer)?
+            .u32(c"sq_consumer", at.consumer)?
+            .u32(c"sq_need_doorbell", at.need_doorbell.into())?
+            .u32(c"sq_waits", self.not_before.is_some().into())?
+            .u32(c"rnr_tries", self.tries.not_ready.into())?
+            .u32(c"ack_tries", self.tries.no_answer.into())?;
+        Ok(())
     }
 
     /// Forgets all that was posted.
     pub(super) fn reset(&mut self) {
-        self.current = None;
-        self.tries = Tries::default();
-        self.not_before = None;
+        self.forget_current();
         self.queue.executor.discard_all();
     }
 
-    fn finish_current(&mut self) {
+    /// Leaves the current entry, for good. No timer runs any more.
+    pub(super) fn forget_current(&mut self) {
         self.current = None;
         self.tries = Tries::default();
         self.not_before = None;
+        self.timer = None;
+    }
+
+    fn finish_current(&mut self) {
+        self.forget_current();
         self.queue.executor.hand_back(1);
+    }
+
+    /// Has the current entry tried again after a time, and not before.
+    fn wait(&mut self, qp: &rdma::Qp<Qp>, delay: Delta) {
+        let time = Instant::<Monotonic>::now() + delay;
+        self.not_before = Some(time);
+        // The former one first: there is one timer, which the handle of either stops.
+        self.timer = None;
+        self.timer = Some(qp.deferred.at(time));
     }
 }
 
@@ -159,10 +194,10 @@ fn broken(qp: &rdma::Qp<Qp>) {
 
 /// Executes the current entry. Returns whether to go on.
 fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
-    if let Some(at) = send.not_before {
-        let left = at - Instant::<Monotonic>::now();
+    if let Some(time) = send.not_before {
+        let left = time - Instant::<Monotonic>::now();
         if !left.is_negative() && !left.is_zero() {
-            qp.deferred.after(left);
+            // The timer runs.
             return false;
         }
         send.not_before = None;
@@ -208,8 +243,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
             true
         }
         Attempt::Wait(delay) => {
-            send.not_before = Some(Instant::<Monotonic>::now() + delay);
-            qp.deferred.after(delay);
+            send.wait(qp, delay);
             false
         }
         Attempt::Stuck => false,
@@ -246,25 +280,52 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
         (shared.attr, shared.sgid)
     };
     let reliable = qp.qp_type == QpType::Rc;
+    let counters = &qp.device().counters;
     let peer = find(qp, &attr.ah_attr.dgid, attr.dest_qp_num);
     let peer = peer.as_ref().and_then(|p| Peer::connected(p, qp, &sgid));
     let Some(peer) = peer else {
         return match attr.timeout.nanos() {
-            _ if !reliable => Attempt::Done(u32::try_from(data.length()).unwrap_or(0)),
+            _ if !reliable => {
+                counters.count(Port::RdmaSends);
+                counters.count(Port::Undelivered);
+                Attempt::Done(u32::try_from(data.length()).unwrap_or(0))
+            }
             None => Attempt::Stuck,
-            Some(_) if tries.no_answer >= attr.retry_cnt => Attempt::Failed(WcStatus::RetryExcErr),
+            Some(_) if tries.no_answer >= attr.retry_cnt => {
+                counters.count(Port::RetryExceeded);
+                Attempt::Failed(WcStatus::RetryExcErr)
+            }
             Some(nanos) => {
+                counters.count(Port::AckTimeout);
                 tries.no_answer += 1;
                 Attempt::Wait(Delta::from_nanos(nanos as i64))
             }
         };
     };
     match local::execute(request, data, &Own(qp), &peer, reliable) {
-        Outcome::Done(length) => Attempt::Done(length),
-        Outcome::Failed(status) => Attempt::Failed(status),
+        Outcome::Done(length) => {
+            counters.count(Port::RdmaSends);
+            peer.count_moved(qp, &request.operation, length);
+            Attempt::Done(length)
+        }
+        Outcome::Dropped(length) => {
+            counters.count(Port::RdmaSends);
+            counters.add(Port::SentBytes, length.into());
+            Attempt::Done(length)
+        }
+        Outcome::Failed(status) => {
+            match status {
+                WcStatus::RemInvReqErr => counters.count(Port::RequestInvalid),
+                WcStatus::RemAccessErr => counters.count(Port::RequestAccess),
+                _ => {}
+            }
+            Attempt::Failed(status)
+        }
         Outcome::NotReady(timer) => {
+            counters.count(Port::RcvdRnr);
             if attr.rnr_retry != RNR_RETRY_INFINITE {
                 if tries.not_ready >= attr.rnr_retry {
+                    counters.count(Port::RnrRetryExceeded);
                     return Attempt::Failed(WcStatus::RnrRetryExcErr);
                 }
                 tries.not_ready += 1;
@@ -303,20 +364,32 @@ fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt
     let mtu = crate::device::port_mtu(device).bytes();
     match local::Datagram::new(request, data, &Own(qp), mtu, source) {
         Ok(datagram) => {
+            let counters = &device.counters;
+            counters.count(Port::RdmaSends);
+            counters.add(Port::SentBytes, datagram.length().into());
             let deliver = |peer: &QpRef| {
-                if let Some(peer) = Peer::datagram(peer, qkey) {
-                    datagram.deliver(&peer);
+                let Some(taker) = Peer::datagram(peer, qkey) else {
+                    return false;
+                };
+                if datagram.deliver(&taker) {
+                    let counters = &peer.device().counters;
+                    counters.add(Port::RcvdBytes, datagram.length().into());
                 }
+                true
             };
+            let mut taken = false;
             if to.remote_qpn == limits::MULTICAST_QPN {
                 let mut members = 0..;
                 let next = || device.groups.member(&address.dgid, members.next()?);
                 // IBTA 10.5.1: to all members but the sender itself.
                 core::iter::from_fn(next)
                     .filter(|member| member.number != qp.number)
-                    .for_each(|member| deliver(&member));
+                    .for_each(|member| taken |= deliver(&member));
             } else if let Some(peer) = find(qp, &address.dgid, to.remote_qpn) {
-                deliver(&peer);
+                taken = deliver(&peer);
+            }
+            if !taken {
+                counters.count(Port::Undelivered);
             }
             Attempt::Done(datagram.length())
         }

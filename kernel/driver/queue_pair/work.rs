@@ -3,12 +3,19 @@
 //! Work on a queue pair that is done later, by a thread of the kernel's.
 
 use super::{catch_up, QpRef};
+use crate::counters::Host;
 use kernel::{
-    bindings, impl_has_delayed_work, impl_has_work, new_delayed_work, new_spinlock, new_work,
+    bindings, impl_has_hr_timer, impl_has_work, new_spinlock, new_work,
     prelude::*,
-    sync::{Arc, SpinLock},
-    time::{msecs_to_jiffies, Delta},
-    workqueue::{self, DelayedWork, Work, WorkItem},
+    sync::{Arc, ArcBorrow, SpinLock},
+    time::{
+        hrtimer::{
+            AbsoluteMode, ArcHrTimerHandle, HrTimer, HrTimerCallback, HrTimerCallbackContext,
+            HrTimerPointer, HrTimerRestart,
+        },
+        Instant, Monotonic,
+    },
+    workqueue::{self, Work, WorkItem},
 };
 
 /// A queue pair's deferred work.
@@ -20,26 +27,33 @@ pub(crate) struct Deferred {
     #[pin]
     qp: SpinLock<Option<QpRef>>,
     #[pin]
-    soon: Work<Deferred, 0>,
+    work: Work<Deferred>,
+    /// Has the work done at a time. Its resolution is that of the specification's timers (10 µs for
+    /// the shortest RNR wait, IBTA table 45), which a tick of the kernel's clock is far from.
     #[pin]
-    later: DelayedWork<Deferred, 1>,
+    timer: HrTimer<Deferred>,
 }
 
 impl_has_work! {
-    impl HasWork<Self, 0> for Deferred { self.soon }
+    impl HasWork<Self> for Deferred { self.work }
 }
 
-impl_has_delayed_work! {
-    impl HasDelayedWork<Self, 1> for Deferred { self.later }
+impl_has_hr_timer! {
+    impl HasHrTimer<Self> for Deferred {
+        mode: AbsoluteMode<Monotonic>, field: self.timer
+    }
 }
+
+/// A timer that runs; dropped, it does not any more. Whoever drops it may wait for it to have run.
+pub(super) type Timer = ArcHrTimerHandle<Deferred>;
 
 impl Deferred {
     pub(super) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 qp <- new_spinlock!(None, "ferroce::Deferred::qp"),
-                soon <- new_work!("ferroce::Deferred::soon"),
-                later <- new_delayed_work!("ferroce::Deferred::later"),
+                work <- new_work!("ferroce::Deferred::work"),
+                timer <- HrTimer::new(),
             }),
             GFP_KERNEL,
         )
@@ -60,54 +74,50 @@ impl Deferred {
     /// Has the send queue looked at by another thread.
     pub(super) fn soon(self: &Arc<Self>) {
         // That it is pending already is as good.
-        let _ = workqueue::system_highpri().enqueue::<_, 0>(self.clone());
+        let _ = workqueue::system_highpri().enqueue(self.clone());
     }
 
-    /// Has the send queue looked at after a time, or a little later.
-    pub(super) fn after(self: &Arc<Self>, delay: Delta) {
-        let millis = (delay.as_nanos() as u64).div_ceil(1_000_000);
-        // One more: the current tick has begun already.
-        let jiffies = msecs_to_jiffies(millis.try_into().unwrap_or(u32::MAX)) + 1;
-        let _ = workqueue::system_highpri().enqueue_delayed::<_, 1>(self.clone(), jiffies);
+    /// Has the send queue looked at by another thread, at a time. No other timer may run.
+    pub(super) fn at(self: &Arc<Self>, time: Instant<Monotonic>) -> Timer {
+        self.clone().start(time)
     }
 
-    /// Ends what is pending, and waits for what is running. Nobody may ask for more.
+    /// Ends what is pending, and waits for what is running. Nobody may ask for more, and no timer may
+    /// run.
     pub(super) fn cancel(self: &Arc<Self>) {
-        let soon = (&raw const self.soon).cast_mut().cast();
-        let later = (&raw const self.later).cast_mut().cast();
-        // SAFETY: Both types are transparent wrappers of the C structures, which are initialised and
-        // stay so while there is a reference. What was pending holds a reference that its function
-        // would have taken over; as that will not run, it is dropped here.
+        let work = (&raw const self.work).cast_mut().cast();
+        // SAFETY: The type is a transparent wrapper of the C structure, which is initialised and stays
+        // so while there is a reference. What was pending holds a reference that its function would
+        // have taken over; as that will not run, it is dropped here.
         unsafe {
-            if bindings::cancel_work_sync(soon) {
-                drop(Arc::from_raw(Arc::as_ptr(self)));
-            }
-            if bindings::cancel_delayed_work_sync(later) {
+            if bindings::cancel_work_sync(work) {
                 drop(Arc::from_raw(Arc::as_ptr(self)));
             }
         }
     }
+}
 
-    fn run(&self) {
-        let qp = self.qp.lock().clone();
+impl WorkItem for Deferred {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        let qp = this.qp.lock().clone();
         if let Some(qp) = qp {
+            qp.device().counters.count_host(Host::Deferred);
             catch_up(&qp);
         }
     }
 }
 
-impl WorkItem<0> for Deferred {
-    type Pointer = Arc<Self>;
+impl HrTimerCallback for Deferred {
+    type Pointer<'a> = Arc<Self>;
 
-    fn run(this: Arc<Self>) {
-        this.run();
-    }
-}
-
-impl WorkItem<1> for Deferred {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        this.run();
+    fn run(
+        this: ArcBorrow<'_, Self>,
+        _context: HrTimerCallbackContext<'_, Self>,
+    ) -> HrTimerRestart {
+        // Not here, where nothing may sleep.
+        Arc::from(this).soon();
+        HrTimerRestart::NoRestart
     }
 }

@@ -29,6 +29,9 @@ pub use sides::{
 pub enum Outcome {
     /// Done; this many bytes were moved.
     Done(u32),
+    /// The peer has not taken this many bytes of an unreliable connection: to the requester, which
+    /// cannot know, that is as good as done.
+    Dropped(u32),
     /// The peer has no receive posted: try again, at the earliest after this
     /// (IBTA 9.7.5.2.8, RNR NAK).
     NotReady(RnrTimer),
@@ -111,7 +114,7 @@ where
         Ok(()) => Outcome::Done(length),
         Err(Refusal::Local(status)) => Outcome::Failed(status),
         Err(refusal) if reliable => refusal.answer(peer),
-        Err(_) => Outcome::Done(length),
+        Err(_) => Outcome::Dropped(length),
     }
 }
 

@@ -303,7 +303,7 @@ fn without_a_receive_a_reliable_sender_waits_and_an_unreliable_one_does_not_know
         let outcome = execute(&request, data, &sender, &receiver, true);
         assert_eq!(outcome, Outcome::NotReady(timer));
         let outcome = execute(&request, data, &sender, &receiver, false);
-        assert_eq!(outcome, Outcome::Done(12));
+        assert_eq!(outcome, Outcome::Dropped(12));
     }
     let write = Operation::RdmaWriteImm(REMOTE, IMM);
     let outcome = run(write, &pieces(), &sender, &receiver);

@@ -76,6 +76,17 @@ impl fmt::Display for CqError {
 
 impl core::error::Error for CqError {}
 
+/// Where the two sides of a completion queue are, for people to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CqPositions {
+    /// Completions produced.
+    pub producer: u32,
+    /// Completions taken, as the poller has it, which may have written anything.
+    pub consumer: u32,
+    /// The event that is asked for.
+    pub armed: Option<Notify>,
+}
+
 /// The side of a completion queue that fills it: the driver.
 pub struct Producer {
     memory: Memory,
@@ -123,6 +134,25 @@ impl Producer {
     pub(super) fn start_at(&mut self, position: u32) {
         self.position = position;
         self.consumer = position;
+    }
+
+    /// Where the two sides are. Nothing is to depend on it.
+    pub fn positions(&self) -> CqPositions {
+        // Relaxed: one value of many.
+        let arm = self
+            .memory
+            .header::<{ offset_of!(CqHeader, arm) }>()
+            .load(Ordering::Relaxed);
+        CqPositions {
+            producer: self.position,
+            consumer: self
+                .memory
+                .header::<{ offset_of!(CqHeader, consumer) }>()
+                .load(Ordering::Relaxed),
+            armed: (arm & !KIND_MASK != self.served)
+                .then(|| Notify::of(arm))
+                .flatten(),
+        }
     }
 
     /// Whether the queue is in error.

@@ -66,6 +66,19 @@ pub enum Idle {
     Work,
 }
 
+/// Where the two sides of a work queue are, for people to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WqPositions {
+    /// Entries posted, as the poster has it, which may have written anything.
+    pub producer: u32,
+    /// Entries copied out.
+    pub fetched: u32,
+    /// Entries handed back.
+    pub consumer: u32,
+    /// Whether the poster is to ring, which the poster may have overwritten.
+    pub need_doorbell: bool,
+}
+
 /// The executing side of a work queue's ring.
 ///
 /// Entries are copied out one by one ([`fetch`](Self::fetch)) and their slots handed back later or
@@ -133,6 +146,17 @@ impl<Q: Queue> Executor<Q> {
     /// keeps of its own beside each entry.
     pub const fn position(&self) -> u32 {
         self.fetched
+    }
+
+    /// Where the two sides are. Nothing is to depend on it.
+    pub fn positions(&self) -> WqPositions {
+        // Relaxed: one value of many.
+        WqPositions {
+            producer: self.shared_producer().load(Ordering::Relaxed),
+            fetched: self.fetched,
+            consumer: self.released,
+            need_doorbell: self.shared_doorbell().load(Ordering::Relaxed) == NEED_DOORBELL,
+        }
     }
 
     /// Copies the next entry out, if there is one. `buffer` has room for a whole

@@ -42,9 +42,9 @@ mod recv;
 mod send;
 mod wqe_error;
 
-pub use cq::{CqError, Notify, Poller, Producer};
+pub use cq::{CqError, CqPositions, Notify, Poller, Producer};
 pub use cqe::Cqe;
-pub use executor::{Executor, Idle, RingError};
+pub use executor::{Executor, Idle, RingError, WqPositions};
 pub use geometry::{
     CqGeometry, GeometryError, QpLayout, Queue, RecvQueue, SendQueue, WqDescriptor, WqGeometry,
 };

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a device counts.
+//!
+//! A count is a handful of numbers, one for each CPU, in cache lines that are that CPU's: threads
+//! that execute requests at the same time do not get in each other's way. They are summed up when
+//! somebody reads.
+
+use crate::rdma::stats::counters;
+use core::sync::atomic::{AtomicU64, Ordering};
+use kernel::{cpu, prelude::*};
+
+counters! {
+    /// What happens at a port. What goes from one device of this host to another is sent by the one
+    /// and received by the other.
+    ///
+    /// The names are those of rdma_rxe (`rxe_hw_counters.c`) and of mlx5 (`hw/mlx5/counters.c`) where
+    /// these count the same.
+    pub(crate) Port {
+        /// Messages: requests that were executed, of any operation with a peer.
+        RdmaSends = c"rdma_sends",
+        /// Messages that took a receive request.
+        RdmaRecvs = c"rdma_recvs",
+        /// Bytes of payload that left by the port, in messages and as answers to reads.
+        SentBytes = c"sent_bytes",
+        /// Bytes of payload that came by it.
+        RcvdBytes = c"rcvd_bytes",
+        /// The peer had no receive request (RNR NAK received).
+        RcvdRnr = c"rcvd_rnr_err",
+        /// There was no receive request for a peer's message (RNR NAK sent).
+        SentRnr = c"send_rnr_err",
+        /// Requests that were given up since the peer never had a receive request.
+        RnrRetryExceeded = c"retry_rnr_exceeded_err",
+        /// Nobody answered for the time of the local ACK timeout.
+        AckTimeout = c"local_ack_timeout_err",
+        /// Requests that were given up since nobody ever answered.
+        RetryExceeded = c"retry_exceeded_err",
+        /// Requests that the peer refused as invalid.
+        RequestInvalid = c"req_remote_invalid_request",
+        /// Requests that the peer refused for their keys or rights.
+        RequestAccess = c"req_remote_access_errors",
+        /// A peer's requests that were refused for their keys or rights.
+        ResponseAccess = c"resp_remote_access_errors",
+        /// Messages of unreliable queue pairs that came and were dropped, for want of a receive
+        /// request, or one large enough.
+        OutOfBuffer = c"out_of_buffer",
+        /// Messages of unreliable queue pairs that were sent to where nobody takes them.
+        Undelivered = c"undelivered",
+    }
+}
+
+counters! {
+    /// What programs and the driver have to do with each other.
+    pub(crate) Host {
+        /// System calls to have a queue looked at.
+        Doorbells = c"doorbells",
+        /// Queues looked at by a thread of the kernel's: after a wait, or to flush.
+        Deferred = c"deferred",
+        /// Completion events: whoever waits is woken.
+        CompletionEvents = c"completion_events",
+        /// Completions that were lost, since there was no room.
+        CqOverflow = c"cq_overflow",
+    }
+}
+
+const PORT: usize = Port::DESCS.len();
+const HOST: usize = Host::DESCS.len();
+
+/// The counts of one CPU. 64 bytes are a cache line on most machines.
+#[repr(align(64))]
+#[derive(Default)]
+struct Cpu {
+    port: [AtomicU64; PORT],
+    host: [AtomicU64; HOST],
+}
+
+/// The counts of a device and its port.
+pub(crate) struct Counters {
+    cpus: KVVec<Cpu>,
+}
+
+impl Counters {
+    pub(crate) fn new() -> Result<Self> {
+        let count = cpu::nr_cpu_ids() as usize;
+        let mut cpus = KVVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            cpus.push(Cpu::default(), GFP_KERNEL)?;
+        }
+        Ok(Self { cpus })
+    }
+
+    /// Counts something at the port once.
+    pub(crate) fn count(&self, what: Port) {
+        self.add(what, 1);
+    }
+
+    /// Counts something at the port.
+    pub(crate) fn add(&self, what: Port, number: u64) {
+        add(
+            self.this_cpu().and_then(|cpu| cpu.port.get(what as usize)),
+            number,
+        );
+    }
+
+    /// Counts something of the device once.
+    pub(crate) fn count_host(&self, what: Host) {
+        add(
+            self.this_cpu().and_then(|cpu| cpu.host.get(what as usize)),
+            1,
+        );
+    }
+
+    fn this_cpu(&self) -> Option<&Cpu> {
+        // The thread may be on another CPU a moment later; that is why the counts are atomic.
+        self.cpus.get(cpu::CpuId::current().as_u32() as usize)
+    }
+
+    /// Sums up the counts of the port.
+    pub(crate) fn read_port(&self, values: &mut [u64]) {
+        self.read(values, |cpu| &cpu.port);
+    }
+
+    /// Sums up those of the device.
+    pub(crate) fn read_host(&self, values: &mut [u64]) {
+        self.read(values, |cpu| &cpu.host);
+    }
+
+    fn read(&self, values: &mut [u64], of: impl Fn(&Cpu) -> &[AtomicU64]) {
+        values.fill(0);
+        for cpu in &self.cpus {
+            for (value, count) in values.iter_mut().zip(of(cpu)) {
+                *value += count.load(Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn add(count: Option<&AtomicU64>, number: u64) {
+    if let Some(count) = count {
+        count.fetch_add(number, Ordering::Relaxed);
+    }
+}
