@@ -8,7 +8,7 @@ use super::{
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
-    queue_pair::{self, Qp, QpRef},
+    queue_pair::{self, Drainer, Qp, QpRef},
     srq::Srq,
     table::Table,
     window::Mw,
@@ -26,6 +26,7 @@ use kernel::{prelude::*, sync::static_lock_class};
 pub(crate) struct Ferroce {
     guid: [u8; 8],
     pub(crate) counters: Counters,
+    pub(crate) drainer: thread::Thread<Drainer>,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -43,6 +44,7 @@ impl Ferroce {
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
+            drainer: Drainer::start()?,
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
