@@ -19,7 +19,12 @@ use crate::{
     verbs::{self, limits},
     THIS_MODULE,
 };
-use kernel::{prelude::*, sync::static_lock_class};
+use core::sync::atomic::{AtomicBool, Ordering};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{static_lock_class, Mutex},
+};
 
 /// The driver's data for one device.
 #[pin_data]
@@ -27,6 +32,10 @@ pub(crate) struct Ferroce {
     guid: [u8; 8],
     pub(crate) counters: Counters,
     pub(crate) drainer: thread::Thread<Drainer>,
+    /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
+    apart: AtomicBool,
+    #[pin]
+    settling: Mutex<()>,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -45,12 +54,45 @@ impl Ferroce {
             guid,
             counters: Counters::new()?,
             drainer: Drainer::start()?,
+            apart: AtomicBool::new(false),
+            settling <- new_mutex!((), "ferroce::Ferroce::settling"),
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
             ahs <- Table::new(1, MAX_AH, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
         })
+    }
+}
+
+/// Namespaces.
+///
+/// A device has its addresses from its network device, and with them a place in the network: it
+/// reaches those that the network device's namespace reaches. Who may open it is decided by the
+/// namespace that the RDMA device itself is in. The administrator may move either
+/// (`ip link set NETDEV netns`, `rdma dev set DEVICE netns`); as long as the two are not in the same,
+/// programs in the one must not be heard in the other, and the port is down.
+///
+/// Where RDMA devices are shared by all namespaces (`rdma system show`) there is no such difference.
+impl Ferroce {
+    /// Whether the device reaches, and is reached by, nobody.
+    pub(crate) fn is_apart(&self) -> bool {
+        self.apart.load(Ordering::Relaxed)
+    }
+
+    /// To be called when the network device is about to move; [`Self::settle`] is to follow.
+    fn leave(&self) {
+        let _guard = self.settling.lock();
+        self.apart.store(true, Ordering::Relaxed);
+    }
+
+    /// Looks at where the device and its network device are. To be called when one of them has moved.
+    fn settle(device: &Device<Self>) {
+        // So that who comes last has seen both moves.
+        let _guard = device.settling.lock();
+        let netdev = device.netdev(1);
+        let together = netdev.is_some_and(|netdev| device.shares_netns(&netdev));
+        device.apart.store(!together, Ordering::Relaxed);
     }
 }
 
@@ -161,6 +203,10 @@ impl rdma::Operations for Ferroce {
         attr.max_qp_init_rd_atom = limits::MAX_RD_ATOMIC.into();
         attr.max_res_rd_atom = i32::from(limits::MAX_RD_ATOMIC) * attr.max_qp;
         attr.atomic_cap = AtomicCap::Hca.as_raw();
+        attr.local_ca_ack_delay = ACK_DELAY;
+        // Of `rdma::clock`: all bits count, and 1,000,000 kHz are nanoseconds.
+        attr.timestamp_mask = u64::MAX;
+        attr.hca_core_clock = 1_000_000;
         let receive = OdpTransportCaps::SEND | OdpTransportCaps::RECV | OdpTransportCaps::SRQ_RECV;
         let connected = receive | OdpTransportCaps::WRITE;
         let reliable = connected | OdpTransportCaps::READ | OdpTransportCaps::ATOMIC;
@@ -169,16 +215,15 @@ impl rdma::Operations for Ferroce {
         by_transport.rc_odp_caps = reliable.bits();
         by_transport.uc_odp_caps = connected.bits();
         by_transport.ud_odp_caps = receive.bits();
-        attr.local_ca_ack_delay = ACK_DELAY;
-        // Of `rdma::clock`: all bits count, and 1,000,000 kHz are nanoseconds.
-        attr.timestamp_mask = u64::MAX;
-        attr.hca_core_clock = 1_000_000;
         Ok(())
     }
 
     fn query_port(device: &Device<Self>, port: u32, attr: &mut PortAttr) -> Result {
         let netdev = device.netdev(port).ok_or(ENODEV)?;
-        let (state, phys_state) = netdev.port_state();
+        let (state, phys_state) = match device.is_apart() {
+            false => netdev.port_state(),
+            true => (PortState::Down, PhysState::Disabled),
+        };
         attr.state = state.as_raw();
         attr.phys_state = phys_state.as_raw() as u8;
         attr.max_mtu = Mtu::Mtu4096.as_raw();
@@ -221,6 +266,11 @@ impl rdma::Operations for Ferroce {
         Ok(())
     }
 
+    fn enable(device: &Device<Self>) -> Result {
+        Self::settle(device);
+        Ok(())
+    }
+
     fn firmware_version(_device: &Device<Self>) -> &'static str {
         VERSION
     }
@@ -245,18 +295,50 @@ impl LinkOps for Link {
             );
             return Err(EINVAL);
         }
+        let mac = match netdev.mac() {
+            Some(mac) => mac,
+            // It has the same address everywhere, which no two devices can have their GUIDs from.
+            None if netdev.is_loopback() => local_mac(),
+            None => {
+                pr_err!("{name}: only over Ethernet, or the loopback device\n");
+                return Err(EINVAL);
+            }
+        };
+        if netdev.is_loopback() && !netdev.is_up() {
+            pr_err!("{name}: the loopback device must be up, and have its addresses, before\n");
+            return Err(Error::from_errno(-(kernel::bindings::ENETDOWN as i32)));
+        }
         let _guard = NEWLINK.lock();
-        if Device::<Ferroce>::from_netdev(netdev).is_some() {
+        if let Some(other) = Device::<Ferroce>::from_netdev(netdev) {
+            pr_err!(
+                "{name}: there is {} over this network device\n",
+                other.name()
+            );
             return Err(EEXIST);
         }
-        let guid = eui64(netdev.mac().ok_or(EINVAL)?);
+        let guid = eui64(mac);
 
         let mut device = NewDevice::new(netdev, Ferroce::new(guid))?;
         device.set_node_guid(guid);
         device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
         device.set_netdev(1, netdev)?;
-        device.register(name)
+        device.register(name).map_err(|error| match error {
+            // "Too many open files" is how `ib_core` says that.
+            ENFILE => {
+                pr_err!("{name}: there is an RDMA device of that name\n");
+                EEXIST
+            }
+            error => error,
+        })
     }
+}
+
+/// An Ethernet address that nobody else has, for all anyone knows.
+fn local_mac() -> [u8; 6] {
+    let [a, rest @ ..]: [u8; 6] = rdma::random();
+    let [b, c, d, e, f] = rest;
+    // Locally administered, and not of a group.
+    [a & !1 | 2, b, c, d, e, f]
 }
 
 /// An EUI-64 of an Ethernet address, with the bit inverted that tells of global ones (RFC 4291 2.5.1).
@@ -265,15 +347,20 @@ fn eui64(mac: [u8; 6]) -> [u8; 8] {
     [a ^ 2, b, c, 0xff, 0xfe, d, e, f]
 }
 
-/// A device goes with its network device.
+/// A device goes with its network device, and follows it.
 pub(crate) struct NetEvents;
 
 impl rdma::NetEvents for NetEvents {
     fn event(event: NetEvent, netdev: &NetDevice) {
-        if event == NetEvent::Unregister {
-            if let Some(device) = Device::<Ferroce>::from_netdev(netdev) {
-                device.unregister_queued();
-            }
+        let Some(device) = Device::<Ferroce>::from_netdev(netdev) else {
+            return;
+        };
+        match event {
+            NetEvent::Unregister => device.unregister_queued(),
+            NetEvent::Leave => device.leave(),
+            NetEvent::Register => Ferroce::settle(&device),
+            NetEvent::Up | NetEvent::Down | NetEvent::Change => device.dispatch_port_state(netdev),
+            _ => {}
         }
     }
 }

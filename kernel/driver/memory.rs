@@ -56,7 +56,7 @@ impl PdId {
 #[pin_data]
 pub(crate) struct Mr {
     number: u32,
-    /// How many windows are bound to it.
+    /// How many windows are bound to it, or [`DEREGISTERED`].
     windows: AtomicU32,
     /// Of a region that is registered by work requests: its memory, for pages to be mapped in any
     /// context.
@@ -64,6 +64,10 @@ pub(crate) struct Mr {
     #[pin]
     state: SpinLock<State>,
 }
+
+/// No more windows can be bound: the largest number, so that there is no next one. There are never
+/// that many.
+const DEREGISTERED: u32 = u32::MAX;
 
 /// What can change of a region, by registering it anew.
 #[derive(Clone)]
@@ -201,7 +205,6 @@ impl Mr {
         let end = offset.checked_add(length).ok_or(AccessError)?;
         let allowed = state.is_named(pd, part.lkey)
             && state.access.contains(AccessFlags::MW_BIND)
-            && !access.intersects(AccessFlags::ZERO_BASED)
             && may_write
             && end <= state.length;
         allowed.then_some(()).ok_or(AccessError)
@@ -244,9 +247,14 @@ impl Mr {
         Ok(())
     }
 
-    /// Counts a window that is bound to the region.
-    pub(crate) fn window_bound(&self) {
-        self.windows.fetch_add(1, Ordering::Relaxed);
+    /// Counts a window that is bound to the region, unless that is being deregistered.
+    pub(crate) fn window_bound(&self) -> Result<(), AccessError> {
+        self.windows
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n: u32| {
+                n.checked_add(1)
+            })
+            .map(|_| ())
+            .map_err(|_| AccessError)
     }
 
     /// Counts a window out.
@@ -404,11 +412,17 @@ impl mr::Operations for Mr {
         if let Some(call) = call {
             call.none()?;
         }
+        // IBTA 11.2.8.7: not while windows are bound to it.
+        if mr.windows.load(Ordering::Relaxed) > 0 {
+            return Err(EBUSY);
+        }
         let mut state = mr.state.lock().clone();
         if let Some(access) = change.access {
             state.access = access_flags(access)?;
             // Pages that were had for reading cannot be written to, and those that are pinned stay so.
-            let writes = AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE);
+            let writes = AccessFlags::LOCAL_WRITE
+                .union(AccessFlags::REMOTE_WRITE)
+                .union(AccessFlags::REMOTE_ATOMIC);
             let on_demand = state.access.intersects(AccessFlags::ON_DEMAND);
             if change.memory.is_none()
                 && (state.access.intersects(writes) && !state.memory.is_writable()
@@ -423,7 +437,10 @@ impl mr::Operations for Mr {
         if let Some(memory) = change.memory {
             let access = rdma::AccessFlags::from_bits(state.access.bits());
             state.memory = get(mr.device(), memory, access)?;
-            state.start = memory.virt_addr;
+            state.start = match state.access.contains(AccessFlags::ZERO_BASED) {
+                true => 0,
+                false => memory.virt_addr,
+            };
             state.length = memory.length;
         }
         let before = core::mem::replace(&mut *mr.state.lock(), state);
@@ -484,6 +501,21 @@ impl mr::Operations for Mr {
         mr.page_list().ok_or(EINVAL)?.push(addr)
     }
 
+    fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
+        let access = mr.state.lock().access;
+        details
+            .hex_u32(c"access", access.bits())?
+            .string(
+                c"memory",
+                match access.intersects(AccessFlags::ON_DEMAND) {
+                    true => c"on_demand",
+                    false => c"pinned",
+                },
+            )?
+            .u32(c"windows", mr.windows.load(Ordering::Relaxed))?;
+        Ok(())
+    }
+
     fn advise(pd: &rdma::Pd<Pd>, advice: MrAdvice, sges: &[rdma::Sge]) -> Result {
         let write = advice == MrAdvice::PrefetchWrite;
         for sge in sges {
@@ -504,19 +536,13 @@ impl mr::Operations for Mr {
         Ok(())
     }
 
-    fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
-        let access = mr.state.lock().access;
-        details
-            .hex_u32(c"access", access.bits())?
-            .u32(c"windows", mr.windows.load(Ordering::Relaxed))?;
-        Ok(())
-    }
-
     fn dereg(mr: &rdma::Mr<Self>) -> Result {
-        // IBTA 11.2.8.5: not while windows are bound to it.
-        if mr.windows.load(Ordering::Relaxed) > 0 {
-            return Err(EBUSY);
-        }
+        // IBTA 11.2.8.5: not while windows are bound to it. Nor may one be from here on: this waits
+        // until nobody has the region, and a window would.
+        let order = Ordering::Relaxed;
+        mr.windows
+            .compare_exchange(0, DEREGISTERED, order, order)
+            .map_err(|_| EBUSY)?;
         mr.device().keys.remove(mr.number);
         Ok(())
     }

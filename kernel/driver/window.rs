@@ -35,9 +35,11 @@ pub(crate) struct Mw {
 struct State {
     key: u32,
     bound: Option<Bound>,
+    /// It is being deallocated.
+    is_gone: bool,
 }
 
-/// What a window is bound to.
+/// What a window is bound to. The region counts it.
 struct Bound {
     region: ARef<rdma::Mr<Mr>>,
     addr: u64,
@@ -45,6 +47,33 @@ struct Bound {
     access: AccessFlags,
     /// A window of type 2 belongs to the queue pair that bound it.
     qpn: u32,
+}
+
+impl Bound {
+    fn new(region: ARef<rdma::Mr<Mr>>, request: &BindMw, qpn: u32) -> Result<Self, AccessError> {
+        region.window_bound()?;
+        Ok(Self {
+            region,
+            addr: request.addr,
+            length: request.length,
+            access: request.access,
+            qpn,
+        })
+    }
+
+    /// What a peer calls the first byte.
+    fn first(&self) -> u64 {
+        match self.access.contains(AccessFlags::ZERO_BASED) {
+            true => 0,
+            false => self.addr,
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.region.window_gone();
+    }
 }
 
 #[vtable]
@@ -61,7 +90,11 @@ impl mw::Operations for Mw {
         let number = mw.device().keys.reserve(GFP_KERNEL)?.keep();
         let key = number << KEY_BITS;
         mw.set_rkey(key);
-        let state = State { key, bound: None };
+        let state = State {
+            key,
+            bound: None,
+            is_gone: false,
+        };
         Ok(try_pin_init!(Mw {
             number,
             mw_type,
@@ -79,27 +112,36 @@ impl mw::Operations for Mw {
 
     fn dealloc(mw: &rdma::Mw<Self>) {
         mw.device().keys.remove(mw.number);
-        mw.unbind();
+        let bound = {
+            let mut state = mw.state.lock();
+            // Whoever still has the window can bind it no more: nobody would unbind it.
+            state.is_gone = true;
+            state.bound.take()
+        };
+        // Dropped with the lock released.
+        drop(bound);
     }
 }
 
 impl Mw {
-    /// Replaces what the window is bound to.
-    fn set(&self, key: u32, bound: Option<Bound>) {
-        let before = {
+    /// Replaces what the window is bound to, and its key, if that is `before`.
+    fn rebind(&self, before: u32, key: u32, bound: Option<Bound>) -> Result<(), AccessError> {
+        let mut other = bound;
+        let result = {
             let mut state = self.state.lock();
-            state.key = key;
-            core::mem::replace(&mut state.bound, bound)
+            let is_bound = state.bound.is_some();
+            // One of type 2 is invalidated first (o10-37.2.30, as rdma_rxe quotes it).
+            if state.is_gone || state.key != before || self.mw_type == MwType::Type2 && is_bound {
+                Err(AccessError)
+            } else {
+                state.key = key;
+                core::mem::swap(&mut state.bound, &mut other);
+                Ok(())
+            }
         };
-        if let Some(before) = before {
-            before.region.window_gone();
-        }
-        // Dropped with the lock released.
-    }
-
-    fn unbind(&self) {
-        let key = self.state.lock().key;
-        self.set(key, None);
+        // Dropped with the lock released: what was bound, or could not be.
+        drop(other);
+        result
     }
 
     /// Checks a remote access by the window (IBTA 10.6.7.2).
@@ -117,25 +159,28 @@ impl Mw {
         if state.key != remote.rkey || self.pd != pd || !owner || !bound.access.contains(access) {
             return Err(AccessError);
         }
-        let offset = remote.addr.checked_sub(bound.addr).ok_or(AccessError)?;
+        let offset = remote.addr.checked_sub(bound.first()).ok_or(AccessError)?;
         let end = offset.checked_add(length.into()).ok_or(AccessError)?;
         if end > bound.length {
             return Err(AccessError);
         }
-        Range::of(&bound.region, remote.addr, length)
+        // Within the region, as was checked when it was bound.
+        Range::of(&bound.region, bound.addr.wrapping_add(offset), length)
     }
 
     /// Ends the access by a key, as the owner or its peer asks (IBTA 10.6.7.2.6). Only a window of
     /// type 2 knows this.
     pub(crate) fn invalidate(&self, key: u32, qpn: u32) -> Result<(), AccessError> {
-        {
-            let state = self.state.lock();
+        let bound = {
+            let mut state = self.state.lock();
             let owned = state.bound.as_ref().is_some_and(|b| b.qpn == qpn);
             if self.mw_type != MwType::Type2 || state.key != key || !owned {
                 return Err(AccessError);
             }
-        }
-        self.unbind();
+            state.bound.take()
+        };
+        // Dropped with the lock released.
+        drop(bound);
         Ok(())
     }
 }
@@ -146,21 +191,21 @@ pub(crate) fn bind(qp: &rdma::Qp<Qp>, pd: PdId, request: &BindMw) -> Result<(), 
     let Some(Named::Window(window)) = keys.get(request.mw_rkey >> KEY_BITS) else {
         return Err(AccessError);
     };
-    {
-        let state = window.state.lock();
-        let taken = window.mw_type == MwType::Type2 && state.bound.is_some();
-        if state.key != request.mw_rkey || window.pd != pd || taken {
-            return Err(AccessError);
-        }
+    if window.pd != pd {
+        return Err(AccessError);
     }
     let key = request.mw_rkey & !OWN_PART | request.new_rkey & OWN_PART;
-    if request.length == 0 {
-        // IBTA 11.4.1.1: this unbinds a window of type 1; one of type 2 is invalidated.
-        if window.mw_type == MwType::Type2 {
+    // What only one of the types can do: be unbound so (IBTA 11.4.1.1; the other is invalidated), and
+    // begin at zero (o10-36.2.2, as rdma_rxe quotes it).
+    match window.mw_type {
+        MwType::Type1 if request.length == 0 => {
+            return window.rebind(request.mw_rkey, key, None);
+        }
+        MwType::Type1 if request.access.contains(AccessFlags::ZERO_BASED) => {
             return Err(AccessError);
         }
-        window.set(key, None);
-        return Ok(());
+        MwType::Type2 if request.length == 0 => return Err(AccessError),
+        _ => {}
     }
     let Some(Named::Region(region)) = keys.get(request.mr_lkey >> KEY_BITS) else {
         return Err(AccessError);
@@ -171,14 +216,6 @@ pub(crate) fn bind(qp: &rdma::Qp<Qp>, pd: PdId, request: &BindMw) -> Result<(), 
         lkey: request.mr_lkey,
     };
     region.check_bind(pd, sge, request.length, request.access)?;
-    region.window_bound();
-    let bound = Bound {
-        region,
-        addr: request.addr,
-        length: request.length,
-        access: request.access,
-        qpn: qp.number(),
-    };
-    window.set(key, Some(bound));
-    Ok(())
+    let bound = Bound::new(region, request, qp.number())?;
+    window.rebind(request.mw_rkey, key, Some(bound))
 }

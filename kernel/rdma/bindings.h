@@ -68,6 +68,7 @@ const unsigned char *rdma_helper_dev_addr(const struct net_device *dev);
 bool rdma_helper_netif_running(const struct net_device *dev);
 bool rdma_helper_netif_carrier_ok(const struct net_device *dev);
 bool rdma_helper_dev_is_registered(const struct net_device *dev);
+bool rdma_helper_dev_is_loopback(const struct net_device *dev);
 bool rdma_helper_is_vlan_dev(const struct net_device *dev);
 void rdma_helper_dev_hold(struct net_device *dev);
 void rdma_helper_dev_put(struct net_device *dev);

@@ -15,7 +15,9 @@ use kernel::{
 
 /// A list of names and values, in an answer that is being written.
 ///
-/// Who asks for one more than there is room for is told `EMSGSIZE`; the driver hands that on.
+/// Who asks for one more than there is room for is told `EMSGSIZE`, and hands that on: the object goes
+/// into the next message. It must fit there, with a page to itself, so this is for some dozens of
+/// values: the list of an object that fits nowhere would never end.
 ///
 /// # Invariants
 ///

@@ -183,6 +183,19 @@ impl<T: Operations> Device<T> {
         unsafe { NetDevice::aref_from_raw(bindings::ib_device_get_netdev(self.as_raw(), port)) }
     }
 
+    /// Whether those who are in the network namespace of `netdev` may use the device: it is in that
+    /// namespace, or devices are everybody's (`rdma system set netns shared`, the default).
+    ///
+    /// This changes when the administrator moves one of the two (`rdma dev set DEVICE netns`), upon
+    /// which [`Operations::enable`] or [`NetEvents::event`](super::NetEvents::event) are called.
+    pub fn shares_netns(&self, netdev: &NetDevice) -> bool {
+        let net = netdev.net();
+        // SAFETY: A valid device and a valid namespace.
+        net.is_some_and(|net| unsafe {
+            bindings::rdma_dev_access_netns(self.as_raw(), net.as_raw())
+        })
+    }
+
     /// The entry of a port's GID table.
     pub fn gid(&self, port: u32, index: u32) -> Result<ARef<GidAttr>> {
         // SAFETY: A valid device. The function checks port and index. The result comes with a
@@ -209,9 +222,15 @@ impl<T: Operations> Device<T> {
         }
     }
 
-    /// Tells all who listen, in the kernel and in user space, of an event.
+    /// Tells all who listen that a port has gone up or down with its network device, if it has.
     ///
-    /// That a port goes up or down with its network device is told by `ib_core` itself.
+    /// `ib_core` does this by itself for all network devices but bonds and those in one.
+    pub fn dispatch_port_state(&self, netdev: &NetDevice) {
+        // SAFETY: Both are valid. The function finds the port itself.
+        unsafe { bindings::ib_dispatch_port_state_event(self.as_raw(), netdev.as_raw()) };
+    }
+
+    /// Tells all who listen, in the kernel and in user space, of an event.
     pub fn dispatch_port_event(&self, port: u32, event: PortEvent) {
         let event = bindings::ib_event {
             device: self.as_raw(),
@@ -310,7 +329,8 @@ impl<T: Operations> NewDevice<T> {
     /// device is unregistered.
     ///
     /// The driver must unregister the RDMA device when the network device goes, see
-    /// [`NetEvent::Unregister`](super::NetEvent::Unregister).
+    /// [`NetEvent::Unregister`](super::NetEvent::Unregister). That the network device moves to another
+    /// namespace is no reason to: the addresses that it has there are then the port's.
     pub fn set_netdev(&mut self, port: u32, netdev: &NetDevice) -> Result {
         self.netdevs.push(ARef::from(netdev), GFP_KERNEL)?;
         // SAFETY: Both are valid. The function checks the port.

@@ -169,6 +169,11 @@ bool rdma_helper_dev_is_registered(const struct net_device *dev)
 	return READ_ONCE(dev->reg_state) == NETREG_REGISTERED;
 }
 
+bool rdma_helper_dev_is_loopback(const struct net_device *dev)
+{
+	return netif_get_flags(dev) & IFF_LOOPBACK;
+}
+
 bool rdma_helper_is_vlan_dev(const struct net_device *dev)
 {
 	return is_vlan_dev(dev);

@@ -140,6 +140,14 @@ pub fn clock() -> u64 {
     unsafe { kernel::bindings::ktime_get() as u64 }
 }
 
+/// Bytes that nobody can foretell.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: The array has this length. In any context.
+    unsafe { kernel::bindings::get_random_bytes(bytes.as_mut_ptr().cast(), N) };
+    bytes
+}
+
 /// Lets another thread run, if one should. Not where sleeping is forbidden.
 pub fn cond_resched() {
     // SAFETY: Any thread may call it; where it must not, the kernel says so.

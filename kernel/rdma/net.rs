@@ -101,6 +101,12 @@ impl NetDevice {
         unsafe { bindings::rdma_helper_dev_is_registered(self.as_raw()) }
     }
 
+    /// Whether the device is the loopback device of its namespace.
+    pub fn is_loopback(&self) -> bool {
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_dev_is_loopback(self.as_raw()) }
+    }
+
     /// Whether the device is a VLAN of another one.
     pub fn is_vlan(&self) -> bool {
         // SAFETY: A valid device.
@@ -165,6 +171,58 @@ impl NetDevice {
     }
 }
 
+/// What [`NetDevice::find_below`] hands to its callback.
+struct Search<'a, R> {
+    look: &'a mut dyn FnMut(&NetDevice) -> Option<R>,
+    found: Option<R>,
+}
+
+/// Devices that others are made of.
+impl NetDevice {
+    /// Looks at the devices below this one, such as that of a VLAN or those of a bridge, until there
+    /// is one for which `look` gives something. `look` must not sleep.
+    pub fn find_below<R>(&self, mut look: impl FnMut(&NetDevice) -> Option<R>) -> Option<R> {
+        let mut search = Search {
+            look: &mut look,
+            found: None,
+        };
+        let mut private = bindings::netdev_nested_priv {
+            data: (&raw mut search).cast(),
+            ..pin_init::zeroed()
+        };
+        let _guard = rcu::read_lock();
+        // SAFETY: A valid device, and the read lock is held. The callback is for this type of search,
+        // which lives until the function returns.
+        unsafe {
+            bindings::netdev_walk_all_lower_dev_rcu(
+                self.as_raw(),
+                Some(Self::look_below::<R>),
+                &mut private,
+            )
+        };
+        search.found
+    }
+
+    /// # Safety
+    ///
+    /// Only for `netdev_walk_all_lower_dev_rcu()` to call, from `find_below` with the same `R`.
+    unsafe extern "C" fn look_below<R>(
+        lower: *mut net_device,
+        private: *mut bindings::netdev_nested_priv,
+    ) -> c_int {
+        // SAFETY: By the function's requirements; the device exists at least as long as the read lock
+        // is held.
+        let (search, lower) = unsafe {
+            (
+                &mut *(*private).data.cast::<Search<'_, R>>(),
+                Self::from_raw(lower),
+            )
+        };
+        search.found = (search.look)(lower);
+        search.found.is_some().into()
+    }
+}
+
 /// A reference to a network namespace.
 ///
 /// # Invariants
@@ -196,9 +254,12 @@ pub enum NetEvent {
     ChangeMtu,
     ChangeAddr,
     ChangeName,
+    /// The device has come, or it has moved to another namespace and is there.
     Register,
     /// The device is going. All references to it must be given up, or the one who removes it waits.
     Unregister,
+    /// The device leaves its namespace for another.
+    Leave,
     /// Another of the many events, `NETDEV_*`.
     Other(u32),
 }
@@ -224,7 +285,7 @@ pub trait NetEvents {
     /// Called for any network device of any namespace, with the RTNL lock held.
     ///
     /// Upon registration it is called for all devices that there are, as if they came, and upon
-    /// unregistration as if they went.
+    /// unregistration as if they left.
     fn event(event: NetEvent, dev: &NetDevice);
 }
 
@@ -276,7 +337,12 @@ impl<T: NetEvents> NetNotifier<T> {
         // SAFETY: On this chain the pointer is always to a `netdev_notifier_info`, and its device
         // exists during the call.
         let dev = unsafe { NetDevice::from_raw(bindings::rdma_helper_notifier_to_dev(info)) };
-        T::event(NetEvent::from(event as u32), dev);
+        let event = match NetEvent::from(event as u32) {
+            // The same event in C, with the device as registered as ever.
+            NetEvent::Unregister if dev.is_registered() => NetEvent::Leave,
+            event => event,
+        };
+        T::event(event, dev);
         bindings::NOTIFY_DONE as c_int
     }
 }

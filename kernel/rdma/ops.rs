@@ -116,7 +116,8 @@ pub trait Operations: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Called when the device is registered, and before anybody can use it.
+    /// Called when the device is registered, and before anybody can use it; and again when it has been
+    /// moved to another network namespace, for which it is taken away from all who use it.
     fn enable(_device: &Device<Self>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

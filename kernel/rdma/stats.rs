@@ -7,7 +7,7 @@
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h) (`struct rdma_hw_stats`)
 
 use super::{bindings, Device, Operations};
-use kernel::{error::from_result, prelude::*};
+use kernel::{error::from_result, prelude::*, str::as_char_ptr_in_const_context};
 
 /// A counter, by its name.
 #[repr(transparent)]
@@ -20,7 +20,7 @@ impl CounterDesc {
     /// A counter of that name; where other drivers count the same, it should be theirs.
     pub const fn new(name: &'static CStr) -> Self {
         Self(bindings::rdma_stat_desc {
-            name: name.as_ptr().cast(),
+            name: as_char_ptr_in_const_context(name),
             ..pin_init::zeroed()
         })
     }

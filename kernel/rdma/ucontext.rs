@@ -60,7 +60,8 @@ impl ModuleRef {
     fn get(module: &'static ThisModule) -> Result<Self> {
         // SAFETY: A valid module, or null if it is part of the kernel, which is fine.
         let got = unsafe { bindings::rdma_helper_try_module_get(module.as_ptr()) };
-        got.then_some(Self(module)).ok_or(ENODEV)
+        // Made only if it was got: to drop one gives a reference up.
+        got.then(|| Self(module)).ok_or(ENODEV)
     }
 
     /// # Safety

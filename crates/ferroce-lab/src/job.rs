@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::backend::Backend;
+use crate::provider::Provider;
 
 /// A string of the operating system's, which need not be UTF-8.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,12 +54,41 @@ pub struct Job {
     pub processors: Option<Text>,
     /// The folder to be seen as /lib/modules/RELEASE.
     pub modules_folder: Text,
-    /// The plug-in for libibverbs.
-    pub provider: Text,
+    /// The plug-in for libibverbs, if there is one.
+    pub provider: Option<Plugin>,
     /// The names of modules to load first.
     pub modules: Vec<String>,
     /// Module files to load after them.
     pub module_files: Vec<Text>,
+}
+
+/// The plug-in for libibverbs: see [`Provider`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Plugin {
+    library: Text,
+    place: Text,
+    driver: Text,
+}
+
+impl From<&Provider> for Plugin {
+    fn from(provider: &Provider) -> Self {
+        Self {
+            library: Text::from(&provider.library),
+            place: Text::from(&provider.place),
+            driver: Text::from(&provider.driver),
+        }
+    }
+}
+
+impl Plugin {
+    /// As it was before.
+    pub fn provider(&self) -> Provider {
+        Provider {
+            library: self.library.path(),
+            place: self.place.path(),
+            driver: self.driver.path(),
+        }
+    }
 }
 
 impl Job {

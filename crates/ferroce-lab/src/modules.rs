@@ -22,7 +22,7 @@ struct Package {
     imports: &'static [&'static str],
 }
 
-const PACKAGES: [Package; 6] = [
+const PACKAGES: [Package; 7] = [
     Package {
         folder: "driver",
         imports: &[],
@@ -45,6 +45,10 @@ const PACKAGES: [Package; 6] = [
     },
     Package {
         folder: "tests/crash",
+        imports: &[],
+    },
+    Package {
+        folder: "tests/kverbs",
         imports: &[],
     },
 ];

@@ -19,7 +19,7 @@ use crate::boot::{Channel, Machine, Running};
 use crate::cache::Cache;
 use crate::channel::{self, ToGuest, ToHost, WINDOW};
 use crate::error::{Error, Result};
-use crate::job::{Job, Text};
+use crate::job::{Job, Plugin, Text};
 use crate::kernel::Kernel;
 use crate::modules::Modules;
 use crate::provider::Provider;
@@ -99,7 +99,7 @@ impl Session {
         cache: &Cache,
         kernel: &Kernel,
         modules: &Modules,
-        provider: &Provider,
+        provider: Option<&Provider>,
     ) -> Result<i32> {
         let folder = tempfile::Builder::new()
             .prefix("ferroce-")
@@ -145,7 +145,7 @@ impl Session {
         &self,
         kernel: &Kernel,
         modules: &Modules,
-        provider: &Provider,
+        provider: Option<&Provider>,
         folder: &std::path::Path,
     ) -> Result<Job> {
         let absolute = |path: &PathBuf| path.canonicalize().map_err(Error::file("find", path));
@@ -176,7 +176,7 @@ impl Session {
             writable: writable.collect::<Result<_>>()?,
             processors: copied.then(|| Text::from(processors)),
             modules_folder: Text::from(&modules.folder),
-            provider: Text::from(&provider.library),
+            provider: provider.map(Plugin::from),
             modules: RDMA_STACK.map(str::to_owned).to_vec(),
             module_files: module_files.collect::<Result<_>>()?,
         })

@@ -16,7 +16,8 @@
 //!
 //! # Installing
 //! Cargo's `libferroce_provider.so` goes to libibverbs' folder (`/usr/lib/x86_64-linux-gnu/libibverbs`
-//! on Debian) as `libferroce-rdmav34.so`, and `ferroce.driver` to `/etc/libibverbs.d`. Without
+//! on Debian) as `libferroce-rdmav34.so`, and `ferroce.driver` to `/etc/libibverbs.d`: that is what
+//! `ferroce install` does. Without
 //! installing anything, `IBV_DRIVERS=/folder/libferroce` makes libibverbs load
 //! `/folder/libferroce-rdmav34.so`.
 //!

@@ -39,6 +39,92 @@ pub enum Command {
     /// Build, boot and use guest kernels
     #[command(subcommand)]
     Lab(Lab),
+    /// Add, delete and show RDMA devices of this machine's kernel
+    #[command(subcommand)]
+    Link(Link),
+    /// Install the plug-in by which programs on this machine use ferroce
+    ///
+    /// Programs reach an RDMA device by libibverbs, and that by a plug-in for
+    /// each kind of device. This builds ferroce's plug-in with cargo, for the
+    /// libibverbs that is installed, and puts two files where that one looks:
+    /// libferroce-rdmavNN.so, and ferroce.driver, which names it. Start it as
+    /// yourself: where only root may write, it prints the command to finish
+    /// with. `ferroce uninstall` removes the two files.
+    ///
+    /// It does not install the driver, ferroce.ko. A kernel module is built
+    /// for one kernel, and this one needs a kernel of the version that
+    /// `ferroce lab build` fetches, with CONFIG_RUST and the headers for it:
+    ///
+    ///   make -C /lib/modules/$(uname -r)/build M=$PWD/kernel/driver modules
+    ///
+    /// The guests of `ferroce lab` have driver and plug-in already.
+    #[command(verbatim_doc_comment)]
+    Install(Installation),
+    /// Remove the plug-in that `ferroce install` installed
+    ///
+    /// It removes the file that names the plug-in, and the plug-ins of all
+    /// versions, from the folders of the libibverbs that is installed and from
+    /// those of the usual distributions, and says each.
+    Uninstall(Removal),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Link {
+    /// Make an RDMA device over a network interface
+    ///
+    /// As `rdma link add NAME type ferroce netdev NETDEV` does. The driver is
+    /// loaded if the kernel has it. Programs need the plug-in as well: see
+    /// `ferroce install`.
+    Add {
+        /// The name of the device, such as fr0
+        name: String,
+        /// The network interface, such as eth0
+        netdev: String,
+    },
+    /// Remove a device that was added
+    #[command(visible_alias = "delete")]
+    Del {
+        /// The name of the device
+        name: String,
+    },
+    /// Show RDMA devices of all kinds: state, interface, and addresses
+    ///
+    /// One row for each port, with its GIDs below each other: the index of
+    /// each, by which programs are told it (`ibv_rc_pingpong -g 1`), and the
+    /// address. The MTU is the network interface's.
+    Show {
+        /// Only this device
+        name: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Where the plug-in is installed.
+#[derive(Debug, clap::Args)]
+pub struct Place {
+    /// Take this folder for the root, to make a package of the files in it
+    #[arg(long, env = "DESTDIR", value_name = "DIR", hide_env_values = true)]
+    pub destdir: Option<PathBuf>,
+    /// Install for this libibverbs, not for the one of this machine
+    #[arg(long, value_name = "FILE")]
+    pub libibverbs: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Installation {
+    #[command(flatten)]
+    pub place: Place,
+    /// Install this plug-in, which was built before
+    #[arg(long, value_name = "FILE")]
+    pub library: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Removal {
+    #[command(flatten)]
+    pub place: Place,
 }
 
 #[derive(Debug, Subcommand)]

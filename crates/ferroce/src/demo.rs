@@ -12,11 +12,18 @@ use crate::lab::Ready;
 
 /// Each step as it would be typed, with what it is for.
 const SCRIPT: &str = r#"
+cat <<'END'
+
+RDMA: programs on two computers read and write each other's memory, and the
+network cards copy the data; the kernels stay out of it. That takes a special
+card on both sides. ferroce is such a card made of software: programs for RDMA
+run on it as they are, on one computer too, to be developed and tested there.
+END
 step() { printf '\n\033[1m# %s\033[0m\n$ %s\n' "$1" "$2"; sh -c "$2" || exit; }
 step 'This is a guest: a kernel of its own, as root, in one process of the host.' 'uname -sr; id -un'
 step 'It has no RDMA card. It gets one, on top of an ordinary network interface.' \
-     'ip link add eth0 type dummy && ip addr add 10.0.0.1/24 dev eth0 && ip link set eth0 up
-  rdma link add fr0 type ferroce netdev eth0'
+     'ip link add eth0 type dummy && ip addr add 10.0.0.1/24 dev eth0 &&
+  ip link set eth0 up && rdma link add fr0 type ferroce netdev eth0'
 step 'The kernel knows it, and so do the standard RDMA tools.' 'rdma link; ibv_devices'
 step 'What it can do, as any RDMA program sees it.' 'ibv_devinfo -d fr0 | grep -E "hca_id|state|max_mtu|active_mtu|link_layer"'
 
@@ -31,6 +38,7 @@ once() {
 pingpong() {
     printf '\n\033[1m# %s\033[0m\n$ ibv_rc_pingpong -d %s -g 1 -c & ibv_rc_pingpong -d %s -g 1 -c localhost\n' "$2" "$1" "$1"
     for i in 1 2 3; do once "$1"; tail -1 /tmp/pingpong; done | tee /tmp/times
+    echo '(The time for there and back; of three runs the middle one counts.)'
     eval "time_$1=$(awk '{print $(NF-1)}' /tmp/times | sort -n | sed -n 2p)"
 }
 pingpong fr0 'Two programs send 4 KiB back and forth a thousand times, and check each byte.'

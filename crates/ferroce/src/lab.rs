@@ -30,7 +30,7 @@ pub struct Ready {
     pub cache: Cache,
     pub kernel: Kernel,
     pub modules: Modules,
-    pub provider: Provider,
+    pub provider: Option<Provider>,
 }
 
 impl Ready {
@@ -41,7 +41,7 @@ impl Ready {
         prerequisites::ensure(&cache, purposes, setup.install())?;
         let kernel = Kernel::ensure(&cache, &project, flavor)?;
         let modules = Modules::ensure(&cache, &project, &kernel)?;
-        let provider = Provider::ensure(&cache, &project.join(".."))?;
+        let provider = Provider::for_guests(&cache, &project.join(".."))?;
         Ok(Self {
             cache,
             kernel,
@@ -51,7 +51,12 @@ impl Ready {
     }
 
     pub fn run(&self, session: &Session) -> Result<i32> {
-        Ok(session.run(&self.cache, &self.kernel, &self.modules, &self.provider)?)
+        Ok(session.run(
+            &self.cache,
+            &self.kernel,
+            &self.modules,
+            self.provider.as_ref(),
+        )?)
     }
 }
 

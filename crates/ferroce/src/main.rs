@@ -3,7 +3,10 @@
 
 mod args;
 mod demo;
+mod install;
 mod lab;
+mod link;
+mod root;
 
 use std::process::ExitCode;
 
@@ -14,9 +17,17 @@ use args::{Args, Command};
 fn main() -> ExitCode {
     ferroce_lab::guest::enter();
     // A closed pipe is an error that is handled where it occurs.
-    let result = match Args::parse().command {
+    let command = Args::parse().command;
+    let failed = match command {
+        Command::Demo(_) | Command::Lab(_) => ferroce_lab::session::status::LAB as u8,
+        _ => 1,
+    };
+    let result = match command {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(command) => lab::run(command),
+        Command::Link(command) => link::run(&command),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
     };
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
@@ -26,7 +37,7 @@ fn main() -> ExitCode {
                 Some(error) => eprintln!("ferroce: {error}"),
                 None => eprintln!("ferroce: {error:#}"),
             }
-            ExitCode::from(ferroce_lab::session::status::LAB as u8)
+            ExitCode::from(failed)
         }
     }
 }

@@ -335,10 +335,7 @@ fn ring(qp: &rdma::Qp<Qp>, doorbell: Doorbell) {
 
 /// Does what has been deferred.
 fn catch_up(qp: &rdma::Qp<Qp>) {
-    if qp.user.is_some() {
-        // A doorbell does not say which queue it is for.
-        flush_receives(qp);
-    }
+    flush_receives(qp);
     kick(qp);
 }
 
@@ -410,8 +407,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             qp.for_each_polling(|polling| polling.disown(qp.number));
         }
         Transition::Flush => {
-            flush_receives(qp);
-            last_wqe_reached(qp);
+            receiving_ends(qp);
             settle(qp);
         }
         Transition::StartSending | Transition::ResumeSending | Transition::Drain => settle(qp),
@@ -468,8 +464,7 @@ fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
     if let Some(event) = event.and_then(qp_event) {
         dispatch(qp, event);
     }
-    flush_receives(qp);
-    last_wqe_reached(qp);
+    receiving_ends(qp);
     // Its mutex may be held by a thread that waits for this one's.
     qp.deferred.soon();
 }
@@ -488,10 +483,13 @@ fn qp_event(event: EventType) -> Option<QpEvent> {
 
 /// Completes all posted receives as flushed, if the state is such (IBTA 10.3.1, Error).
 fn flush_receives(qp: &rdma::Qp<Qp>) {
-    loop {
+    // A process that goes on posting must not keep the thread that is here, which may be a peer's: no
+    // more than the queue holds at a time.
+    for _ in 0..qp.caps.layout.recv().map_or(0, |r| r.entries()) {
         let wr_id = {
             let mut shared = qp.shared.lock();
-            if state::receive_queue(shared.attr.state) != state::Processing::Flush {
+            let processing = state::receive_queue(shared.attr.state);
+            if shared.is_gone || processing != state::Processing::Flush {
                 return;
             }
             match &mut shared.receives {
@@ -503,11 +501,16 @@ fn flush_receives(qp: &rdma::Qp<Qp>) {
         let cqe = Cqe::new(wr_id, qp.number, WcOpcode::Recv, WcStatus::WrFlushErr);
         cq::complete(&qp.recv_cq, &cqe, false);
     }
+    if qp.srq.is_none() {
+        qp.deferred.soon();
+    }
 }
 
-/// Tells that nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request
-/// is taken only when its message is delivered, so there is none under way.
-fn last_wqe_reached(qp: &rdma::Qp<Qp>) {
+/// What becomes of receives when the queue pair has come to the error state.
+fn receiving_ends(qp: &rdma::Qp<Qp>) {
+    flush_receives(qp);
+    // Nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request is taken
+    // only when its message is delivered, so there is none under way.
     if qp.srq.is_some() {
         dispatch(qp, QpEvent::LastWqeReached);
     }

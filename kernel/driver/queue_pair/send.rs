@@ -18,7 +18,9 @@ use crate::{
     rdma::{self, qp::QpEvent, Details, Device, Gid, GidType},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
-    verbs::{limits, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
+    verbs::{
+        limits, QpState, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE,
+    },
     window,
 };
 use kernel::{
@@ -167,6 +169,11 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> S
         executed += 1;
         if executed % BATCH == 0 {
             match extent {
+                // One that is to end does not wait for another that goes on posting: its child, say.
+                Extent::All if kernel::current!().signal_pending() => {
+                    qp.deferred.soon();
+                    return Stopped::Waiting;
+                }
                 Extent::All => rdma::cond_resched(),
                 Extent::Batch => return Stopped::After(executed),
             }
@@ -212,9 +219,9 @@ fn broken(qp: &rdma::Qp<Qp>) {
         shared.attr.state = state::after_fatal_error(before);
         before
     };
-    if before != crate::verbs::QpState::Err {
+    if before != QpState::Err {
         super::dispatch(qp, QpEvent::Fatal);
-        super::flush_receives(qp);
+        super::receiving_ends(qp);
     }
 }
 
@@ -261,11 +268,15 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
         Attempt::Failed(status) => {
             complete(qp, wr_id, opcode.completion(), status, 0);
             send.finish_current();
-            {
+            let (before, after) = {
                 let mut shared = qp.shared.lock();
-                shared.attr.state = state::after_send_error(qp.qp_type, shared.attr.state);
+                let before = shared.attr.state;
+                shared.attr.state = state::after_send_error(qp.qp_type, before);
+                (before, shared.attr.state)
+            };
+            if before != after && after == QpState::Err {
+                super::receiving_ends(qp);
             }
-            super::flush_receives(qp);
             true
         }
         Attempt::Wait(delay) => {
@@ -365,12 +376,23 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
 /// in the device's network namespace.
 fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
     let device = qp.device();
+    if device.is_apart() {
+        return None;
+    }
     let dgid = Gid(*dgid);
     if device.find_gid(&dgid, GidType::RoceV2, 1).is_some() {
         return device.qps.get(number);
     }
     let netdev = device.netdev(1)?.with_address(dgid.ip())?;
-    Device::<Ferroce>::from_netdev(&netdev)?.qps.get(number)
+    // The address can be that of a VLAN or a bridge, which a device below has as one of its own.
+    let peer = Device::<Ferroce>::from_netdev(&netdev).or_else(|| {
+        netdev.find_below(|lower| {
+            let device = Device::<Ferroce>::from_netdev(lower)?;
+            device.find_gid(&dgid, GidType::RoceV2, 1)?;
+            Some(device)
+        })
+    })?;
+    (!peer.is_apart()).then(|| peer.qps.get(number))?
 }
 
 fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt {
@@ -404,7 +426,7 @@ fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt
                 true
             };
             let mut taken = false;
-            if to.remote_qpn == limits::MULTICAST_QPN {
+            if to.remote_qpn == limits::MULTICAST_QPN && !device.is_apart() {
                 let mut members = 0..;
                 let next = || device.groups.member(&address.dgid, members.next()?);
                 // IBTA 10.5.1: to all members but the sender itself.

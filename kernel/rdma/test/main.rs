@@ -59,6 +59,20 @@ impl kernel::InPlaceModule for Test {
     }
 }
 
+stats::counters! {
+    DeviceCounter {
+        /// How many keys and numbers of queue pairs were given.
+        Numbers = c"numbers",
+        Regions = c"regions",
+    }
+}
+
+stats::counters! {
+    PortCounter {
+        QueuePairs = c"queue_pairs",
+    }
+}
+
 struct Link;
 
 impl LinkOps for Link {
@@ -123,6 +137,9 @@ impl Operations for Dev {
         UserCommand::PostSrqRecv,
     ];
 
+    const DEVICE_COUNTERS: &'static [CounterDesc] = DeviceCounter::DESCS;
+    const PORT_COUNTERS: &'static [CounterDesc] = PortCounter::DESCS;
+
     type Ucontext = TestUcontext;
     type Pd = TestPd;
     type Ah = TestAh;
@@ -163,6 +180,31 @@ impl Operations for Dev {
 
     fn query_pkey(_device: &Device<Self>, _port: u32, _index: u16) -> Result<u16> {
         Ok(0xffff)
+    }
+
+    fn firmware_version(_device: &Device<Self>) -> &'static str {
+        "a version of more than 31 bytes is cut off"
+    }
+
+    fn read_counters(device: &Device<Self>, port: Option<u32>, values: &mut [u64]) -> Result {
+        let mut set = |place: usize, value| values.get_mut(place).map(|to| *to = value);
+        let set = match port {
+            None => {
+                set(
+                    DeviceCounter::Numbers as usize,
+                    device.last_number.load(Relaxed).into(),
+                );
+                set(
+                    DeviceCounter::Regions as usize,
+                    device.mrs.lock().len() as u64,
+                )
+            }
+            Some(_) => set(
+                PortCounter::QueuePairs as usize,
+                device.qps.lock().len() as u64,
+            ),
+        };
+        set.ok_or(EINVAL)
     }
 }
 
@@ -416,6 +458,16 @@ impl qp::Operations for TestQp {
 
     fn query(qp: &Qp<Self>, attr: &mut QpAttrOut<'_>, _mask: QpAttrMask) -> Result {
         attr.state(*qp.state.lock()).port(1).signal_all(true);
+        Ok(())
+    }
+
+    fn details(_qp: &Qp<Self>, details: &mut Details<'_>) -> Result {
+        details
+            .u32(c"small", 7)?
+            .hex_u32(c"small_hex", 0x7f)?
+            .u64(c"large", 1 << 40)?
+            .hex_u64(c"large_hex", 1 << 63)?
+            .string(c"word", c"hello")?;
         Ok(())
     }
 

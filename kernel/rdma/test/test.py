@@ -11,6 +11,7 @@ Run it in the guest, as root, with ib_uverbs, and with rdmatest.ko loaded:
 import ctypes
 import errno
 import fcntl
+import json
 import mmap
 import os
 import signal
@@ -352,6 +353,42 @@ def test_ah():
     resp = device.call(CREATE_AH, struct.pack("QII", 0xA4, pd, 0) + attr, 4)
     device.destroy(DESTROY_AH, struct.unpack("I", resp)[0])
     device.close()
+
+
+def test_counters():
+    device, _, _, _, _, _, (_, buffer), _ = everything()
+    folder = "/sys/class/infiniband/t0/"
+    assert int(read(folder + "hw_counters/regions")) == 1
+    assert int(read(folder + "hw_counters/numbers")) >= 2
+    assert int(read(folder + "ports/1/hw_counters/queue_pairs")) == 1
+    assert json.loads(rdma("-j", "statistic", "show"))[0]["queue_pairs"] == 1
+    del buffer
+    device.close()
+
+
+def test_description():
+    assert read("/sys/class/infiniband/t0/fw_ver") == "a version of more than 31 bytes"
+    assert read("/sys/class/infiniband/t0/node_desc") == "test"
+    with open("/sys/class/infiniband/t0/node_desc", "w", encoding="utf-8") as file:
+        file.write("x" * 64)
+    assert read("/sys/class/infiniband/t0/node_desc") == "x" * 64
+
+
+def test_details():
+    device, *_ = everything()
+    # Not as JSON, in which rdma(8) of iproute2 6.1 has but 32 bits of a number.
+    words = rdma("-dd", "resource", "show", "qp").split()
+    found = " ".join(words[words.index("drv_small") :])
+    assert found == (
+        "drv_small 7 drv_small_hex 0x7f drv_large 1099511627776 "
+        "drv_large_hex 0x8000000000000000 drv_word hello"
+    ), found
+    device.close()
+
+
+def read(path):
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()
 
 
 def hold():

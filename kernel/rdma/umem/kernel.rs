@@ -5,7 +5,7 @@
 //! They give addresses in the kernel's linear mapping, as a device without DMA has it
 //! (`ib_uses_virt_dma()`).
 
-use super::bindings;
+use super::{bindings, cond_resched};
 use core::{
     ptr::NonNull,
     sync::atomic::{fence, AtomicU32, AtomicUsize, Ordering},
@@ -155,7 +155,7 @@ impl PageList {
         fence(Ordering::SeqCst);
         // Pairs with the decrement in `Use`, so that what was done to the pages comes before.
         while self.users.load(Ordering::Acquire) != 0 {
-            super::super::cond_resched();
+            cond_resched();
             core::hint::spin_loop();
         }
     }

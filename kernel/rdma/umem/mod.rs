@@ -15,13 +15,8 @@ use self::{
     on_demand::OnDemand,
     pinned::Pinned,
 };
-use super::{bindings, ops, verbs::AccessFlags, Device};
-use ::kernel::{
-    bindings::{page, PAGE_SIZE},
-    prelude::*,
-    sync::aref::ARef,
-};
-use core::ptr::NonNull;
+use super::{bindings, cond_resched, ops, verbs::AccessFlags, Device};
+use ::kernel::{bindings::PAGE_SIZE, prelude::*, sync::aref::ARef};
 
 /// Memory of a process, or of the kernel.
 ///

@@ -85,7 +85,7 @@ where
     };
     let result = match request.operation {
         Operation::Send | Operation::SendImm(_) | Operation::SendInvalidate { .. } => {
-            send(&message, peer)
+            send(&message, peer, reliable)
         }
         Operation::RdmaWrite(remote) => write(&message, remote, peer),
         Operation::RdmaWriteImm(remote, _) => write_with_immediate(&message, remote, peer),
@@ -114,6 +114,11 @@ where
         Ok(()) => Outcome::Done(length),
         Err(Refusal::Local(status)) => Outcome::Failed(status),
         Err(refusal) if reliable => refusal.answer(peer),
+        Err(Refusal::Completed(_)) => {
+            // A receive that failed ends any QP (IBTA 10.3.1, Error).
+            peer.fail(None);
+            Outcome::Dropped(length)
+        }
         Err(_) => Outcome::Dropped(length),
     }
 }
@@ -170,9 +175,9 @@ enum Refusal {
     InvalidRequest,
     /// NAK, remote access error (IBTA 9.7.5.2.6).
     Access,
-    /// NAK, remote operational error (IBTA 9.7.5.2.7): the responder's own
-    /// fault, which a completion has told it.
-    Operation,
+    /// NAK with this status; the responder has learned by a completion, and
+    /// needs no event (IBTA 11.6.3: those are for what no completion tells).
+    Completed(WcStatus),
 }
 
 impl Refusal {
@@ -183,32 +188,41 @@ impl Refusal {
             Refusal::NotReady => return Outcome::NotReady(peer.min_rnr_timer()),
             Refusal::InvalidRequest => (Some(EventType::QpReqErr), WcStatus::RemInvReqErr),
             Refusal::Access => (Some(EventType::QpAccessErr), WcStatus::RemAccessErr),
-            Refusal::Operation => (None, WcStatus::RemOpErr),
+            Refusal::Completed(status) => (None, status),
         };
         peer.fail(event);
         Outcome::Failed(status)
     }
 }
 
-fn send<P: Responder>(message: &Message<'_, P::Region>, peer: &P) -> Result<(), Refusal> {
+fn send<P: Responder>(
+    message: &Message<'_, P::Region>,
+    peer: &P,
+    reliable: bool,
+) -> Result<(), Refusal> {
+    let fits = |receive: &Receive<'_>| receive.capacity() >= u64::from(message.length);
     let taken = peer.take_receive(
-        |_| true,
+        // Without an answer, a message that is too long is dropped, and the
+        // receive is there for the next (IBTA 9.8.2; rdma_rxe's class D).
+        |receive| reliable || fits(receive),
         |receive| {
-            let (status, result) = if receive.capacity() < u64::from(message.length) {
-                // The responder learns by its completion, the requester by a
-                // NAK (IBTA 9.7.4.1.7 and table 61, length errors).
-                (WcStatus::LocLenErr, Err(Refusal::InvalidRequest))
+            // The status, and the answer if it is an error: for a message
+            // that is too long IBTA 9.7.4.1.7 and table 61, length errors.
+            let failed = if !fits(receive) {
+                Some((WcStatus::LocLenErr, WcStatus::RemInvReqErr))
             } else if message.place(peer, receive.scatter, 0).is_err() {
-                (WcStatus::LocProtErr, Err(Refusal::Operation))
+                Some((WcStatus::LocProtErr, WcStatus::RemOpErr))
             } else {
                 match message.extra {
                     Extra::Invalidated(rkey) if peer.invalidate(rkey).is_err() => {
-                        (WcStatus::LocAccessErr, Err(Refusal::Access))
+                        Some((WcStatus::LocAccessErr, WcStatus::RemAccessErr))
                     }
-                    _ => (WcStatus::Success, Ok(())),
+                    _ => None,
                 }
             };
+            let status = failed.map_or(WcStatus::Success, |(status, _)| status);
             let received = message.received(receive.wr_id, status, WcOpcode::Recv);
+            let result = failed.map_or(Ok(()), |(_, answer)| Err(Refusal::Completed(answer)));
             (received, result)
         },
     );
@@ -278,7 +292,10 @@ fn write_with_immediate<P: Responder>(
         |receive| {
             let (status, result) = match message.copy_to(&target) {
                 Ok(()) => (WcStatus::Success, Ok(())),
-                Err(Fault) => (WcStatus::LocAccessErr, Err(Refusal::Access)),
+                Err(Fault) => {
+                    let answer = Refusal::Completed(WcStatus::RemAccessErr);
+                    (WcStatus::LocAccessErr, Err(answer))
+                }
             };
             let received = message.received(receive.wr_id, status, WcOpcode::RecvRdmaWithImm);
             (received, result)

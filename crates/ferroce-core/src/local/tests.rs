@@ -349,7 +349,33 @@ fn a_message_too_long_for_its_receive_fails_both_sides() {
     let outcome = run(Operation::Send, &pieces(), &sender, &receiver);
     assert_eq!(outcome, Outcome::Failed(WcStatus::RemInvReqErr));
     assert_eq!(receiver.completed.borrow()[0].status, WcStatus::LocLenErr);
-    assert_eq!(receiver.failed.get(), Some(Some(EventType::QpReqErr)));
+    // The completion has told it: no event does.
+    assert_eq!(receiver.failed.get(), Some(None));
+}
+
+#[test]
+fn on_an_unreliable_connection_a_receive_that_is_too_short_stays_and_a_bad_one_ends_the_peer_alone()
+{
+    let (sender, receiver) = (Side::new(64), Side::new(64));
+    let entries = entries(&pieces());
+    let run = || {
+        let data = Data::Sges(SgeList::of(&entries));
+        execute(&request(Operation::Send), data, &sender, &receiver, false)
+    };
+    receiver.post_receive(5, &[sge(0, 11)]);
+    assert_eq!(run(), Outcome::Dropped(12));
+    assert!(receiver.completed.borrow().is_empty());
+    assert_eq!(receiver.failed.get(), None);
+
+    receiver.receives.borrow_mut().clear();
+    let bad = Sge {
+        lkey: LKEY + 1,
+        ..sge(0, 64)
+    };
+    receiver.post_receive(6, &[bad]);
+    assert_eq!(run(), Outcome::Dropped(12));
+    assert_eq!(receiver.completed.borrow()[0].status, WcStatus::LocProtErr);
+    assert_eq!(receiver.failed.get(), Some(None));
 }
 
 #[test]

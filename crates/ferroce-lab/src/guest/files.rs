@@ -52,7 +52,10 @@ pub fn lay_out(job: &Job) -> Result<(), String> {
         writable(job.backend, &folder.path(), place)?;
     }
     modules_folder(&job.modules_folder.path())?;
-    provider(&job.provider.path())?;
+    if let Some(plugin) = &job.provider {
+        let installed = plugin.provider().install(Path::new("/"), |_| ());
+        installed.map_err(|e| format!("in the guest: {e}"))?;
+    }
     if let Some(copy) = &job.processors {
         processors(&copy.path())?;
     }
@@ -146,23 +149,6 @@ fn modules_folder(folder: &Path) -> Result<(), String> {
 /// and perftest divides by it.
 fn processors(copy: &Path) -> Result<(), String> {
     mount_bind(copy, "/proc/cpuinfo").map_err(|e| format!("cannot show /proc/cpuinfo: {e}"))
-}
-
-/// Installs the plug-in for libibverbs, where that is.
-fn provider(library: &Path) -> Result<(), String> {
-    // Debian's multiarch folder, and that of other distributions.
-    let folders = [
-        "/usr/lib/x86_64-linux-gnu/libibverbs",
-        "/usr/lib64/libibverbs",
-    ];
-    let Some(folder) = folders.into_iter().find(|f| Path::new(f).is_dir()) else {
-        return Ok(());
-    };
-    let settings = "/etc/libibverbs.d";
-    create(settings)?;
-    let installed = fs::copy(library, format!("{folder}/libferroce-rdmav34.so"))
-        .and_then(|_| fs::write(format!("{settings}/ferroce.driver"), "driver ferroce\n"));
-    installed.map_err(|e| format!("cannot install the plug-in for libibverbs: {e}"))
 }
 
 fn create(dir: &str) -> Result<(), String> {

@@ -46,16 +46,21 @@ impl Bell {
             wqe_size: self.wqe_size,
         };
         let bytes = ptr::from_ref(&command).cast::<c_void>();
-        // SAFETY: Both buffers are there during the call. The kernel reads one, writes the other, and
-        // knows their lengths.
-        let written = unsafe { libc::write(self.fd, bytes, size_of_val(&command)) };
-        if written >= 0 {
-            return 0;
-        }
-        match std::io::Error::last_os_error().raw_os_error() {
-            Some(libc::EACCES) => otherwise(),
-            Some(errno) => errno,
-            None => libc::EIO,
+        loop {
+            // SAFETY: Both buffers are there during the call. The kernel reads one, writes the other,
+            // and knows their lengths.
+            let written = unsafe { libc::write(self.fd, bytes, size_of_val(&command)) };
+            if written >= 0 {
+                return 0;
+            }
+            match std::io::Error::last_os_error().raw_os_error() {
+                Some(libc::EACCES) => return otherwise(),
+                // What is in the ring cannot be taken back, and would be executed with what is posted
+                // next: that the kernel is short of memory right now is not to be told of it.
+                Some(libc::ENOMEM | libc::EINTR) => std::thread::yield_now(),
+                Some(errno) => return errno,
+                None => return libc::EIO,
+            }
         }
     }
 }

@@ -16,12 +16,19 @@ pub const TESTS: &[Test] = &[
         "ping-pong over RC, UC, UD and an SRQ, polling and with events",
         pingpong,
     ),
-    ("perftest's programs run, and leave nothing", perftest),
+    (
+        "perftest's programs run with all their options, and leave nothing",
+        perftest,
+    ),
     (
         "two devices of a host reach each other, over IPv4 and IPv6",
         two_devices,
     ),
     ("a program killed in mid-traffic leaves nothing", killed),
+    (
+        "what an administrator sees of a device and does to it",
+        administration,
+    ),
     ("rdma-core's own tests pass", rdma_core_tests),
     (
         "memory had on demand follows its process's address space",
@@ -38,7 +45,19 @@ pub const DEBUG_TESTS: &[Test] = &[
         "debug: a program killed in mid-traffic leaves nothing",
         killed,
     ),
+    (
+        "debug: what an administrator sees of a device and does to it",
+        administration,
+    ),
     ("debug: rdma-core's own tests pass", rdma_core_tests),
+    (
+        "debug: the kernel's users post and poll in any context",
+        kernel_users,
+    ),
+    (
+        "debug: the kernel and a process reach each other",
+        kernel_and_process,
+    ),
     (
         "debug: memory had on demand follows its process's address space",
         on_demand,
@@ -60,7 +79,12 @@ const NOTHING_LEFT: &str =
     { rdma resource show; exit 1; }; rdma link delete fr0; modprobe -r ferroce";
 
 fn with_device(flavor: &Flavor, script: &str) -> Ran {
-    flavor.sh(&format!("{LISTENING}{DEVICE}{script}{NOTHING_LEFT}"))
+    flavor.sh(&with_device_script(script))
+}
+
+/// A script that has the device fr0, between its making and its end.
+pub fn with_device_script(script: &str) -> String {
+    format!("{LISTENING}{DEVICE}{script}{NOTHING_LEFT}")
 }
 
 fn comes_and_goes(flavor: &Flavor) {
@@ -97,14 +121,59 @@ fn two_devices(flavor: &Flavor) {
     assert_eq!(ran.stdout.matches("1000 iters").count(), 6, "{ran:#?}");
 }
 
+/// Each of perftest's programs with the options that it has. Latency takes turns, so it goes neither
+/// both ways (`-b`) nor by several queue pairs; WRITEs and atomics have no events (`-e`); and all sizes
+/// (`-a`) are up to one packet on UD. None of them looks at the data: `verbs` does.
+fn perftest_commands() -> Vec<String> {
+    let mut commands = Vec::new();
+    let transports: [(&str, &[&str]); 4] = [
+        ("send", &["RC", "UC", "UD"]),
+        ("write", &["RC", "UC"]),
+        ("read", &["RC"]),
+        ("atomic", &["RC"]),
+    ];
+    for (verb, transports) in transports {
+        let all = match verb {
+            "atomic" => "",
+            _ => " -a -n 5",
+        };
+        for transport in transports {
+            for kind in ["bw", "lat"] {
+                let program = format!("ib_{verb}_{kind} -c {transport}");
+                commands.push(format!("{program}{all}"));
+                if verb == "send" || verb == "read" {
+                    commands.push(format!("{program} -e"));
+                }
+                if verb == "send" && *transport != "UC" {
+                    commands.push(format!("{program} --use-srq"));
+                }
+                if kind == "bw" {
+                    commands.push(format!("{program} -b -q 4"));
+                }
+            }
+        }
+    }
+    commands.push("ib_atomic_bw -A CMP_AND_SWAP".into());
+    commands
+}
+
 fn perftest(flavor: &Flavor) {
-    let script = "for p in ib_send ib_write ib_read ib_atomic; do for k in bw lat; do \
-        sizes=-a; [ $p = ib_atomic ] && sizes=; \
-        ${p}_$k -d fr0 -x 1 -F -n 20 $sizes >/dev/null & listening; \
-        timeout 100 ${p}_$k -d fr0 -x 1 -F -n 20 $sizes localhost >/tmp/out || { cat /tmp/out; exit 1; }; \
-        wait $!; echo ${p}_$k done; done; done";
+    let run = "run() { timeout 200 \"$@\" >/tmp/server 2>&1 & listening; \
+        timeout 100 \"$@\" localhost >/tmp/client 2>&1 && wait $! || \
+        { echo \"$@\"; cat /tmp/server /tmp/client; exit 1; }; echo \"$1 done\"; }; ";
+    let commands = perftest_commands();
+    let script = commands.iter().fold(run.to_owned(), |script, command| {
+        // The last of two `-n` counts.
+        let (program, options) = command.split_once(' ').expect("it has options");
+        format!("{script}run {program} -d fr0 -x 1 -F -n 20 {options}; ")
+    });
+    let script = script.trim_end_matches("; ");
     let ran = with_device(flavor, script).ends_with(0);
-    assert_eq!(ran.stdout.matches(" done").count(), 8, "{ran:#?}");
+    assert_eq!(
+        ran.stdout.matches(" done").count(),
+        commands.len(),
+        "{ran:#?}"
+    );
 }
 
 fn killed(flavor: &Flavor) {
@@ -115,10 +184,34 @@ fn killed(flavor: &Flavor) {
     with_device(flavor, script).ends_with(0);
 }
 
+fn administration(flavor: &Flavor) {
+    let script = test_script("device.py");
+    let version = env!("CARGO_PKG_VERSION");
+    flavor
+        .sh(&format!("/usr/bin/python3 {script} {version}"))
+        .ends_with(0);
+}
+
 fn on_demand(flavor: &Flavor) {
     let script = test_script("odp.py");
     let ran = with_device(flavor, &format!("/usr/bin/python3 {script} fr0 1")).ends_with(0);
     assert_eq!(ran.stdout.matches("ok: ").count(), 14, "{ran:#?}");
+}
+
+fn kernel_users(flavor: &Flavor) {
+    // The queues that kernel users share stay as long as the device.
+    let script = format!(
+        "{DEVICE} for i in 1 2; do modprobe kverbs device=fr0 || {{ dmesg | tail; exit 1; }}; \
+         rmmod kverbs; done; rdma link delete fr0; modprobe -r ferroce"
+    );
+    flavor.sh(&script).ends_with(0);
+}
+
+fn kernel_and_process(flavor: &Flavor) {
+    let script = test_script("kverbs.py");
+    let script =
+        format!("/usr/bin/python3 {script} fr0 1 || {{ dmesg | tail; exit 1; }}; rmmod kverbs");
+    with_device(flavor, &script).ends_with(0);
 }
 
 /// A program beside this file.

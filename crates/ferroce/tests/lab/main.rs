@@ -12,9 +12,12 @@
 mod build;
 mod device;
 mod errors;
+mod install;
+mod link;
 mod modules;
 mod run;
 mod support;
+mod verbs;
 
 use std::process::ExitCode;
 
@@ -68,10 +71,15 @@ fn trials() -> Vec<Trial> {
         (UML, errors::TESTS),
         (UML, build::TESTS),
         (UML, device::TESTS),
+        (UML, verbs::TESTS),
+        (UML, link::TESTS),
+        (UML, install::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
+        (DEBUG, verbs::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
+        (QEMU, verbs::QEMU_TESTS),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
     ] {
         for (name, test) in tests {

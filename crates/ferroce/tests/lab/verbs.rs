@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The verbs in a guest, by programs of the project's own (`guest/`): what work
+//! requests do to memory, and what is answered to what is wrong.
+
+use std::path::Path;
+
+use crate::device::with_device_script;
+use crate::support::{Flavor, Ran, Test};
+
+pub const TESTS: &[Test] = &[
+    (
+        "every byte of random work requests is where it should be",
+        |flavor| every_byte(flavor, 4000),
+    ),
+    ("wrong arguments get their errno", errnos),
+    (
+        "work requests that break a rule get their status, and the queue pairs their state",
+        statuses,
+    ),
+];
+
+pub const DEBUG_TESTS: &[Test] = &[
+    (
+        "debug: every byte of random work requests is where it should be",
+        |flavor| every_byte(flavor, 2000),
+    ),
+    ("debug: wrong arguments get their errno", errnos),
+    (
+        "debug: work requests that break a rule get their status, and the queue pairs their state",
+        statuses,
+    ),
+];
+
+pub const QEMU_TESTS: &[Test] = &[(
+    "qemu: every byte of random work requests is where it should be",
+    |flavor| every_byte(flavor, 300),
+)];
+
+/// A second device, over an interface of its own.
+const SECOND_DEVICE: &str = "ip link add eth1 type dummy; ip addr add 10.0.1.1/24 dev eth1; \
+    ip link set eth1 up; rdma link add fr1 type ferroce netdev eth1; ";
+
+/// A script that has the devices fr0 and fr1.
+pub fn with_devices(script: &str) -> String {
+    with_device_script(&format!("{SECOND_DEVICE}{script}; rdma link delete fr1"))
+}
+
+/// The command for one of the programs, by the interpreter that pyverbs is installed for.
+pub fn guest_script(program: &str, args: &str) -> String {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/lab/guest")
+        .join(program);
+    format!("/usr/bin/python3 {} {args}", program.display())
+}
+
+fn guest(flavor: &Flavor, program: &str, args: &str) -> Ran {
+    flavor
+        .sh(&with_devices(&guest_script(program, args)))
+        .ends_with(0)
+}
+
+fn every_byte(flavor: &Flavor, batches: u32) {
+    guest(flavor, "every_byte.py", &format!("fr0 fr1 {batches}"))
+        // Sends and writes, inline and not, of the transports that have them; reads and atomics of RC.
+        .prints("23 kinds of work requests");
+}
+
+fn errnos(flavor: &Flavor) {
+    guest(flavor, "errnos.py", "fr0").prints(" rows, 0 failed");
+}
+
+fn statuses(flavor: &Flavor) {
+    guest(flavor, "statuses.py", "fr0").prints(" rows, 0 failed");
+}
