@@ -114,7 +114,9 @@ impl<T: Operations> Cq<T> {
     }
 
     /// Tells the user that there is a completion: wakes up who waits at the completion channel, or
-    /// has the kernel's handler run. In any context.
+    /// has the kernel's handler run. In any context, but for a queue of the kernel's own not from within
+    /// a function of the driver's that `ib_core` calls, nor twice at the same time
+    /// (`Documentation/infiniband/core_locking.rst`).
     pub fn notify(&self) {
         // SAFETY: A valid object. `ib_core` sets the fields before it calls the driver.
         unsafe {

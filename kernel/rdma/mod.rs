@@ -44,13 +44,16 @@
 //!   object with an [`ARef`], all but address handles. Destruction waits until the last is gone. So the
 //!   driver takes the object out of its tables in `destroy` (or `dealloc`, or `dereg`), and keeps a
 //!   reference no longer than it takes.
+//! - The kernel's own users post and poll in any context, and so they make and destroy address handles:
+//!   these functions must not sleep, and take locks as [`SpinLockIrqSave`] alone. They must not call a
+//!   user's handler either, see [`Cq::notify`].
 //! - A call comes from user space, then there is a [`UserCall`] that leads to the [`Ucontext`], or from
 //!   within the kernel.
 //!
 //! # Memory
 //!
-//! [`Umem`] is memory of a process, pinned or had on demand, for the device to reach it. [`SharedPages`] are the
-//! driver's own, and with a [`UserMapping`] a process can map them.
+//! [`Umem`] is memory of a process, pinned or had on demand, or of the kernel, for the device to reach it.
+//! [`SharedPages`] are the driver's own, and with a [`UserMapping`] a process can map them.
 //!
 //! # Safety
 //!

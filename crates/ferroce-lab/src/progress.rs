@@ -21,6 +21,8 @@ pub enum Unit {
     Bytes,
     /// Steps of the kernel's build, of which the total is an estimate.
     Steps,
+    /// Runs of programs that are measured.
+    Runs,
 }
 
 /// How long the log of a build is left without a line.
@@ -56,6 +58,7 @@ impl Task {
             Unit::Steps => {
                 "{spinner:>12} [{bar:25}] {pos} of about {len}, {elapsed} {wide_msg:.dim}"
             }
+            Unit::Runs => "{spinner:>12} [{bar:25}] {pos} of {len}, {elapsed} {wide_msg:.dim}",
         };
         let look = ProgressStyle::with_template(template).expect("a constant template");
         bar.set_style(look.progress_chars("=> "));
@@ -72,7 +75,7 @@ impl Task {
 
     /// Moves to `done`, of the total given at the start.
     pub fn set(&mut self, done: u64) {
-        if done >= self.total {
+        if done >= self.total && self.unit != Unit::Runs {
             // The estimate was low: keep the bar truthful.
             self.bar.set_length(done + 1);
         }
@@ -84,6 +87,7 @@ impl Task {
             let (done, total) = match self.unit {
                 Unit::Bytes => (bytes(done), bytes(self.total)),
                 Unit::Steps => (done.to_string(), format!("about {}", self.total)),
+                Unit::Runs => (done.to_string(), self.total.to_string()),
             };
             note(self.verb, &format!("{done} of {total}"));
         }
@@ -91,8 +95,13 @@ impl Task {
 
     /// One step further, which is `what`.
     pub fn step(&mut self, what: &str) {
+        self.at(self.bar.position() + 1, what);
+    }
+
+    /// Moves to `done`, where the next thing is `what`.
+    pub fn at(&mut self, done: u64, what: &str) {
         self.bar.set_message(what.to_owned());
-        self.set(self.bar.position() + 1);
+        self.set(done);
     }
 
     /// How far it is.

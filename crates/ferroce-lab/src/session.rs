@@ -92,14 +92,16 @@ enum End {
 }
 
 impl Session {
-    /// Runs it, and returns the exit status; what there is to say of other ends
-    /// than the command's own is said on standard error.
+    /// Runs it, its standard output going to `output`, and returns the exit
+    /// status; what there is to say of other ends than the command's own is said
+    /// on standard error.
     pub fn run(
         &self,
         cache: &Cache,
         kernel: &Kernel,
         modules: &Modules,
         provider: Option<&Provider>,
+        output: impl Write + Send + 'static,
     ) -> Result<i32> {
         let folder = tempfile::Builder::new()
             .prefix("ferroce-")
@@ -130,7 +132,7 @@ impl Session {
             channel,
         } = machine.start(cache)?;
         let log = Log::collect(log, self.show_log);
-        let end = self.converse(channel, events, &inbox);
+        let end = self.converse(channel, output, events, &inbox);
 
         match end {
             Ok(End::Command { .. } | End::Failed { .. } | End::Died) => {
@@ -186,6 +188,7 @@ impl Session {
     fn converse(
         &self,
         channel: Channel,
+        mut output: impl Write + Send + 'static,
         events: Sender<Event>,
         inbox: &mpsc::Receiver<Event>,
     ) -> Result<End> {
@@ -195,7 +198,7 @@ impl Session {
         let (connected, connection) = mpsc::channel();
         let credit = Arc::new(Credit::default());
         let returned = credit.clone();
-        thread::spawn(move || listen(channel, &connected, &events, &returned));
+        thread::spawn(move || listen(channel, &mut output, &connected, &events, &returned));
 
         let mut raw = None;
         let mut up = false;
@@ -331,6 +334,7 @@ fn watch_signals(events: Sender<Event>) -> Result<()> {
 /// Passes what the guest says on: output to where it belongs, the rest as events.
 fn listen(
     channel: Channel,
+    output: &mut impl Write,
     connected: &Sender<UnixStream>,
     events: &Sender<Event>,
     credit: &Credit,
@@ -349,7 +353,7 @@ fn listen(
     let _ = connected.send(writer);
     loop {
         let event = match channel::receive(&mut stream) {
-            Ok(Some(ToHost::Stdout(bytes))) => match pass(&mut io::stdout(), &bytes) {
+            Ok(Some(ToHost::Stdout(bytes))) => match pass(output, &bytes) {
                 Ok(()) => continue,
                 Err(_) => Event::OutputClosed,
             },

@@ -9,6 +9,8 @@ use clap::{Parser, Subcommand};
 use ferroce_lab::backend::{Backend, Flavor};
 use ferroce_lab::prerequisites::Install;
 
+use crate::bench::plan::Topic;
+
 /// A virtual RDMA network card for Linux, and the lab to run it in.
 ///
 /// The lab boots a real Linux kernel as an ordinary process, in about a second,
@@ -39,6 +41,16 @@ pub enum Command {
     /// Build, boot and use guest kernels
     #[command(subcommand)]
     Lab(Lab),
+    /// Measure ferroce against rdma_rxe, both in one guest
+    ///
+    /// Runs the programs of perftest and rdma-core on one kind of device and on
+    /// the other in turn, in several rounds, and prints the medians, the least
+    /// and the greatest, and how many times as good ferroce was. A second table
+    /// says where the sender's time goes. All of it takes some minutes, --quick
+    /// less than two. The machine should have nothing else to do.
+    Bench(Bench),
+    #[command(hide = true, name = crate::bench::GUEST)]
+    BenchGuest { plan: String },
     /// Add, delete and show RDMA devices of this machine's kernel
     #[command(subcommand)]
     Link(Link),
@@ -99,6 +111,38 @@ pub enum Link {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    #[command(flatten)]
+    which: Which,
+    /// How many times each is measured [default: 5; quick: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+    /// Measure fewer sizes, and fewer times
+    #[arg(long)]
+    pub quick: bool,
+    /// Measure these only, separated by commas
+    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
+    pub only: Vec<Topic>,
+    /// The MTU of the network interface below the devices
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(576..=65535))]
+    pub mtu: u32,
+    /// Write the table into this file, as comma-separated values
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Draw charts into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    #[command(flatten)]
+    pub setup: Setup,
+}
+
+impl Bench {
+    pub fn flavor(&self) -> Flavor {
+        self.which.flavor()
+    }
 }
 
 /// Where the plug-in is installed.

@@ -51,11 +51,21 @@ impl Ready {
     }
 
     pub fn run(&self, session: &Session) -> Result<i32> {
+        self.run_to(session, std::io::stdout())
+    }
+
+    /// Runs it with its standard output going elsewhere.
+    pub fn run_to(
+        &self,
+        session: &Session,
+        output: impl std::io::Write + Send + 'static,
+    ) -> Result<i32> {
         Ok(session.run(
             &self.cache,
             &self.kernel,
             &self.modules,
             self.provider.as_ref(),
+            output,
         )?)
     }
 }

@@ -2,6 +2,7 @@
 //! `ferroce`: the command-line program.
 
 mod args;
+mod bench;
 mod demo;
 mod install;
 mod lab;
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(command) => lab::run(command),
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchGuest { plan } => bench::guest::run(&plan),
         Command::Link(command) => link::run(&command),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),

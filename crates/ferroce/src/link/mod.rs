@@ -2,7 +2,7 @@
 //! `ferroce link`: RDMA devices of the running kernel, as `rdma link` of
 //! iproute2 has them, for machines without that.
 
-mod gid;
+pub mod gid;
 mod nldev;
 
 use std::fmt::Display;
@@ -16,7 +16,8 @@ use serde::Serialize;
 
 use crate::args::Link;
 use gid::Gid;
-use nldev::{Device, Nldev, Refusal};
+pub use nldev::Nldev;
+use nldev::{Device, Refusal};
 
 /// The type of the links that ferroce's driver makes.
 const KIND: &str = "ferroce";

@@ -31,6 +31,14 @@ pub const TESTS: &[Test] = &[
     ),
     ("rdma-core's own tests pass", rdma_core_tests),
     (
+        "the kernel's users post and poll in any context",
+        kernel_users,
+    ),
+    (
+        "the kernel and a process reach each other",
+        kernel_and_process,
+    ),
+    (
         "memory had on demand follows its process's address space",
         on_demand,
     ),

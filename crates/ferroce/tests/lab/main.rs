@@ -9,9 +9,11 @@
 //! cargo test --release -p ferroce --test lab -- --ignored
 //! ```
 
+mod bench;
 mod build;
 mod device;
 mod errors;
+mod hostile;
 mod install;
 mod link;
 mod modules;
@@ -74,9 +76,11 @@ fn trials() -> Vec<Trial> {
         (UML, verbs::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
+        (UML, bench::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
+        (DEBUG, hostile::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
         (QEMU, verbs::QEMU_TESTS),

@@ -186,7 +186,7 @@ fn crash_unknown(flavor: &Flavor) {
 /// kmemleak spares objects that are younger than five seconds, or that changed
 /// since the scan before: hence the waiting, and each scan twice. What the
 /// first look finds the kernel left behind as it booted.
-fn leaks_of(script: &str) -> String {
+pub fn leaks_of(script: &str) -> String {
     let look = "sleep 6; echo scan > $K; echo scan > $K";
     format!(
         "set -e; K=/sys/kernel/debug/kmemleak; {look}; echo clear > $K; {script}; {look}; cat $K"
