@@ -170,3 +170,8 @@ pub fn jiffies() -> usize {
     // SAFETY: A number that the kernel counts up.
     unsafe { (&raw const kernel::bindings::jiffies).read_volatile() }
 }
+
+/// How many ticks there are in a second.
+pub fn jiffies_per_second() -> usize {
+    kernel::time::msecs_to_jiffies(1000)
+}

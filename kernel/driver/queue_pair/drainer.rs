@@ -51,8 +51,8 @@ struct Rhythm {
 }
 
 impl Rhythm {
-    /// So many in one tick (1 to 10 ms) are worth an offer.
-    const MANY: usize = 32;
+    /// So many in a second are worth an offer. They are counted in one tick of 1 to 10 ms.
+    const MANY: usize = 32_000;
 
     const LONGEST_PATIENCE: usize = 64;
 
@@ -67,7 +67,7 @@ impl Rhythm {
         };
         self.tick.store(now, Relaxed);
         self.doorbells.store(doorbells, Relaxed);
-        if doorbells != Self::MANY {
+        if doorbells != Self::MANY / thread::jiffies_per_second() {
             return false;
         }
         let patience = self.patience.load(Relaxed);
