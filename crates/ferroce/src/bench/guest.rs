@@ -24,8 +24,10 @@ const NETDEV: &str = "bench0";
 const ADDRESS: &str = "10.0.0.1";
 const DEVICE: &str = "bench";
 
-/// How long a bandwidth test sends, in s.
+/// How long a bandwidth test sends, in s; and one on many queue pairs, where it
+/// takes a second until each of them has requests under way.
 const DURATION: u32 = 1;
+const LONGER: u32 = 3;
 /// And one that is looked at while it does: how long it sends, in s, which part
 /// of it counts, in s before the end, and how often it is looked at.
 const SEND: u32 = 4;
@@ -135,7 +137,7 @@ fn measure(step: &Step, link: &Link) -> Result<Values> {
             let count_text = count.to_string();
             let more = ["-q", &count_text, "-t", &depth];
             let quantity = Quantity::QueuePairRate { count };
-            let rate = message_rate(link, OneSided::Write, SMALL, &more)?;
+            let rate = message_rate(link, OneSided::Write, SMALL, LONGER, &more)?;
             Ok(vec![(quantity, rate / 1000.0)])
         }
         Step::Latency { exchange } => latency(link, exchange),
@@ -158,22 +160,28 @@ fn arguments(link: &Link, size: u64, more: &[&str]) -> Vec<String> {
     all.iter().chain(more).map(|a| (*a).to_owned()).collect()
 }
 
-/// Sends for a time without a margin before and after, and returns how many
+/// Sends for a time in s without a margin before and after, and returns how many
 /// messages went in a second.
 ///
 /// perftest's own rates need its two clocks to agree; the number of messages in
 /// a time that it was told does not.
-fn message_rate(link: &Link, operation: OneSided, size: u64, more: &[&str]) -> Result<f64> {
-    let duration = DURATION.to_string();
-    let more = [&["-D", &duration, "-f", "0"], more].concat();
+fn message_rate(
+    link: &Link,
+    operation: OneSided,
+    size: u64,
+    duration: u32,
+    more: &[&str],
+) -> Result<f64> {
+    let text = duration.to_string();
+    let more = [&["-D", &text, "-f", "0"], more].concat();
     let program = operation.program();
     let pair = Pair::start(program, &arguments(link, size, &more))?;
     let report = Report::parse(&pair.finish(program)?)?;
-    Ok(report.messages()? / f64::from(DURATION))
+    Ok(report.messages()? / f64::from(duration))
 }
 
 fn bandwidth(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
-    let rate = message_rate(link, operation, size, &[])?;
+    let rate = message_rate(link, operation, size, DURATION, &[])?;
     let quantity = Quantity::Bandwidth { operation, size };
     let mut values = vec![(quantity, rate * size as f64 / MEBIBYTE)];
     if (operation, size) == (OneSided::Write, SMALL) {
@@ -266,9 +274,9 @@ fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
         .map(|r| r.finish(program, WINDOW.0, WINDOW.1))
         .transpose()?;
 
-    let end = looks.last().context("the client ended at once")?.at;
+    let last = looks.last().context("the client ended at once")?;
     let nearest = |seconds: f64| {
-        let at = end - Duration::from_secs_f64(seconds);
+        let at = last.at - Duration::from_secs_f64(seconds);
         looks.iter().min_by_key(|l| l.at.max(at) - l.at.min(at))
     };
     let (Some(before), Some(after)) = (nearest(WINDOW.0), nearest(WINDOW.1)) else {
@@ -278,23 +286,25 @@ fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
     let running = (after.ticks - before.ticks) as f64 / procfs::ticks_per_second() as f64;
     let mut values = vec![(Quantity::Running { size }, 100.0 * running / elapsed)];
 
-    let rate = report.messages()? / f64::from(SEND);
+    // Of the whole run, for which the device was made.
+    let messages = report.messages()?;
     let mut counted = |what: &str, count: u64| {
         let what = what.to_owned();
         let quantity = Quantity::PerMessage { size, what };
-        values.push((quantity, count as f64 / (rate * elapsed)));
+        values.push((quantity, count as f64 / messages));
     };
-    counted("context switches", after.switches - before.switches);
-    let count = |name: &str| Some(after.counters.get(name)? - before.counters.get(name)?);
-    for name in after.counters.keys() {
-        if let Some(count @ 1..) = count(name) {
-            counted(name, count);
+    counted("context switches", last.switches);
+    let counters = counters()?;
+    for (name, count) in &counters {
+        if *count > 0 {
+            counted(name, *count);
         }
     }
     // What ferroce calls them. A request that is posted while the kernel still
     // looks at the queue needs no doorbell.
-    if let (Some(sends), Some(doorbells)) = (count("rdma_sends"), count("doorbells")) {
-        counted("doorbells elided", sends.saturating_sub(doorbells));
+    if let (Some(sends), Some(doorbells)) = (counters.get("rdma_sends"), counters.get("doorbells"))
+    {
+        counted("doorbells elided", sends.saturating_sub(*doorbells));
     }
     if let Some(shares) = shares {
         let places = shares.places.into_iter().take(PLACES);
@@ -305,13 +315,12 @@ fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
     Ok(values)
 }
 
-/// What is known of a process and its device at one time.
+/// What is known of a process at one time.
 struct Look {
     at: Instant,
     /// Processor time.
     ticks: u64,
     switches: u64,
-    counters: BTreeMap<String, u64>,
 }
 
 impl Look {
@@ -325,7 +334,6 @@ impl Look {
             ticks: stat.utime + stat.stime,
             switches: status.voluntary_ctxt_switches.unwrap_or(0)
                 + status.nonvoluntary_ctxt_switches.unwrap_or(0),
-            counters: counters()?,
         })
     }
 }

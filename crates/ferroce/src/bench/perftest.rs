@@ -32,7 +32,6 @@ impl Pair {
                 .arg(program)
                 .args(arguments)
                 .stdin(Stdio::null())
-                .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
             command
         };
@@ -41,7 +40,9 @@ impl Pair {
             child.with_context(|| format!("cannot start {program}"))
         };
         let mut pair = Self {
-            server: start(&mut command())?,
+            // Nobody reads it while the client is read, and it is long: a line
+            // for each queue pair.
+            server: start(command().stdout(Stdio::null()))?,
             client: None,
         };
         while !listening()? {
@@ -50,7 +51,9 @@ impl Pair {
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        pair.client = Some(start(command().arg("localhost"))?);
+        let mut client = command();
+        client.arg("localhost").stdout(Stdio::piped());
+        pair.client = Some(start(&mut client)?);
         Ok(pair)
     }
 
@@ -79,13 +82,8 @@ impl Pair {
         let output = client.wait_with_output()?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
-            // Printed by some of them.
-            let more = String::from_utf8_lossy(&output.stdout);
             let server = self.failed(program);
-            bail!(
-                "{program} failed ({}): {text}{more}\n{server}",
-                output.status
-            );
+            bail!("{program} failed ({}): {text}\n{server}", output.status);
         }
         ensure!(
             self.server.wait()?.success(),

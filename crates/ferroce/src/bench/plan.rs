@@ -257,7 +257,7 @@ impl Quantity {
     pub fn explains(&self) -> Option<(u64, usize, String)> {
         match self {
             Self::Running { size } => Some((*size, 0, "the sender runs".to_owned())),
-            Self::PerMessage { size, what } => Some((*size, 0, format!("{what} a message"))),
+            Self::PerMessage { size, what } => Some((*size, 0, format!("{what} per message"))),
             Self::Place { size, name } => Some((*size, 1, name.clone())),
             Self::Function { size, name } => Some((*size, 2, name.clone())),
             _ => None,
