@@ -39,6 +39,9 @@ pub enum Command {
     /// Build, boot and use guest kernels
     #[command(subcommand)]
     Lab(Lab),
+    /// Read, check, load and list kernel modules
+    #[command(subcommand)]
+    Module(crate::module::Module),
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@
 mod args;
 mod demo;
 mod lab;
+mod module;
 
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Lab(command) => lab::run(command),
+        Command::Module(command) => module::run(command),
     };
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
