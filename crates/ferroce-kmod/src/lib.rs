@@ -23,6 +23,7 @@ pub mod arch;
 pub mod check;
 pub mod elf;
 pub mod error;
+pub mod exec;
 pub mod file;
 pub mod info;
 pub mod kernel;

@@ -157,7 +157,7 @@ impl Kind {
 }
 
 /// A number as `kstrtoint()` and its like read it, with base 0.
-fn integer(text: &str) -> Option<i128> {
+pub(crate) fn integer(text: &str) -> Option<i128> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),

@@ -3,6 +3,7 @@
 
 mod args;
 mod check;
+mod exec;
 mod info;
 mod live;
 mod text;
@@ -24,7 +25,7 @@ pub fn run(command: Module) -> Result<i32> {
         Module::List(args) => live::list(&args),
         Module::Deps(args) => check::deps(&args),
         Module::Log(args) => live::log(&args),
-        Module::Exec(_) => unimplemented!(),
+        Module::Exec(args) => exec::run(&args),
     }
 }
 
