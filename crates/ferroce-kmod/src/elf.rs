@@ -401,17 +401,17 @@ impl<'a> Elf<'a> {
             (Some(crcs), Some(names)) => (crcs, names),
             _ => {
                 let what = "__version_ext_crcs and __version_ext_names go together";
-                return Err(
-                    Malformed::new(header.e_shoff.get(LE), "section headers", what)
-                        .says("extended version crc+name presence does not match"),
-                );
+                return Err(Malformed::new(
+                    header.e_shoff.get(LE),
+                    "section headers",
+                    what,
+                ));
             }
         };
         let named = names.data().iter().filter(|b| **b == 0).count();
         if named < crcs.data().len() / 4 {
             let what = "there are more checksums than names";
-            return Err(Malformed::new(names.offset(), "__version_ext_names", what)
-                .says("more extended version crcs than names"));
+            return Err(Malformed::new(names.offset(), "__version_ext_names", what));
         }
         Ok(())
     }
@@ -445,8 +445,7 @@ impl<'a> Elf<'a> {
             if name as usize >= self.strings.len() {
                 let at = self.symtab().offset() + (index * size_of::<Sym64<LE>>()) as u64;
                 let what = format!("symbol {index} has its name beyond the string table");
-                return Err(Malformed::new(at, "st_name", what)
-                    .says("symbol name out of bounds in string table"));
+                return Err(Malformed::new(at, "st_name", what));
             }
         }
         Ok(())
@@ -483,7 +482,7 @@ fn file_header(bytes: &[u8]) -> Result<(&FileHeader64<LE>, Machine), Malformed> 
     let ident = &header.e_ident;
     if ident.magic != elf::ELFMAG {
         return Err(Malformed::new(0, "e_ident", "this is not an ELF file")
-            .says("Invalid ELF header magic: != \x7fELF"));
+            .says("Invalid ELF header magic: != \\x7fELF"));
     }
     let machine = header.e_machine.get(LE);
     let wrong_machine = format!("Invalid architecture in ELF header: {}", machine.0);

@@ -164,16 +164,12 @@ pub fn check(
     layout_version(kernel, linkage, findings);
     vermagic(kernel, modinfo, linkage, findings);
     if modinfo.get("livepatch").is_some() && kernel.is_set("CONFIG_LIVEPATCH") == Some(false) {
-        findings.push(
-            Finding::refused(
-                Reason::Livepatch,
-                Errno::NOEXEC,
-                "it is a live patch, and this kernel takes none (CONFIG_LIVEPATCH)",
-            )
-            .says(format!(
-                "{name}: module is marked as livepatch module, but livepatch support is disabled"
-            )),
-        );
+        // What the kernel logs of it has no line end, and comes with the next line.
+        findings.push(Finding::refused(
+            Reason::Livepatch,
+            Errno::NOEXEC,
+            "it is a live patch, and this kernel takes none (CONFIG_LIVEPATCH)",
+        ));
     }
     if running.is_some_and(|r| r.module(name).is_some()) {
         let what = "a module of this name is loaded already";

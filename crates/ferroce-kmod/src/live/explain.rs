@@ -203,8 +203,13 @@ const LINES: [(&str, Stage, &str); 37] = {
 
 /// What a refusal means.
 pub fn explain(errno: Errno, lines: &[String]) -> Explanation {
+    // The last line tells the stage: one without an end, of an earlier refusal,
+    // can come before it. The first of that stage tells the most.
     let known = |line: &String| LINES.iter().find(|(part, ..)| line.contains(part));
-    if let Some((_, stage, reason)) = lines.iter().find_map(known) {
+    let known: Vec<_> = lines.iter().filter_map(known).collect();
+    if let Some((_, stage, _)) = known.last()
+        && let Some((_, _, reason)) = known.iter().find(|(_, s, _)| s == stage)
+    {
         return Explanation {
             stage: *stage,
             reason,

@@ -11,6 +11,7 @@ use rustix::system::{delete_module, finit_module, init_module};
 use serde::Serialize;
 
 use super::{explain, Explanation, KernelLog};
+use crate::check::Stage;
 use crate::elf::Elf;
 use crate::error::{Error, Malformed, Result};
 use crate::file::{Compression, ModuleFile};
@@ -34,7 +35,7 @@ pub struct LoadedNow {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The kernel refused a module.
-    #[error("the kernel refused {} at {}: {} ({errno})", .path.display(), .explanation.stage.name(), .explanation.reason)]
+    #[error("the kernel refused {} at {}: {} ({errno})", .path.display(), .explanation.stage.name(), .explanation.reason, errno = super::errno_name(*.errno))]
     Refused {
         /// The file.
         path: PathBuf,
@@ -150,7 +151,14 @@ fn load_file(path: &Path, params: &std::ffi::CStr) -> std::result::Result<Loaded
         Err(errno) => Err(LoadError::Refused {
             path: path.to_owned(),
             errno,
-            explanation: explain(errno, &log),
+            explanation: match fs::metadata(path) {
+                // kernel_read_file() refuses it, and nothing is logged.
+                Ok(file) if file.len() == 0 => Explanation {
+                    stage: Stage::CopyAndCheck,
+                    reason: "the file is empty",
+                },
+                _ => explain(errno, &log),
+            },
             log,
         }),
     }

@@ -9,9 +9,11 @@
 //! cargo test --release -p ferroce --test lab -- --ignored
 //! ```
 
+mod broken;
 mod build;
 mod device;
 mod errors;
+mod loader;
 mod modules;
 mod run;
 mod support;
@@ -68,10 +70,12 @@ fn trials() -> Vec<Trial> {
         (UML, errors::TESTS),
         (UML, build::TESTS),
         (UML, device::TESTS),
+        (UML, loader::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
+        (QEMU, loader::QEMU_TESTS),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
     ] {
         for (name, test) in tests {
