@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn values_are_refused_with_the_kernels_errno() {
         use rustix::io::Errno;
-        let errno = |kind: &Kind, value| kind.check(value).unwrap_err().errno;
+        let errno = |kind: &Kind, value: Option<&str>| kind.check(value).unwrap_err().errno;
         let byte = Kind::of_ops("param_ops_byte");
         assert_eq!(errno(&byte, Some("256")), Errno::RANGE);
         assert_eq!(errno(&byte, Some(&"9".repeat(99))), Errno::RANGE);

@@ -101,7 +101,7 @@ pub fn cases() -> Vec<Case> {
         ),
         case(
             "vermagic-word",
-            |bytes| replace(bytes, b" SMP mod_unload ", b" PMS mod_unload "),
+            |bytes| replace(bytes, b" mod_unload ", b" mod_unlaod "),
             CopyAndCheck,
             Reason::Vermagic,
         ),
