@@ -15,7 +15,8 @@
 //!
 //! [`info`] gathers what these tell of one file. [`check`] goes through the
 //! stages for a [`kernel`], and says where it would stop and why. [`live`] is
-//! for the running kernel: loading, unloading, the log.
+//! for the running kernel: loading, unloading, the log. [`exec`] carries the same
+//! stages through in user space.
 
 #![deny(unsafe_code)]
 

@@ -23,10 +23,11 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
         Err(error) => {
-            // The lab's own errors say all there is in one text.
-            match error.downcast_ref::<ferroce_lab::Error>() {
-                Some(error) => eprintln!("ferroce: {error}"),
-                None => eprintln!("ferroce: {error:#}"),
+            // The errors of the project's own say all there is in one text.
+            let own = error.is::<ferroce_lab::Error>() || error.is::<ferroce_kmod::Error>();
+            match own {
+                true => eprintln!("ferroce: {error}"),
+                false => eprintln!("ferroce: {error:#}"),
             }
             ExitCode::from(ferroce_lab::session::status::LAB as u8)
         }

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use crate::file::ModuleFile;
 use crate::kernel::Kernel;
 
 /// A stage of the loader, in its order.
@@ -313,6 +314,19 @@ impl Request {
 /// they need and the kernel has are found and checked as well.
 pub fn check(kernel: &Kernel, requests: &[Request]) -> Report {
     let set = set::Set::gather(kernel, requests);
+    Report {
+        kernel: kernel.name.clone(),
+        modules: resolve::resolve(kernel, set),
+    }
+}
+
+/// The same of one module whose bytes are in memory already, with nothing else
+/// looked for.
+pub fn check_bytes(kernel: &Kernel, file: ModuleFile) -> Report {
+    let module = set::examine_file(kernel, &file, &[], true);
+    let set = set::Set {
+        modules: vec![module],
+    };
     Report {
         kernel: kernel.name.clone(),
         modules: resolve::resolve(kernel, set),

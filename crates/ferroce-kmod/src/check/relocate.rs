@@ -103,14 +103,15 @@ fn judge(
     let width = match handling {
         Handling::Unsupported => return Some((Matter::Unsupported, None)),
         Handling::Nothing => return None,
-        Handling::Data(_, _, width) => u64::from(width),
+        Handling::Data(_, _, width) => usize::from(width),
         Handling::Instruction => 4,
     };
     let target = section.target;
-    let end = relocation.offset.checked_add(width);
-    if end.is_none_or(|end| end > target.size()) || target.kind() == abi::SHT_NOBITS {
+    let before = usize::try_from(relocation.offset).ok();
+    let before = before.and_then(|start| target.data().get(start..)?.get(..width));
+    let Some(before) = before else {
         return Some((Matter::OutOfPlace, None));
-    }
+    };
     let Some(symbol) = elf.symbol(relocation.symbol) else {
         return Some((Matter::NoSymbol, None));
     };
@@ -118,7 +119,6 @@ fn judge(
         return None;
     };
     // Only x86 asks for zeroes: "Invalid relocation target".
-    let before = &target.data()[relocation.offset as usize..][..width as usize];
     if arch != Arch::Arm64 && before.iter().any(|byte| *byte != 0) {
         return Some((Matter::NotZero, None));
     }
@@ -129,9 +129,9 @@ fn judge(
     let value = match symbol.shndx() {
         0 => kernel.address(&symbol.name())?,
         index if index == abi::SHN_ABS.0 => symbol.value(),
-        index => base + layout.address(index.into())? + symbol.value(),
+        index => (base + layout.address(index.into())?).wrapping_add(symbol.value()),
     };
-    let place = base + layout.address(target.index)? + relocation.offset;
+    let place = (base + layout.address(target.index)?).wrapping_add(relocation.offset);
     let (number, fits) = handling.compute(value, relocation.addend, place)?;
     if fits {
         return None;

@@ -444,7 +444,7 @@ fn conclude(findings: &mut [Finding]) {
         f.severity == Severity::Refused
             && !matches!(f.reason, Reason::DuplicateSymbol | Reason::Cycle)
     };
-    let last = findings.iter_mut().filter(symbols).next_back();
+    let last = findings.iter_mut().rfind(symbols);
     let Some(errno) = last.and_then(|f| f.errno.clone()) else {
         return;
     };

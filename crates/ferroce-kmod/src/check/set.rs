@@ -3,7 +3,7 @@
 //! All that concerns a module alone is done here, on all processors.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use rustix::io::Errno;
@@ -90,27 +90,46 @@ fn owner(kernel: &Kernel, symbol: &str) -> Option<(String, PathBuf)> {
 }
 
 fn examine(kernel: &Kernel, request: &Request, asked_for: bool) -> Examined {
-    let path = &request.path;
-    let mut report = ModuleReport {
-        path: path.clone(),
+    match ModuleFile::read(&request.path) {
+        Ok(file) => examine_file(kernel, &file, &request.params, asked_for),
+        Err(error) => {
+            let mut report = empty_report(&request.path, asked_for);
+            let findings = report.stage(Stage::CopyAndCheck, "");
+            findings.push(unreadable(&error));
+            Examined::broken(report)
+        }
+    }
+}
+
+impl Examined {
+    /// What is no module.
+    fn broken(report: ModuleReport) -> Self {
+        Self {
+            report,
+            linkage: None,
+            loaded: false,
+        }
+    }
+}
+
+fn empty_report(path: &Path, asked_for: bool) -> ModuleReport {
+    ModuleReport {
+        path: path.to_owned(),
         name: name_of_path(path),
         asked_for,
         needs: Vec::new(),
         stages: Vec::new(),
-    };
-    let file = match ModuleFile::read(path) {
-        Ok(file) => file,
-        Err(error) => {
-            report
-                .stage(Stage::CopyAndCheck, "")
-                .push(unreadable(&error));
-            return Examined {
-                report,
-                linkage: None,
-                loaded: false,
-            };
-        }
-    };
+    }
+}
+
+/// All stages that concern a module alone.
+pub fn examine_file(
+    kernel: &Kernel,
+    file: &ModuleFile,
+    params: &[(String, Option<String>)],
+    asked_for: bool,
+) -> Examined {
+    let mut report = empty_report(&file.path, asked_for);
     let (module, signature) = signature::split(&file.bytes);
     let elf = match Elf::parse(module) {
         Ok(elf) => elf,
@@ -118,22 +137,18 @@ fn examine(kernel: &Kernel, request: &Request, asked_for: bool) -> Examined {
             let findings = report.stage(Stage::CopyAndCheck, "");
             copy::signature(kernel, &signature, findings);
             findings.push(malformed(&reason, file.bytes.is_empty()));
-            return Examined {
-                report,
-                linkage: None,
-                loaded: false,
-            };
+            return Examined::broken(report);
         }
     };
     let modinfo = Modinfo::of(&elf);
-    let linkage = Linkage::of(&elf, &modinfo, path);
+    let linkage = Linkage::of(&elf, &modinfo, &file.path);
     report.name = linkage.name.clone();
     let running = kernel.running.as_ref();
     let loaded = !asked_for && running.is_some_and(|r| r.module(&linkage.name).is_some());
     if !loaded {
         go_through(
             kernel,
-            request,
+            params,
             &mut report,
             (&elf, &modinfo, &linkage),
             &signature,
@@ -149,7 +164,7 @@ fn examine(kernel: &Kernel, request: &Request, asked_for: bool) -> Examined {
 /// All stages but symbols.
 fn go_through(
     kernel: &Kernel,
-    request: &Request,
+    params: &[(String, Option<String>)],
     report: &mut ModuleReport,
     (elf, modinfo, linkage): (&Elf, &Modinfo, &Linkage),
     signature: &Result<Option<signature::Signature>, Malformed>,
@@ -172,7 +187,7 @@ fn go_through(
         *report.stage(Stage::Relocations, summary) = findings;
     }
     let findings = report.stage(Stage::Init, init::summary(elf));
-    init::check(elf, modinfo, linkage, &request.params, findings);
+    init::check(elf, modinfo, linkage, params, findings);
 }
 
 fn unreadable(error: &Error) -> Finding {

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use crate::arch::Machine;
 use crate::elf::Elf;
-use crate::error::{Error, Malformed};
+use crate::error::Error;
 use crate::file::ModuleFile;
 use crate::modinfo::Modinfo;
 use crate::signature;
@@ -94,6 +94,5 @@ fn same_compiler(elf: &Elf) -> Result<(), ExecError> {
 }
 
 fn malformed(what: impl Into<String>) -> ExecError {
-    let reason = Malformed::new(0, "section headers", what);
-    ExecError::NotSimple(reason.what)
+    ExecError::NotSimple(what.into())
 }

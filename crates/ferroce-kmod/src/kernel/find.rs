@@ -100,8 +100,10 @@ impl Kernel {
             "aarch64" => Some(Arch::Arm64),
             _ => None,
         });
-        if !kernel.knows_exports() {
-            kernel.exports = texts::exports_by_name(Path::new("/proc/kallsyms"))?;
+        // Not there without CONFIG_KALLSYMS.
+        let kallsyms = Path::new("/proc/kallsyms");
+        if !kernel.knows_exports() && kallsyms.exists() {
+            kernel.exports = texts::exports_by_name(kallsyms)?;
         }
         kernel.conclude();
         Ok(kernel)
