@@ -156,7 +156,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Replaces a text that is there once by one as long.
-fn replace(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
+pub fn replace(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let found: Vec<usize> = (0..bytes.len().saturating_sub(from.len()))
         .filter(|at| bytes[*at..].starts_with(from))

@@ -16,6 +16,7 @@ mod errors;
 mod loader;
 mod modules;
 mod run;
+mod strict;
 mod support;
 
 use std::process::ExitCode;
@@ -71,6 +72,7 @@ fn trials() -> Vec<Trial> {
         (UML, build::TESTS),
         (UML, device::TESTS),
         (UML, loader::TESTS),
+        (UML, strict::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
