@@ -103,11 +103,14 @@ fn boot(dir: &Path, work: &Path, option: &str, script: &str) -> String {
     ran(Command::new("chmod").arg("+x").arg(&init)).ends_with(0);
     let command = format!(
         "ulimit -c 0; exec timeout 120 {}/linux mem=128M rootfstype=hostfs root=/dev/root ro \
-         {option} init={} con=null con0=fd:0,fd:1 < /dev/null 2> /dev/null",
+         {option} init={} con=null con0=fd:0,fd:1 quiet < /dev/null 2> /dev/null",
         dir.display(),
         init.display()
     );
-    ran(Command::new("sh").arg("-c").arg(command)).stdout
+    // A terminal's lines end with two characters.
+    ran(Command::new("sh").arg("-c").arg(command))
+        .stdout
+        .replace('\r', "")
 }
 
 /// Makes all the modules; what is signed has `signed` or `other` in its name.
@@ -222,7 +225,7 @@ fn refusals(_: &Flavor) {
         for (name, _) in cases {
             script += &format!(
                 "echo; echo case {name}; dmesg -C; insmod {name}.ko && rmmod user; \
-                 echo status $?; dmesg\n"
+                 echo status $?; dmesg --color=never\n"
             );
         }
         let option = if enforce { "module.sig_enforce=1" } else { "" };
@@ -239,7 +242,6 @@ fn refusals(_: &Flavor) {
             let report = report.modules.iter().find(|m| m.name == "user").unwrap();
             let said = printed.split(&format!("\ncase {name}\n")).nth(1);
             let said = said.unwrap_or_else(|| panic!("no {name} in {printed}"));
-            let said = said.replace('\r', "");
             let said = said.split("\ncase ").next().unwrap();
             match (report.refusal(), expected) {
                 (None, None) => {
