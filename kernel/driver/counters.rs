@@ -54,6 +54,8 @@ counters! {
     pub(crate) Host {
         /// System calls to have a queue looked at.
         Doorbells = c"doorbells",
+        /// Requests that were executed without one, on a CPU that had nothing else to do.
+        Drained = c"drained_requests",
         /// Queues looked at by a thread of the kernel's: after a wait, or to flush.
         Deferred = c"deferred",
         /// Completion events: whoever waits is woken.
@@ -104,9 +106,14 @@ impl Counters {
 
     /// Counts something of the device once.
     pub(crate) fn count_host(&self, what: Host) {
+        self.add_host(what, 1);
+    }
+
+    /// Counts something of the device.
+    pub(crate) fn add_host(&self, what: Host, number: u64) {
         add(
             self.this_cpu().and_then(|cpu| cpu.host.get(what as usize)),
-            1,
+            number,
         );
     }
 

@@ -8,7 +8,7 @@ use super::{
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
-    queue_pair::{self, Qp, QpRef},
+    queue_pair::{self, Drainer, Qp, QpRef},
     srq::Srq,
     table::Table,
     window::Mw,
@@ -31,6 +31,7 @@ use kernel::{
 pub(crate) struct Ferroce {
     guid: [u8; 8],
     pub(crate) counters: Counters,
+    pub(crate) drainer: thread::Thread<Drainer>,
     /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
     apart: AtomicBool,
     #[pin]
@@ -52,6 +53,7 @@ impl Ferroce {
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
+            drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
             settling <- new_mutex!((), "ferroce::Ferroce::settling"),
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),

@@ -7,15 +7,18 @@
 #ifndef RDMA_BINDINGS_H
 #define RDMA_BINDINGS_H
 
+#include <linux/cpumask.h>
 #include <linux/hmm.h>
 #include <linux/if_vlan.h>
 #include <linux/inetdevice.h>
+#include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
 #include <linux/sched.h>
+#include <linux/sched/stat.h>
 #include <linux/spinlock.h>
 #include <linux/vmalloc.h>
 #include <net/addrconf.h>
@@ -35,6 +38,8 @@ void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev);
 bool rdma_helper_try_module_get(struct module *module);
 void rdma_helper_module_put(struct module *module);
 void rdma_helper_cond_resched(void);
+const struct cpumask *rdma_helper_cpumask_of(unsigned int cpu);
+unsigned int rdma_helper_next_online_cpu(unsigned int cpu);
 unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock);
 bool rdma_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
 void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);

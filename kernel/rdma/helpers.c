@@ -49,6 +49,16 @@ void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags)
 	spin_unlock_irqrestore(lock, flags);
 }
 
+const struct cpumask *rdma_helper_cpumask_of(unsigned int cpu)
+{
+	return cpumask_of(cpu);
+}
+
+unsigned int rdma_helper_next_online_cpu(unsigned int cpu)
+{
+	return cpumask_next_wrap(cpu, cpu_online_mask);
+}
+
 struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle)
 {
 	return &bundle->driver_udata;

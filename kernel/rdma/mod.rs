@@ -92,6 +92,7 @@ pub mod qp;
 pub mod qp_attr;
 pub mod srq;
 pub mod stats;
+pub mod thread;
 pub mod types;
 pub mod ucontext;
 pub mod udata;

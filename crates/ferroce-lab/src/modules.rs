@@ -53,6 +53,10 @@ const PACKAGES: [Package; 7] = [
     },
 ];
 
+/// What tells this way of laying out /lib/modules from those before it: with
+/// `build`, the link to the kernel's build folder, which a guest sees as well.
+const LAYOUT: &str = "2";
+
 /// The sources of the protocol core, from the folder of the modules.
 const CORE: &str = "../crates/ferroce-core/src";
 
@@ -190,8 +194,6 @@ fn install(all: &Path, root: &Path, kernel: &Kernel, built: &[PathBuf]) -> Resul
     )?;
 
     let release = staging.path().join("lib/modules").join(&kernel.release);
-    // A link into the build folder, of no use in the guest.
-    let _ = fs::remove_file(release.join("build"));
     let updates = release.join("updates");
     fs::create_dir_all(&updates).map_err(Error::file("create", &updates))?;
     for module in built {
@@ -274,6 +276,7 @@ fn sources_key(project: &Path) -> Result<String> {
     files.push(project.join(MANIFEST));
     files.sort();
     let mut hasher = Sha256::new();
+    hasher.update(LAYOUT);
     for file in files {
         let text = fs::read(&file).map_err(Error::file("read", &file))?;
         hasher.update(file.as_os_str().as_encoded_bytes());

@@ -61,7 +61,7 @@ const RUN: [Need; 2] = [
     Need(Probe::Program("modprobe"), "kmod"),
     Need(Probe::Program("ip"), "iproute2"),
 ];
-const VERBS: [Need; 4] = [
+const VERBS: [Need; 5] = [
     Need(Probe::Program("ibv_rc_pingpong"), "ibverbs-utils"),
     Need(Probe::Program("ib_write_bw"), "perftest"),
     Need(
@@ -69,6 +69,8 @@ const VERBS: [Need; 4] = [
         "python3-pyverbs",
     ),
     Need(Probe::Program("rdma"), "iproute2"),
+    // Keys to sign modules with, for the tests.
+    Need(Probe::Program("openssl"), "openssl"),
 ];
 const RUN_QEMU: [Need; 1] = [Need(
     Probe::Program("qemu-system-x86_64"),

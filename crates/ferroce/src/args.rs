@@ -78,6 +78,9 @@ pub enum Command {
     /// versions, from the folders of the libibverbs that is installed and from
     /// those of the usual distributions, and says each.
     Uninstall(Removal),
+    /// Read, check, load and list kernel modules
+    #[command(subcommand)]
+    Module(crate::module::Module),
 }
 
 #[derive(Debug, Subcommand)]

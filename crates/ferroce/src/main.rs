@@ -7,6 +7,7 @@ mod demo;
 mod install;
 mod lab;
 mod link;
+mod module;
 mod root;
 
 use std::process::ExitCode;
@@ -31,14 +32,16 @@ fn main() -> ExitCode {
         Command::Link(command) => link::run(&command),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
+        Command::Module(command) => module::run(command),
     };
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
         Err(error) => {
-            // The lab's own errors say all there is in one text.
-            match error.downcast_ref::<ferroce_lab::Error>() {
-                Some(error) => eprintln!("ferroce: {error}"),
-                None => eprintln!("ferroce: {error:#}"),
+            // The errors of the project's own say all there is in one text.
+            let own = error.is::<ferroce_lab::Error>() || error.is::<ferroce_kmod::Error>();
+            match own {
+                true => eprintln!("ferroce: {error}"),
+                false => eprintln!("ferroce: {error:#}"),
             }
             ExitCode::from(failed)
         }

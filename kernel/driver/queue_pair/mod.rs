@@ -8,12 +8,14 @@
 //!   spinlock, held for a few instructions.
 //! - its *send queue*, [`send::SendSide`]: whoever holds this mutex executes its requests. Nobody
 //!   waits for it to post: [`kick`] leaves a note for the holder.
+//!   Of a busy one, the device's [`Drainer`] does.
 //! - its *deferred work*, [`work::Deferred`]: to execute requests later, or from where the mutex
 //!   cannot be taken.
 //!
 //! The mutex of one queue pair is held when the spinlock of another is taken, never the reverse, and
 //! no two of the mutexes are ever held by one thread.
 
+mod drainer;
 mod receive;
 mod send;
 mod work;
@@ -50,7 +52,9 @@ use kernel::{
     sync::{aref::ARef, Arc, Mutex, SpinLock},
 };
 
+pub(crate) use drainer::Drainer;
 pub(crate) use receive::{Looked, ReceiveQueue};
+use send::Extent;
 
 /// A queue pair, as peers hold on to it.
 pub(crate) type QpRef = ARef<rdma::Qp<Qp>>;
@@ -71,6 +75,8 @@ pub(crate) struct Qp {
     send: Mutex<send::SendSide>,
     /// There may be something to do on the send queue that its holder has not seen.
     kicked: AtomicBool,
+    /// The device's drainer has it, or it was offered to it.
+    attended: AtomicBool,
     deferred: Arc<work::Deferred>,
     /// The user's side, if that is the kernel.
     user: Option<Pin<KBox<Posting>>>,
@@ -176,6 +182,7 @@ impl Operations for Qp {
             shared <- new_spinlock!(shared, "ferroce::Qp::shared"),
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
+            attended: AtomicBool::new(false),
             deferred,
             user,
         }? Error))
@@ -201,6 +208,7 @@ impl Operations for Qp {
         qp.for_each_polling(|polling| polling.remove(qp.number));
         qp.shared.lock().is_gone = true;
         qp.deferred.detach();
+        qp.device().drainer.forget(qp);
         // Whoever executes its requests notices, and lets go; and from here on nobody starts a timer.
         qp.send.lock().forget_current();
     }
@@ -272,8 +280,7 @@ impl Operations for Qp {
             }
             // A process has its ring; this is its doorbell.
             None if wrs.is_empty() => {
-                qp.device().counters.count_host(Host::Doorbells);
-                kick(qp);
+                doorbell(qp);
                 Ok(())
             }
             None => Err(eopnotsupp()),
@@ -413,7 +420,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
 fn settle(qp: &rdma::Qp<Qp>) {
     let mut send = qp.send.lock();
     qp.kicked.store(false, Ordering::SeqCst);
-    send::drain(qp, &mut send);
+    send::drain(qp, &mut send, Extent::All);
     drop(send);
     // What came in the meantime found the mutex taken.
     if qp.kicked.load(Ordering::SeqCst) {
@@ -431,10 +438,17 @@ pub(crate) fn kick(qp: &rdma::Qp<Qp>) {
             return;
         };
         while qp.kicked.swap(false, Ordering::SeqCst) {
-            send::drain(qp, &mut send);
+            send::drain(qp, &mut send, Extent::All);
         }
         // The note of a thread that found the mutex taken until here is seen by the loop.
     }
+}
+
+/// Answers a process's doorbell.
+fn doorbell(qp: &rdma::Qp<Qp>) {
+    qp.device().counters.count_host(Host::Doorbells);
+    kick(qp);
+    drainer::doorbell(qp);
 }
 
 /// Moves to the error state because of something on the receiving side, and has all flushed.

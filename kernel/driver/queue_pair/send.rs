@@ -58,7 +58,7 @@ enum Attempt {
     Stuck,
 }
 
-/// How many requests are executed before others get a chance to run.
+/// How many requests are executed before others get a chance.
 const BATCH: u32 = 64;
 
 impl SendSide {
@@ -114,26 +114,44 @@ impl SendSide {
     }
 }
 
+/// How far a send queue is to be executed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// As far as it goes. Whoever posts more then rings.
+    All,
+    /// A batch at most. This side comes back by itself.
+    Batch,
+}
+
+/// Where the execution of a send queue stopped.
+pub(super) enum Stopped {
+    /// So many requests were executed, and there may be more, or will be.
+    After(u32),
+    /// What comes next has to wait, or is not for now.
+    Waiting,
+}
+
 /// Executes requests until there is none, or one that has to wait.
-pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide) {
+pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> Stopped {
     send.queue.executor.stay_awake();
-    for executed in 1.. {
+    let mut executed = 0;
+    loop {
         let (state, is_gone) = {
             let shared = qp.shared.lock();
             (shared.attr.state, shared.is_gone)
         };
         let processing = state::send_queue(state);
         if is_gone || processing == Processing::Hold {
-            return;
+            return Stopped::Waiting;
         }
         if processing == Processing::Drain && send.current.is_none() {
             if qp.shared.lock().attr.drained() {
                 super::dispatch(qp, QpEvent::SqDrained);
             }
-            return;
+            return Stopped::Waiting;
         }
-        if send.current.is_none() && !fetch(qp, send) {
-            return;
+        if send.current.is_none() && !fetch(qp, send, extent) {
+            return Stopped::After(executed);
         }
         match processing {
             Processing::Flush => {
@@ -144,23 +162,28 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide) {
             }
             _ => {
                 if !execute(qp, send) {
-                    return;
+                    return Stopped::Waiting;
                 }
             }
         }
+        executed += 1;
         if executed % BATCH == 0 {
-            rdma::cond_resched();
-            // One that is to end does not wait for another that goes on posting: its child, say.
-            if kernel::current!().signal_pending() {
-                qp.deferred.soon();
-                return;
+            match extent {
+                // One that is to end does not wait for another that goes on posting: its child, say.
+                Extent::All if kernel::current!().signal_pending() => {
+                    qp.deferred.soon();
+                    return Stopped::Waiting;
+                }
+                Extent::All => rdma::cond_resched(),
+                Extent::Batch => return Stopped::After(executed),
             }
         }
     }
 }
 
-/// Makes the next entry the current one. Whoever posts another one rings if there is none.
-fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
+/// Makes the next entry the current one. If there is none, whoever posts one rings, unless this side
+/// comes back by itself.
+fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> bool {
     loop {
         let entry = send.queue.executor.fetch(&mut send.queue.buffer);
         let entry = match entry {
@@ -173,6 +196,9 @@ fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
         if entry.is_some() {
             send.current = entry;
             return true;
+        }
+        if extent == Extent::Batch {
+            return false;
         }
         match send.queue.executor.sleep() {
             Ok(Idle::Work) => {}

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ferroce_lab::cache::Cache;
 use sha2::{Digest, Sha256};
 
 use crate::support::{ferroce, kernel_dir, ran, Flavor, Ran, Test, SERVE};
@@ -175,11 +176,10 @@ impl Mirror {
 
     /// Builds from it, in a cache of its own.
     fn build(&self, cache: &Path) -> Ran {
-        ran(ferroce()
+        ran(in_cache(cache)
             .args(["lab", "build", "--kernel-dir"])
             .arg(kernel_dir())
-            .env("FERROCE_KERNEL_MIRROR", &self.url)
-            .env("FERROCE_CACHE", cache))
+            .env("FERROCE_KERNEL_MIRROR", &self.url))
     }
 }
 
@@ -188,6 +188,21 @@ impl Drop for Mirror {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
+}
+
+/// The program with a cache of its own, but the tools of the one that is there.
+fn in_cache(cache: &Path) -> Command {
+    let mut command = ferroce();
+    command
+        .env("FERROCE_CACHE", cache)
+        .env("PATH", tools_path());
+    command
+}
+
+/// `PATH` with what the lab has installed for itself.
+fn tools_path() -> String {
+    let tools = Cache::open().unwrap().path("tools/bin");
+    format!("{}:{}", tools.display(), std::env::var("PATH").unwrap())
 }
 
 /// What is in a cache's folder of sources.
@@ -204,10 +219,9 @@ fn sources(cache: &Path) -> Vec<String> {
 fn no_network(_: &Flavor) {
     let cache = tempfile::tempdir().unwrap();
     // Nothing listens on the discard port.
-    ran(ferroce()
+    ran(in_cache(cache.path())
         .args(["lab", "build"])
-        .env("FERROCE_KERNEL_MIRROR", "http://127.0.0.1:9")
-        .env("FERROCE_CACHE", cache.path()))
+        .env("FERROCE_KERNEL_MIRROR", "http://127.0.0.1:9"))
     .ends_with(125)
     .says("no kernel source could be had")
     .says("http://127.0.0.1:9/v7.x")
@@ -244,11 +258,12 @@ fn full_disk(flavor: &Flavor) {
         "mkdir /tmp/disk; mount -t tmpfs -o size=2M small /tmp/disk; \
          {server} {SERVE} {dir} /tmp/port >/dev/null & \
          while ! [ -s /tmp/port ]; do sleep 0.05; done; \
-         FERROCE_CACHE=/tmp/disk FERROCE_KERNEL_MIRROR=http://127.0.0.1:$(cat /tmp/port) \
+         PATH={path} FERROCE_CACHE=/tmp/disk FERROCE_KERNEL_MIRROR=http://127.0.0.1:$(cat /tmp/port) \
          {ferroce} lab build --kernel-dir {kernel}; \
          status=$?; ls /tmp/disk/source; exit $status",
         server = std::env::current_exe().unwrap().display(),
         dir = mirror.dir.path().display(),
+        path = tools_path(),
         ferroce = ferroce().get_program().display(),
         kernel = kernel_dir().display(),
     );

@@ -10,14 +10,20 @@
 //! ```
 
 mod bench;
+mod broken;
+mod build;
 mod build;
 mod device;
+mod device;
+mod errors;
 mod errors;
 mod hostile;
 mod install;
 mod link;
+mod loader;
 mod modules;
 mod run;
+mod strict;
 mod support;
 mod verbs;
 
@@ -77,6 +83,8 @@ fn trials() -> Vec<Trial> {
         (UML, link::TESTS),
         (UML, install::TESTS),
         (UML, bench::TESTS),
+        (UML, loader::TESTS),
+        (UML, strict::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
@@ -84,6 +92,7 @@ fn trials() -> Vec<Trial> {
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
         (QEMU, verbs::QEMU_TESTS),
+        (QEMU, loader::QEMU_TESTS),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
     ] {
         for (name, test) in tests {

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Init: `parse_args()`, and then the module's own code.
+
+use rustix::io::Errno;
+
+use super::{Finding, Reason};
+use crate::elf::{Elf, Symbol};
+use crate::linkage::Linkage;
+use crate::modinfo::Modinfo;
+use crate::params;
+
+/// What would run.
+pub fn summary(elf: &Elf) -> String {
+    let name = |symbol: &str| function(elf, symbol);
+    match (name("init_module"), name("cleanup_module")) {
+        (Some(init), Some(exit)) => format!("runs {init}; on unloading {exit}"),
+        (Some(init), None) => format!("runs {init}; it cannot be unloaded again"),
+        (None, _) => "runs nothing".to_owned(),
+    }
+}
+
+/// The function that goes by one of the names that the loader knows: its own
+/// name, in C one that the author gave it (`module_init(NAME)`).
+fn function(elf: &Elf, alias: &str) -> Option<String> {
+    let known = elf
+        .symbols()
+        .find(|s| s.name() == alias && !s.is_undefined())?;
+    let same = |s: &Symbol| {
+        s.index != known.index
+            && s.shndx() == known.shndx()
+            && s.value() == known.value()
+            && !s.is_section()
+            && !s.name_bytes().is_empty()
+            && !s.name_bytes().starts_with(b"__pfx_")
+    };
+    let other = elf.symbols().find(same);
+    Some(match other {
+        Some(other) => format!("{:#}", rustc_demangle::demangle(&other.name())),
+        None => alias.to_owned(),
+    })
+}
+
+/// The parameters given.
+pub fn check(
+    elf: &Elf,
+    modinfo: &Modinfo,
+    linkage: &Linkage,
+    given: &[(String, Option<String>)],
+    findings: &mut Vec<Finding>,
+) {
+    let module = &linkage.name;
+    let known = params::of(elf, modinfo);
+    for (name, value) in given {
+        // parameq(): dashes are as good as underscores.
+        let plain = name.replace('-', "_");
+        let Some(param) = known.iter().find(|p| p.name.replace('-', "_") == plain) else {
+            // Known to the kernel for every module (unknown_module_param_cb()).
+            if name != "async_probe" && name != "dyndbg" {
+                findings.push(unknown(module, name, &known));
+            }
+            continue;
+        };
+        let value = value.as_deref();
+        if let Err(bad) = param.kind.check(value) {
+            let text = value.unwrap_or_default();
+            let line = match bad.errno {
+                Errno::NOSPC => format!("{module}: `{text}' too large for parameter `{name}'"),
+                _ => format!("{module}: `{text}' invalid for parameter `{name}'"),
+            };
+            findings.push(
+                Finding::refused(
+                    Reason::BadParameter,
+                    bad.errno,
+                    format!("the parameter {name} does not take that: {}", bad.what),
+                )
+                .says(line)
+                .help(format!("{name} takes {}", param.kind.describe())),
+            );
+        } else if param.kind == params::Kind::Custom {
+            findings.push(Finding::note(
+                Reason::Unknown,
+                format!("what {name} takes is up to the module's own function"),
+            ));
+        }
+    }
+}
+
+/// The kernel says so, and loads the module.
+fn unknown(module: &str, name: &str, known: &[params::Param]) -> Finding {
+    let what = format!("it has no parameter {name}: the kernel ignores it");
+    let finding = Finding::warning(Reason::UnknownParameter, what)
+        .says(format!("{module}: unknown parameter '{name}' ignored"));
+    let names: Vec<&str> = known.iter().map(|p| p.name.as_str()).collect();
+    match names.is_empty() {
+        true => finding.help("it has none"),
+        false => finding.help(format!("it has {}", names.join(", "))),
+    }
+}

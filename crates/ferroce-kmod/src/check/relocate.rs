@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Relocations: `apply_relocations()` and the architectures'
+//! `apply_relocate_add()`.
+
+use std::collections::BTreeMap;
+
+use object::elf as abi;
+use rustix::io::Errno;
+
+use super::{Finding, Reason};
+use crate::arch::{Arch, Fit, Handling};
+use crate::elf::{Elf, Relocation, RelocationSection};
+use crate::kernel::Kernel;
+use crate::layout::Layout;
+use crate::linkage::Linkage;
+
+/// How often something is the matter, and where first.
+struct Case {
+    count: u64,
+    place: String,
+    symbol: String,
+    says: Option<String>,
+}
+
+/// What may be the matter with a relocation, in the order of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Matter {
+    Unsupported,
+    OutOfPlace,
+    NoSymbol,
+    NotZero,
+    Refused,
+    Cut,
+}
+
+/// Goes through all relocations; tells how many there are of which kind.
+pub fn check(
+    kernel: &Kernel,
+    elf: &Elf,
+    layout: &Layout,
+    linkage: &Linkage,
+    findings: &mut Vec<Finding>,
+) -> String {
+    let arch = kernel.arch.unwrap_or(match elf.machine {
+        crate::arch::Machine::X86_64 => Arch::X86_64,
+        crate::arch::Machine::Arm64 => Arch::Arm64,
+    });
+    // Those of another machine say nothing about this one's loader.
+    if arch.machine() != elf.machine {
+        return String::new();
+    }
+    let mut kinds = BTreeMap::<u32, u64>::new();
+    // In the order in which the loader meets them.
+    let mut cases = Vec::<((Matter, u32), Case)>::new();
+    for section in elf.relocations() {
+        for relocation in section.iter() {
+            *kinds.entry(relocation.kind).or_default() += 1;
+            let handling = elf.machine.handling(relocation.kind);
+            let Some((matter, says)) =
+                judge(kernel, elf, layout, arch, &section, &relocation, handling)
+            else {
+                continue;
+            };
+            let key = (matter, relocation.kind);
+            match cases.iter_mut().find(|(k, _)| *k == key) {
+                Some((_, case)) => case.count += 1,
+                None => cases.push((
+                    key,
+                    Case {
+                        count: 1,
+                        place: format!("{}+{:#x}", section.target.name(), relocation.offset),
+                        symbol: symbol_name(elf, &relocation),
+                        says,
+                    },
+                )),
+            }
+        }
+    }
+    for ((matter, kind), case) in cases {
+        findings.push(finding(arch, linkage, matter, kind, case));
+    }
+    let total: u64 = kinds.values().sum();
+    let kinds: Vec<String> = kinds
+        .iter()
+        .map(|(kind, count)| format!("{} {count}", elf.machine.relocation_name(*kind)))
+        .collect();
+    match total {
+        0 => "none".to_owned(),
+        _ => kinds.join(", "),
+    }
+}
+
+/// What is the matter with one, and what the kernel logs that needs its numbers.
+fn judge(
+    kernel: &Kernel,
+    elf: &Elf,
+    layout: &Layout,
+    arch: Arch,
+    section: &RelocationSection,
+    relocation: &Relocation,
+    handling: Handling,
+) -> Option<(Matter, Option<String>)> {
+    let width = match handling {
+        Handling::Unsupported => return Some((Matter::Unsupported, None)),
+        Handling::Nothing => return None,
+        Handling::Data(_, _, width) => usize::from(width),
+        Handling::Instruction => 4,
+    };
+    let target = section.target;
+    let before = usize::try_from(relocation.offset).ok();
+    let before = before.and_then(|start| target.data().get(start..)?.get(..width));
+    let Some(before) = before else {
+        return Some((Matter::OutOfPlace, None));
+    };
+    let Some(symbol) = elf.symbol(relocation.symbol) else {
+        return Some((Matter::NoSymbol, None));
+    };
+    let Handling::Data(_, fit, _) = handling else {
+        return None;
+    };
+    // Only x86 asks for zeroes: "Invalid relocation target".
+    if arch != Arch::Arm64 && before.iter().any(|byte| *byte != 0) {
+        return Some((Matter::NotZero, None));
+    }
+    if fit == Fit::Any {
+        return None;
+    }
+    let base = arch.module_base();
+    let value = match symbol.shndx() {
+        0 => kernel.address(&symbol.name())?,
+        index if index == abi::SHN_ABS.0 => symbol.value(),
+        index => (base + layout.address(index.into())?).wrapping_add(symbol.value()),
+    };
+    let place = (base + layout.address(target.index)?).wrapping_add(relocation.offset);
+    let (number, fits) = handling.compute(value, relocation.addend, place)?;
+    if fits {
+        return None;
+    }
+    let kind = relocation.kind;
+    match (fit, arch) {
+        (Fit::Unchecked, _) => Some((Matter::Cut, None)),
+        (_, Arch::Arm64) => Some((Matter::Refused, None)),
+        _ => {
+            let line = format!("overflow in relocation type {kind} val {number:x}");
+            Some((Matter::Refused, Some(line)))
+        }
+    }
+}
+
+fn symbol_name(elf: &Elf, relocation: &Relocation) -> String {
+    let Some(symbol) = elf.symbol(relocation.symbol) else {
+        return format!("symbol {}", relocation.symbol);
+    };
+    match elf.sections.get(usize::from(symbol.shndx())) {
+        Some(section) if symbol.is_section() => section.name().into_owned(),
+        _ => format!("{:#}", rustc_demangle::demangle(&symbol.name())),
+    }
+}
+
+fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case) -> Finding {
+    let name = arch.machine().relocation_name(kind);
+    let Case {
+        count,
+        place,
+        symbol,
+        says,
+    } = case;
+    let at = match count {
+        1 => format!("at {place}, for {symbol}"),
+        _ => format!("{count} of them, first at {place}, for {symbol}"),
+    };
+    let refused = |reason, what: String| Finding::refused(reason, Errno::NOEXEC, what);
+    match matter {
+        Matter::Unsupported => {
+            let (why, help) = arch.why_unsupported(kind);
+            let what = format!(
+                "the loader of {} cannot apply {name} ({at}): {why}",
+                arch.name()
+            );
+            refused(Reason::UnknownRelocation, what)
+                .says(arch.unknown_relocation(&linkage.name, kind))
+                .help(help)
+        }
+        Matter::OutOfPlace => refused(
+            Reason::BadRelocation,
+            format!("{name} is to write outside of its section ({at}): the kernel does not look, and would"),
+        ),
+        Matter::NoSymbol => refused(
+            Reason::BadRelocation,
+            format!("{name} is for a symbol that is not there ({at}): the kernel does not look"),
+        ),
+        Matter::NotZero => refused(
+            Reason::BadRelocation,
+            format!("{name} is to write where something is written already ({at})"),
+        )
+        .says("Invalid relocation target, existing value is nonzero"),
+        Matter::Refused => {
+            let what = format!(
+                "{name} has no room for the address, which is beyond its 32 bits ({at})"
+            );
+            let mut finding = refused(Reason::Overflow, what).help(code_model(arch));
+            finding.kernel_says = says;
+            finding
+        }
+        Matter::Cut => Finding::warning(
+            Reason::Overflow,
+            format!(
+                "{name} may not reach ({at}): the loader of {} does not look, and the code would \
+                 jump or read elsewhere",
+                arch.name()
+            ),
+        )
+        .help(code_model(arch)),
+    }
+}
+
+/// What makes compilers use addresses that reach.
+fn code_model(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Uml => {
+            "modules are loaded above the machine's memory there: compile with \
+             rustflags-y += -Crelocation-model=static -Ccode-model=large in Rust, \
+             ccflags-y += -mcmodel=large in C"
+        }
+        Arch::X86_64 => "compile with -Ccode-model=kernel in Rust, -mcmodel=kernel in C",
+        Arch::Arm64 => "build the module with the kernel's build system, and its flags",
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The modules that are looked at: those asked for, and those that they need.
+//! All that concerns a module alone is done here, on all processors.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use rustix::io::Errno;
+
+use super::{copy, init, place, relocate, Finding, ModuleReport, Reason, Request, Stage};
+use crate::elf::Elf;
+use crate::error::{Error, Malformed};
+use crate::file::ModuleFile;
+use crate::kernel::{Kernel, Owner};
+use crate::layout::Layout;
+use crate::linkage::{name_of_path, Linkage};
+use crate::modinfo::Modinfo;
+use crate::signature;
+
+/// A module, after all stages that concern it alone.
+pub struct Examined {
+    pub report: ModuleReport,
+    /// What it takes and offers; nothing if the file is no module.
+    pub linkage: Option<Linkage>,
+    /// It is in the kernel already, and is here for what it exports.
+    pub loaded: bool,
+}
+
+/// The modules that are looked at.
+pub struct Set {
+    pub modules: Vec<Examined>,
+}
+
+impl Set {
+    /// Examines the modules asked for, then those that they need, and so on.
+    pub fn gather(kernel: &Kernel, requests: &[Request]) -> Self {
+        let mut modules: Vec<Examined> = requests
+            .par_iter()
+            .map(|request| examine(kernel, request, true))
+            .collect();
+        let mut next = modules.len();
+        let mut names: HashSet<String> = modules.iter().map(|m| m.report.name.clone()).collect();
+        let mut exported: HashSet<String> = HashSet::new();
+        let mut done = 0;
+        loop {
+            let new = &modules[done..next];
+            let offered = new.iter().filter_map(|m| m.linkage.as_ref());
+            exported.extend(offered.flat_map(|l| l.exports.iter().map(|e| e.name.clone())));
+            let mut needed = HashMap::<String, PathBuf>::new();
+            for linkage in new.iter().filter_map(|m| m.linkage.as_ref()) {
+                for import in &linkage.imports {
+                    if exported.contains(&import.name) {
+                        continue;
+                    }
+                    if let Some((name, path)) = owner(kernel, &import.name)
+                        && !names.contains(&name)
+                    {
+                        needed.insert(name, path);
+                    }
+                }
+            }
+            if needed.is_empty() {
+                break;
+            }
+            names.extend(needed.keys().cloned());
+            let mut paths: Vec<PathBuf> = needed.into_values().collect();
+            paths.sort();
+            modules.par_extend(
+                paths
+                    .par_iter()
+                    .map(|path| examine(kernel, &Request::new(path), false)),
+            );
+            done = next;
+            next = modules.len();
+        }
+        Self { modules }
+    }
+}
+
+/// The module of the kernel's that exports a symbol, if there is a file.
+fn owner(kernel: &Kernel, symbol: &str) -> Option<(String, PathBuf)> {
+    let name = match kernel.export(symbol) {
+        Some((_, Owner::Vmlinux)) => return None,
+        Some((_, Owner::Module(name))) => name.as_str(),
+        None => kernel.modules.owner(symbol)?,
+    };
+    let path = kernel.modules.path(name).filter(|path| path.exists())?;
+    Some((name.to_owned(), path.to_owned()))
+}
+
+fn examine(kernel: &Kernel, request: &Request, asked_for: bool) -> Examined {
+    match ModuleFile::read(&request.path) {
+        Ok(file) => examine_file(kernel, &file, &request.params, asked_for),
+        Err(error) => {
+            let mut report = empty_report(&request.path, asked_for);
+            let findings = report.stage(Stage::CopyAndCheck, "");
+            findings.push(unreadable(&error));
+            Examined::broken(report)
+        }
+    }
+}
+
+impl Examined {
+    /// What is no module.
+    fn broken(report: ModuleReport) -> Self {
+        Self {
+            report,
+            linkage: None,
+            loaded: false,
+        }
+    }
+}
+
+fn empty_report(path: &Path, asked_for: bool) -> ModuleReport {
+    ModuleReport {
+        path: path.to_owned(),
+        name: name_of_path(path),
+        asked_for,
+        needs: Vec::new(),
+        stages: Vec::new(),
+    }
+}
+
+/// All stages that concern a module alone.
+pub fn examine_file(
+    kernel: &Kernel,
+    file: &ModuleFile,
+    params: &[(String, Option<String>)],
+    asked_for: bool,
+) -> Examined {
+    let mut report = empty_report(&file.path, asked_for);
+    let (module, signature) = signature::split(&file.bytes);
+    let elf = match Elf::parse(module) {
+        Ok(elf) => elf,
+        Err(reason) => {
+            let findings = report.stage(Stage::CopyAndCheck, "");
+            copy::signature(kernel, &signature, findings);
+            findings.push(malformed(&reason, file.bytes.is_empty()));
+            return Examined::broken(report);
+        }
+    };
+    let modinfo = Modinfo::of(&elf);
+    let linkage = Linkage::of(&elf, &modinfo, &file.path);
+    report.name = linkage.name.clone();
+    let running = kernel.running.as_ref();
+    let loaded = !asked_for && running.is_some_and(|r| r.module(&linkage.name).is_some());
+    if !loaded {
+        go_through(
+            kernel,
+            params,
+            &mut report,
+            (&elf, &modinfo, &linkage),
+            &signature,
+        );
+    }
+    Examined {
+        report,
+        linkage: Some(linkage),
+        loaded,
+    }
+}
+
+/// All stages but symbols.
+fn go_through(
+    kernel: &Kernel,
+    params: &[(String, Option<String>)],
+    report: &mut ModuleReport,
+    (elf, modinfo, linkage): (&Elf, &Modinfo, &Linkage),
+    signature: &Result<Option<signature::Signature>, Malformed>,
+) {
+    let findings = report.stage(Stage::CopyAndCheck, copy::summary(modinfo));
+    copy::signature(kernel, signature, findings);
+    copy::check(kernel, elf, modinfo, linkage, findings);
+    let layout = Layout::of(elf, kernel.layout_options());
+    let summary = layout.as_ref().map(place::summary).unwrap_or_default();
+    place::check(
+        kernel,
+        elf,
+        &layout,
+        linkage,
+        report.stage(Stage::Layout, summary),
+    );
+    if let Ok(layout) = &layout {
+        let mut findings = Vec::new();
+        let summary = relocate::check(kernel, elf, layout, linkage, &mut findings);
+        *report.stage(Stage::Relocations, summary) = findings;
+    }
+    let findings = report.stage(Stage::Init, init::summary(elf));
+    init::check(elf, modinfo, linkage, params, findings);
+}
+
+fn unreadable(error: &Error) -> Finding {
+    let errno = match error {
+        Error::File { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
+        _ => Errno::NOEXEC,
+    };
+    Finding::refused(Reason::Unreadable, errno, error.to_string())
+}
+
+fn malformed(reason: &Malformed, empty: bool) -> Finding {
+    // kernel_read_file() refuses an empty file before the loader sees it.
+    let errno = if empty { Errno::INVAL } else { Errno::NOEXEC };
+    let mut finding = Finding::refused(Reason::Malformed, errno, reason.to_string());
+    finding.kernel_says = reason.kernel_says.clone().filter(|_| !empty);
+    finding
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `ferroce module exec`.
+
+use anyhow::Result;
+use ferroce_kmod::exec::{exec, End};
+
+use super::args;
+use super::text::{plain, show};
+
+pub fn run(args: &args::Exec) -> Result<i32> {
+    let params: Vec<_> = args.params.iter().map(|p| super::parameter(p)).collect();
+    let outcome = match exec(&args.file, &params) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            eprintln!("ferroce: {}: {error}", args.file.display());
+            return Ok(1);
+        }
+    };
+    let lines: String = outcome
+        .log
+        .iter()
+        .map(|line| format!("{}\n", plain(&line.text)))
+        .collect();
+    show(&lines)?;
+    let trouble = match (outcome.end, outcome.init) {
+        (End::Whole, Some(status @ ..=-1)) => {
+            let reason = std::io::Error::from_raw_os_error(-status);
+            format!("its init refused: {reason}")
+        }
+        (End::Whole, Some(_)) => return Ok(0),
+        (End::Whole, None) => "it could not be started".to_owned(),
+        (end, init) => {
+            let place = if init.is_some() { "exit" } else { "init" };
+            match end {
+                End::SystemCall => format!("its {place} made a system call, and was ended"),
+                End::Time => format!("its {place} used up its time, and was ended"),
+                End::Signal(signal) => format!("its {place} crashed, by signal {signal}"),
+                End::Whole => unreachable!("it is the first of the cases above"),
+            }
+        }
+    };
+    eprintln!("ferroce: {trouble}");
+    Ok(1)
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Busy send queues are looked at all the time, by a thread of the kernel's that has a CPU for itself.
+//!
+//! A program that posts one request after another would ring a doorbell for each, and a system call
+//! takes longer than most requests. So after a number of doorbells in a short time the queue is
+//! [offered](doorbell) to its device's drainer, and while that is at work, each queue that rings. If
+//! there is a CPU with nothing else to do, the drainer executes what is posted from then on, and the
+//! programs need not ring: until they pause, or anybody else wants the CPU. If there is none, the
+//! offer comes to nothing, and is repeated less and less often.
+
+use super::{
+    kick,
+    send::{drain, Extent, Stopped},
+    Qp, QpRef,
+};
+use crate::{
+    counters::Host,
+    rdma::{
+        self,
+        thread::{self, Run, Thread},
+    },
+};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    processor::cpu_relax,
+    sync::{aref::ARef, Mutex},
+    time::{Delta, Instant, Monotonic},
+};
+
+/// What a device's drainer is about to look after.
+#[pin_data]
+pub(crate) struct Drainer {
+    #[pin]
+    offered: Mutex<KVec<QpRef>>,
+    rhythm: Rhythm,
+    /// It looks after queues at the moment.
+    is_busy: AtomicBool,
+}
+
+/// How often a device's programs ring. Doorbells that two threads ring at once may count as one.
+#[derive(Default)]
+struct Rhythm {
+    /// The tick of the kernel's clock that the doorbells are counted in.
+    tick: AtomicUsize,
+    doorbells: AtomicUsize,
+    /// For how many ticks no further offer is made.
+    patience: AtomicUsize,
+}
+
+impl Rhythm {
+    /// So many in a second are worth an offer. They are counted in one tick of 1 to 10 ms.
+    const MANY: usize = 32_000;
+
+    const LONGEST_PATIENCE: usize = 64;
+
+    /// Counts a doorbell. Returns whether there are many.
+    fn rung(&self) -> bool {
+        let now = thread::jiffies();
+        let since = now.wrapping_sub(self.tick.load(Relaxed)) as isize;
+        let doorbells = match since {
+            ..0 => return false,
+            0 => self.doorbells.load(Relaxed) + 1,
+            _ => 1,
+        };
+        self.tick.store(now, Relaxed);
+        self.doorbells.store(doorbells, Relaxed);
+        if doorbells != Self::MANY / thread::jiffies_per_second() {
+            return false;
+        }
+        let patience = self.patience.load(Relaxed);
+        self.tick.store(now.wrapping_add(patience), Relaxed);
+        let patience = (2 * patience).clamp(1, Self::LONGEST_PATIENCE);
+        self.patience.store(patience, Relaxed);
+        true
+    }
+
+    /// How many offers in a row were made to no avail, more or less.
+    fn offers(&self) -> usize {
+        self.patience.load(Relaxed).checked_ilog2().unwrap_or(0) as usize
+    }
+
+    /// The offer was of use: the next one may come soon.
+    fn served(&self) {
+        self.patience.store(0, Relaxed);
+        self.doorbells.store(0, Relaxed);
+    }
+}
+
+/// A queue that the drainer looks after.
+struct Attended {
+    qp: QpRef,
+    /// When something was found there for the last time.
+    busy_at: Instant<Monotonic>,
+}
+
+/// How long all queues may be empty before the CPU is given up.
+const PAUSE: Delta = Delta::from_micros(200);
+
+/// How long one queue may be empty, while others are not, before its program has to ring again.
+const LONG_PAUSE: Delta = Delta::from_millis(1);
+
+impl Drainer {
+    /// Makes a device's drainer.
+    pub(crate) fn start() -> Result<Thread<Self>> {
+        Thread::new(
+            c"ferroce_drainer",
+            try_pin_init!(Self {
+                offered <- new_mutex!(KVec::new(), "ferroce::Drainer::offered"),
+                rhythm: Rhythm::default(),
+                is_busy: AtomicBool::new(false),
+            }? Error),
+        )
+    }
+
+    /// Takes an offer back: the queue pair goes.
+    pub(super) fn forget(&self, qp: &rdma::Qp<Qp>) {
+        let mut offered = self.offered.lock();
+        let at = offered.iter().position(|other| core::ptr::eq(&**other, qp));
+        let gone = at.and_then(|at| offered.remove(at).ok());
+        drop(offered);
+        drop(gone);
+    }
+
+    /// Moves the queues that were offered to those that are attended.
+    fn accept(&self, attended: &mut KVec<Attended>, now: Instant<Monotonic>) {
+        let offered = core::mem::take(&mut *self.offered.lock());
+        for qp in offered {
+            let queue = Attended { qp, busy_at: now };
+            // Without memory it is as if it had not been offered.
+            let _ = attended.push(queue, GFP_KERNEL);
+        }
+    }
+}
+
+/// Takes note of a doorbell that has been answered, and perhaps offers the queue to the drainer.
+pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
+    let drainer = &qp.device().drainer;
+    if !drainer.is_busy.load(Relaxed) && !drainer.rhythm.rung() {
+        return;
+    }
+    let Some(cpu) = thread::another_cpu(drainer.rhythm.offers()) else {
+        return;
+    };
+    if qp.attended.swap(true, Relaxed) {
+        return;
+    }
+    match drainer.offered.lock().push(ARef::from(qp), GFP_KERNEL) {
+        Ok(()) => drainer.wake_on(cpu),
+        // Without memory there are doorbells, as before.
+        Err(_) => qp.attended.store(false, Relaxed),
+    }
+}
+
+impl Run for Drainer {
+    fn run(&self) {
+        let mut attended = KVec::new();
+        let mut busy_at = Instant::now();
+        loop {
+            let now = Instant::now();
+            self.accept(&mut attended, now);
+            // The programs of those that are dropped ring again.
+            if attended.is_empty() || now - busy_at > PAUSE || !thread::has_cpu_to_itself() {
+                break;
+            }
+            self.is_busy.store(true, Relaxed);
+            let mut executed = 0;
+            attended.retain(|queue| match queue.look() {
+                Stopped::After(0) => now - queue.busy_at < LONG_PAUSE,
+                Stopped::After(requests) => {
+                    executed += requests;
+                    queue.busy_at = now;
+                    true
+                }
+                Stopped::Waiting => false,
+            });
+            if executed > 0 {
+                self.rhythm.served();
+                busy_at = now;
+            }
+            cpu_relax();
+            rdma::cond_resched();
+        }
+        self.is_busy.store(false, Relaxed);
+    }
+}
+
+impl Attended {
+    /// Executes a batch of what is posted.
+    fn look(&self) -> Stopped {
+        let qp = &*self.qp;
+        let Some(mut send) = qp.send.try_lock() else {
+            // Somebody else executes it at the moment.
+            return Stopped::After(0);
+        };
+        let stopped = drain(qp, &mut send, Extent::Batch);
+        if let Stopped::After(requests @ 1..) = stopped {
+            let counters = &qp.device().counters;
+            counters.add_host(Host::Drained, requests.into());
+        }
+        stopped
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.qp.attended.store(false, Relaxed);
+        // Whoever holds the mutex sees the note, and asks for the doorbell.
+        kick(&self.qp);
+    }
+}
