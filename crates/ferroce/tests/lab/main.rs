@@ -12,10 +12,7 @@
 mod bench;
 mod broken;
 mod build;
-mod build;
 mod device;
-mod device;
-mod errors;
 mod errors;
 mod hostile;
 mod install;
