@@ -46,8 +46,8 @@ pub enum Command {
     /// Runs the programs of perftest and rdma-core on one kind of device and on
     /// the other in turn, in several rounds, and prints the medians, the least
     /// and the greatest, and how many times as good ferroce was. A second table
-    /// says where the sender's time goes. All of it takes some minutes, --quick
-    /// less than two. The machine should have nothing else to do.
+    /// says where the time goes. All of it takes some minutes, --quick one or two,
+    /// and on QEMU more. The machine should have nothing else to do.
     Bench(Bench),
     #[command(hide = true, name = crate::bench::GUEST)]
     BenchGuest { plan: String },

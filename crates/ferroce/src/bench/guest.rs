@@ -83,6 +83,7 @@ pub fn run(plan: &str) -> Result<i32> {
             }
         }
     }
+    tell(&Message::Done)?;
     Ok(0)
 }
 

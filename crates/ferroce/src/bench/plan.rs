@@ -22,7 +22,7 @@ pub enum Topic {
     Pingpong,
     /// What a queue pair costs: time to create it, and memory
     Cost,
-    /// Where the time goes
+    /// Where the time goes; with --backend qemu, and perf installed, by function
     Time,
 }
 
@@ -359,4 +359,6 @@ pub enum Message {
     /// A step begins.
     Step(String),
     Sample(Sample),
+    /// All steps were taken.
+    Done,
 }

@@ -104,9 +104,15 @@ fn derived(sample: &Sample, samples: &[Sample]) -> Option<Sample> {
     })
 }
 
-/// A number with three digits that count, or all before the point.
+/// A number with three digits that count: "0.012", "12.3", "9,876", "12.3k".
 fn number(value: f64) -> String {
-    let decimals = match value.abs() {
+    let (value, suffix) = match value {
+        1e6.. => (value / 1e6, "M"),
+        1e4.. => (value / 1e3, "k"),
+        1e3.. => return super::plan::grouped(value.round() as u32),
+        _ => (value, ""),
+    };
+    let decimals = match value {
         0.0 => 0,
         v if v < 0.001 => return "<0.001".to_owned(),
         v if v < 1.0 => 3,
@@ -114,12 +120,7 @@ fn number(value: f64) -> String {
         v if v < 100.0 => 1,
         _ => 0,
     };
-    let text = format!("{value:.decimals$}");
-    let (whole, rest) = text.split_at(text.find('.').unwrap_or(text.len()));
-    match whole.parse() {
-        Ok(whole) => format!("{}{rest}", super::plan::grouped(whole)),
-        Err(_) => text,
-    }
+    format!("{value:.decimals$}{suffix}")
 }
 
 /// Medians, the least, the greatest, and ratios.
@@ -204,7 +205,13 @@ fn table(
     table.load_style(presets::NOTHING).set_header(header);
     table.add_rows(rows.iter().map(|row| cells(row)));
     for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
+        // A median and its range belong together.
+        let gap = if header.get(index + 1) == Some(&"min-max") {
+            1
+        } else {
+            2
+        };
+        column.set_padding((0, gap));
         if index >= left {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -304,8 +311,20 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits_that_count() {
-        let all = [0.0, 0.01234, 1.234, 12.34, 123.4, 1_234_567.8].map(number);
-        assert_eq!(all, ["0", "0.012", "1.23", "12.3", "123", "1,234,568"]);
+        let all = [
+            0.0,
+            0.01234,
+            1.234,
+            12.34,
+            123.4,
+            9876.5,
+            12_345.0,
+            1_234_567.8,
+        ];
+        let texts = [
+            "0", "0.012", "1.23", "12.3", "123", "9,877", "12.3k", "1.23M",
+        ];
+        assert_eq!(all.map(number), texts);
         assert_eq!(number(0.0001), "<0.001");
     }
 }
