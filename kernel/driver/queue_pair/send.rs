@@ -99,6 +99,8 @@ impl SendSide {
         self.timer = None;
     }
 
+    /// The current entry is done, and its slot is the poster's again. To be called before its
+    /// completion is written: whoever sees that on another CPU may post at once, and has room.
     fn finish_current(&mut self) {
         self.forget_current();
         self.queue.executor.hand_back(1);
@@ -157,8 +159,8 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> S
             Processing::Flush => {
                 let wr_id = send.queue.buffer.get(..send.current.unwrap_or(0));
                 let wr_id = wr_id.map_or(0, SendRequest::wr_id);
-                complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
                 send.finish_current();
+                complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
             }
             _ => {
                 if !execute(qp, send) {
@@ -259,15 +261,15 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
     };
     match attempt {
         Attempt::Done(length) => {
+            send.finish_current();
             if signaled {
                 complete(qp, wr_id, opcode.completion(), WcStatus::Success, length);
             }
-            send.finish_current();
             true
         }
         Attempt::Failed(status) => {
-            complete(qp, wr_id, opcode.completion(), status, 0);
             send.finish_current();
+            complete(qp, wr_id, opcode.completion(), status, 0);
             let (before, after) = {
                 let mut shared = qp.shared.lock();
                 let before = shared.attr.state;
