@@ -42,6 +42,7 @@ fn add(nldev: &Nldev, name: &str, netdev: &str) -> Result<()> {
     nldev.new_link(name, KIND, netdev).map_err(|refusal| {
         let devices = nldev.devices().unwrap_or_default();
         let taken = devices.iter().any(|d| d.name == name);
+        let has_driver = Path::new("/sys/module").join(KIND).exists();
         let why = match Errno::from_io_error(&refusal.reason) {
             Some(Errno::PERM) => permission(),
             Some(Errno::NODEV) => format!(
@@ -53,7 +54,7 @@ fn add(nldev: &Nldev, name: &str, netdev: &str) -> Result<()> {
                 "there is an RDMA device of that name already".to_owned()
             }
             Some(Errno::EXIST) => format!("{netdev} has an RDMA device of ferroce's already"),
-            Some(Errno::INVAL) if !Path::new("/sys/module").join(KIND).exists() => {
+            Some(Errno::INVAL) if !has_driver && !name.contains('%') => {
                 "the kernel has no driver for it: its module ferroce is not loaded, and modprobe \
                  does not find it. See `ferroce install --help`, and `ferroce lab` for guests that \
                  have it"
@@ -61,10 +62,11 @@ fn add(nldev: &Nldev, name: &str, netdev: &str) -> Result<()> {
             }
             Some(Errno::INVAL) => {
                 "the kernel refuses the name or the interface. A name has at most 63 characters \
-                 and no %; the interface is an Ethernet one and no VLAN. The end of the kernel's \
-                 log may say more: dmesg | tail"
+                 and no %; the interface is an Ethernet one and no VLAN, or the loopback one. The \
+                 end of the kernel's log may say more: dmesg | tail"
                     .to_owned()
             }
+            Some(Errno::NETDOWN) => format!("it must be up first: ip link set {netdev} up"),
             _ => refusal.reason.to_string(),
         };
         said(format!("cannot add {name} over {netdev}: {why}"), &refusal)

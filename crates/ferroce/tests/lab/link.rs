@@ -53,8 +53,8 @@ fn errors(flavor: &Flavor) {
     sh(
         flavor,
         "user() { setpriv --reuid 65534 --clear-groups $F \"$@\"; }; \
-         $F link add fr0 eth7; echo $?; $F link add fr0 lo; $F link add fr0 eth0; \
-         $F link add fr0 eth1; $F link add fr0 eth0; $F link add fr1 eth0; \
+         $F link add fr0 eth7; echo $?; $F link add fr%d eth0; $F link add fr0 eth0; \
+         $F link add fr0 eth1; $F link add fr1 eth0; ip link set lo down; $F link add fr1 lo; \
          $F link add $(printf %070d 1) eth0; user link add fr1 eth0; user link del fr0; \
          user link show | grep -q 10.0.0.1 && echo seen; $F link del fr7; echo $?",
     )
@@ -63,7 +63,8 @@ fn errors(flavor: &Flavor) {
     .says(
         "cannot add fr0 over eth7: there is no network interface eth7, but dummy0, eth0, eth1, lo",
     )
-    .says("cannot add fr0 over lo: the kernel refuses the name or the interface")
+    .says("cannot add fr%d over eth0: the kernel refuses the name or the interface")
+    .says("cannot add fr1 over lo: it must be up first: ip link set lo up")
     .says("cannot add fr0 over eth1: there is an RDMA device of that name already")
     .says("cannot add fr1 over eth0: eth0 has an RDMA device of ferroce's already")
     .says("The kernel says: Attribute failed policy validation")
