@@ -237,10 +237,10 @@ fn install(all: &Path, root: &Path, kernel: &Kernel, built: &[PathBuf]) -> Resul
     fs::rename(staging.keep(), root).map_err(Error::file("create", root))
 }
 
-/// Keeps the folders of the last few sets of sources: guests that still run
-/// use theirs.
+/// Keeps the folders of the last sets of sources: guests that still run use
+/// theirs, of other checkouts as well.
 fn remove_old(all: &Path, key: &str) {
-    const KEPT: usize = 4;
+    const KEPT: usize = 16;
     let Ok(entries) = fs::read_dir(all) else {
         return;
     };
