@@ -519,6 +519,10 @@ impl mr::Operations for Mr {
     fn advise(pd: &rdma::Pd<Pd>, advice: MrAdvice, sges: &[rdma::Sge]) -> Result {
         let write = advice == MrAdvice::PrefetchWrite;
         for sge in sges {
+            // The list can be long, and each entry 4 GiB: a process that is killed does not go on.
+            if kernel::current!().signal_pending() {
+                return Err(EINTR);
+            }
             let sge = Sge {
                 addr: sge.addr,
                 length: sge.length,

@@ -129,8 +129,14 @@ impl Drainer {
         let offered = core::mem::take(&mut *self.offered.lock());
         for qp in offered {
             let queue = Attended { qp, busy_at: now };
-            // Without memory it is as if it had not been offered.
-            let _ = attended.push(queue, GFP_KERNEL);
+            // One protection domain's at a time: a request may wait for memory that is had on demand
+            // from who knows where, and meanwhile nobody attends to the others. They are their
+            // owner's own.
+            let first = attended.first();
+            if first.is_none_or(|first| first.qp.pd == queue.qp.pd) {
+                // Without memory it is as if it had not been offered.
+                let _ = attended.push(queue, GFP_KERNEL);
+            }
         }
     }
 }
