@@ -39,6 +39,8 @@ class Child:
     def __init__(self, function, *args):
         self.read, theirs_write = os.pipe()
         theirs_read, self.write = os.pipe()
+        # Asked for here: the child may come to ask only when its parent is gone.
+        parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
@@ -46,7 +48,7 @@ class Child:
                 os.close(self.read)
                 os.close(self.write)
                 rng.seed(os.getpid() ^ rng.getrandbits(32))
-                function(Ends(theirs_read, theirs_write), *args)
+                function(Ends(theirs_read, theirs_write, parent), *args)
                 status = 0
             except BaseException as err:
                 print(f"{function.__name__}: {type(err).__name__} {err}", flush=True)
@@ -54,7 +56,7 @@ class Child:
                 os._exit(status)
         os.close(theirs_read)
         os.close(theirs_write)
-        self.ends = Ends(self.read, self.write)
+        self.ends = Ends(self.read, self.write, None)
 
     def kill(self):
         os.kill(self.pid, signal.SIGKILL)
@@ -71,8 +73,11 @@ class Child:
 class Ends:
     """Two ends of two pipes, by which numbers go."""
 
-    def __init__(self, read, write):
-        self.read, self.write = read, write
+    def __init__(self, read, write, parent):
+        self.read, self.write, self.parent = read, write, parent
+
+    def has_parent(self):
+        return os.getppid() == self.parent
 
     def tell(self, number):
         os.write(self.write, struct.pack("Q", number))
@@ -112,8 +117,7 @@ def rings():
 
 def scribble(ends, views):
     """Writes to rings as long as its parent lives: to the indexes mostly, and there numbers near those that were there."""
-    attacker = os.getppid()
-    while os.getppid() == attacker:
+    while ends.has_parent():
         for _ in range(200):
             view = rng.choice(views)
             word = rng.choice((0, 64, 128, 132)) if rng.random() < 0.5 else rng.randrange(0, len(view), 4)
@@ -194,8 +198,7 @@ def scribbled(device, rounds):
 
 def feed(ends, headers, entries):
     """Posts for ever: says that rings are full, as fast as they are emptied."""
-    attacker = os.getppid()
-    while os.getppid() == attacker:
+    while ends.has_parent():
         for _ in range(10_000):
             for view, at in headers:
                 struct.pack_into("I", view, at, struct.unpack_from("I", view, at + 64)[0] + entries & 0xFFFFFFFF)
