@@ -9,6 +9,7 @@
 //!
 //! and `FERROCE_LONG=1` has ten times as many.
 
+mod captures;
 mod directed;
 mod front;
 mod memory;
