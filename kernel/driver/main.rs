@@ -9,6 +9,9 @@ use kernel::prelude::*;
 #[path = "../rdma/mod.rs"]
 pub mod rdma;
 
+#[path = "../net/mod.rs"]
+pub mod net;
+
 // The protocol core, the same files that the provider and the tests are built of. Some of it is for
 // them alone.
 #[path = "../../crates/ferroce-core/src/local/mod.rs"]

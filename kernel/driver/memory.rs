@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     local::{AccessError, AtomicChange, Fault, Region},
+    net::SpinLockBh,
     rdma::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
@@ -20,9 +21,8 @@ use crate::{
 };
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
-    new_spinlock,
     prelude::*,
-    sync::{aref::ARef, Arc, SpinLock},
+    sync::{aref::ARef, static_lock_class, Arc},
 };
 
 /// The lowest byte of a key is the owner's to change, the rest is the number in the table of keys
@@ -62,7 +62,7 @@ pub(crate) struct Mr {
     /// context.
     listed: Option<Arc<Umem>>,
     #[pin]
-    state: SpinLock<State>,
+    state: SpinLockBh<State>,
 }
 
 /// No more windows can be bound: the largest number, so that there is no next one. There are never
@@ -355,7 +355,7 @@ fn region(state: State) -> impl PinInit<Mr, Error> {
         number: state.key >> KEY_BITS,
         windows: AtomicU32::new(0),
         listed,
-        state <- new_spinlock!(state, "ferroce::Mr::state"),
+        state <- SpinLockBh::new(state, c"ferroce::Mr::state", static_lock_class!()),
     }? Error)
 }
 

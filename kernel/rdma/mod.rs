@@ -72,7 +72,7 @@ use kernel::error::Error;
 #[macro_use]
 mod macros;
 
-mod bindings;
+pub(crate) mod bindings;
 
 pub mod ah;
 pub mod cq;

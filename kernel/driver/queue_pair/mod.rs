@@ -31,6 +31,7 @@ use super::{
     srq::{receive_details, SrqRef},
 };
 use crate::{
+    net::SpinLockBh,
     qp::{self, state, DeviceLimits, QpAttr, Transition},
     rdma::{
         self,
@@ -47,9 +48,9 @@ use crate::{
 };
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::{
-    new_mutex, new_spinlock,
+    new_mutex,
     prelude::*,
-    sync::{aref::ARef, Arc, Mutex, SpinLock},
+    sync::{aref::ARef, static_lock_class, Arc, Mutex},
 };
 
 pub(crate) use drainer::Drainer;
@@ -70,7 +71,7 @@ pub(crate) struct Qp {
     recv_cq: CqRef,
     srq: Option<SrqRef>,
     #[pin]
-    shared: SpinLock<Shared>,
+    shared: SpinLockBh<Shared>,
     #[pin]
     send: Mutex<send::SendSide>,
     /// There may be something to do on the send queue that its holder has not seen.
@@ -179,7 +180,7 @@ impl Operations for Qp {
             send_cq,
             recv_cq,
             srq,
-            shared <- new_spinlock!(shared, "ferroce::Qp::shared"),
+            shared <- SpinLockBh::new(shared, c"ferroce::Qp::shared", static_lock_class!()),
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
             attended: AtomicBool::new(false),
