@@ -43,6 +43,7 @@ mod rings;
 mod srq;
 mod table;
 mod window;
+mod wire;
 
 module! {
     type: Ferroce,
@@ -54,7 +55,8 @@ module! {
 }
 
 /// What the module has registered. The fields are dropped from the first to the last: first no new
-/// devices, then those that there are go, and then nobody is left to be told of network devices.
+/// devices, then those that there are go, and then nobody is left to be told of network devices
+/// and namespaces.
 #[pin_data]
 struct Ferroce {
     #[pin]
@@ -62,14 +64,20 @@ struct Ferroce {
     driver: rdma::DriverRegistration<device::Ferroce>,
     #[pin]
     notifier: rdma::NetNotifier<device::NetEvents>,
+    #[pin]
+    namespaces: net::Registration<wire::port::Namespaces>,
 }
 
 impl kernel::InPlaceModule for Ferroce {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         // SAFETY: Here and nowhere else, which is called once.
-        unsafe { device::NEWLINK.init() };
+        unsafe {
+            device::NEWLINK.init();
+            wire::port::PORTS.init();
+        }
         // In this order, so that there is no device before all else is in place.
         try_pin_init!(Self {
+            namespaces <- net::Registration::register(),
             notifier <- rdma::NetNotifier::register(),
             driver: rdma::DriverRegistration::new(),
             link <- rdma::LinkRegistration::register(),
