@@ -20,6 +20,12 @@ pub mod local;
 #[path = "../../crates/ferroce-core/src/qp/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod qp;
+#[path = "../../crates/ferroce-core/src/requester/mod.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod requester;
+#[path = "../../crates/ferroce-core/src/responder/mod.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod responder;
 #[path = "../../crates/ferroce-core/src/ring/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod ring;
@@ -29,6 +35,9 @@ pub mod uapi;
 #[path = "../../crates/ferroce-core/src/verbs/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod verbs;
+#[path = "../../crates/ferroce-core/src/wire/mod.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod wire;
 
 mod address;
 mod callback;

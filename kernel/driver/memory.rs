@@ -284,7 +284,7 @@ impl Region for Range {
     fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
         self.memory
             .prefetch(self.offset, length as usize, write, true)
-            .map_err(|_| Fault)
+            .map_err(|_| Fault::Gone)
     }
 
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
@@ -295,17 +295,18 @@ impl Region for Range {
                 self.offset + at as usize,
                 length as usize,
             )
-            .map_err(|_| Fault)
+            .map_err(|_| Fault::Gone)
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
         self.memory
             .write(self.offset + at as usize, bytes)
-            .map_err(|_| Fault)
+            .map_err(|_| Fault::Gone)
     }
 
-    fn read(&self, bytes: &mut [u8]) -> Result<(), Fault> {
-        self.memory.read(self.offset, bytes).map_err(|_| Fault)
+    fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.memory
+            .read(self.offset + at as usize, bytes).map_err(|_| Fault::Gone)
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
@@ -319,7 +320,7 @@ impl Region for Range {
                     word.swap(u64::from_ne_bytes(bytes), Ordering::SeqCst)
                 }
             })
-            .map_err(|_| Fault)
+            .map_err(|_| Fault::Gone)
     }
 }
 

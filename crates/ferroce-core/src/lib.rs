@@ -5,6 +5,8 @@
 //! - [`local`]: executes a work request straight against a peer on the same host.
 //! - [`qp`]: the state machine of a queue pair, and what may be changed when.
 //! - [`ring`]: the queues a process and the kernel share.
+//! - [`wire`]: the packets of RoCEv2.
+//! - [`requester`], [`responder`]: the two ends of a connection over the wire.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root, in edition 2021:
 //! paths between modules start with `crate::`, and a folder's own file is its `mod.rs`, which is
@@ -17,8 +19,11 @@ extern crate std;
 
 pub mod local;
 pub mod qp;
+pub mod requester;
+pub mod responder;
 // Atomics over memory that another address space writes: the one place that needs `unsafe`.
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod uapi;
 pub mod verbs;
+pub mod wire;

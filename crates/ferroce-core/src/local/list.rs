@@ -65,7 +65,7 @@ impl<R: Region> RegionList<R> {
             let region = memory.local(sge, write)?;
             region
                 .fault_in(sge.length, write)
-                .map_err(|Fault| AccessError)?;
+                .map_err(|_: Fault| AccessError)?;
             list.push(region, sge.length)?;
         }
         Ok(list)
@@ -119,7 +119,7 @@ impl<R: Region> RegionList<R> {
     pub fn read(&self, mut bytes: &mut [u8]) -> Result<(), Fault> {
         for (region, length) in self.iter() {
             let (now, later) = bytes.split_at_mut(bytes.len().min(*length as usize));
-            region.read(now)?;
+            region.read(0, now)?;
             bytes = later;
         }
         Ok(())

@@ -9,15 +9,17 @@
 //! retrying and completing on the requester's side are the front end's, since
 //! they take time.
 
+mod datagram;
 mod list;
 mod sides;
 #[cfg(test)]
 mod tests;
 
 use crate::ring::{Data, Operation, Remote, SendRequest, SgeList};
-use crate::verbs::limits::{ATOMIC_LENGTH, GRH_LENGTH, MAX_MESSAGE_LENGTH};
+use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
 use crate::verbs::{AccessFlags, EventType, RnrTimer, SendFlags, WcOpcode, WcStatus};
 
+pub use datagram::Datagram;
 pub use list::RegionList;
 pub use sides::{
     AccessError, AtomicChange, Extra, Fault, LocalMemory, Receive, Received, Region, Responder,
@@ -147,7 +149,7 @@ impl<R: Region> Message<'_, R> {
         at: u32,
     ) -> Result<(), Fault> {
         let target = RegionList::check_prefix(peer, scatter, at, self.length)
-            .map_err(|AccessError| Fault)?;
+            .map_err(|AccessError| Fault::Gone)?;
         self.copy_to(&target)
     }
 
@@ -278,7 +280,7 @@ fn write<P: Responder>(
     peer: &P,
 ) -> Result<(), Refusal> {
     let target = target(remote, message.length, AccessFlags::REMOTE_WRITE, peer)?;
-    message.copy_to(&target).map_err(|Fault| Refusal::Access)
+    message.copy_to(&target).map_err(|_: Fault| Refusal::Access)
 }
 
 fn write_with_immediate<P: Responder>(
@@ -292,7 +294,7 @@ fn write_with_immediate<P: Responder>(
         |receive| {
             let (status, result) = match message.copy_to(&target) {
                 Ok(()) => (WcStatus::Success, Ok(())),
-                Err(Fault) => {
+                Err(_) => {
                     let answer = Refusal::Completed(WcStatus::RemAccessErr);
                     (WcStatus::LocAccessErr, Err(answer))
                 }
@@ -314,7 +316,7 @@ fn read<P: Responder>(
     }
     let from = target(remote, message.length, AccessFlags::REMOTE_READ, peer)?;
     match &message.data {
-        Checked::Regions(to) => to.copy_from(&from).map_err(|Fault| Refusal::Access),
+        Checked::Regions(to) => to.copy_from(&from).map_err(|_: Fault| Refusal::Access),
         Checked::Inline(_) => Err(Refusal::Local(WcStatus::LocQpOpErr)),
     }
 }
@@ -341,10 +343,10 @@ fn atomic<P: Responder>(
     };
     let before = word(remote, AccessFlags::REMOTE_ATOMIC, peer)?
         .update(change)
-        .map_err(|Fault| Refusal::Access)?;
+        .map_err(|_: Fault| Refusal::Access)?;
     // In the byte order of the host, as rdma_rxe and hardware on it return it.
     to.write(&before.to_ne_bytes())
-        .map_err(|Fault| Refusal::Local(WcStatus::LocProtErr))
+        .map_err(|_: Fault| Refusal::Local(WcStatus::LocProtErr))
 }
 
 fn atomic_write<P: Responder>(
@@ -360,12 +362,12 @@ fn atomic_write<P: Responder>(
             .for_each(|(from, to)| *to = *from),
         Checked::Regions(list) => list
             .read(&mut bytes)
-            .map_err(|Fault| Refusal::Local(WcStatus::LocProtErr))?,
+            .map_err(|_: Fault| Refusal::Local(WcStatus::LocProtErr))?,
     }
     word(remote, AccessFlags::REMOTE_WRITE, peer)?
         .update(AtomicChange::Store(bytes))
         .map(|_| ())
-        .map_err(|Fault| Refusal::Access)
+        .map_err(|_: Fault| Refusal::Access)
 }
 
 /// Nothing is cached between the peer's memory and anyone: a FLUSH to global
@@ -377,88 +379,4 @@ fn flush<P: Responder>(remote: Remote, peer: &P) -> Result<(), Refusal> {
     peer.remote(remote, 1, AccessFlags::FLUSH_GLOBAL)
         .map(|_| ())
         .map_err(|AccessError| Refusal::Access)
-}
-
-/// A datagram whose data has been checked against the sender's keys.
-pub struct Datagram<'a, R> {
-    message: Message<'a, R>,
-    from: Source,
-}
-
-impl<'a, R: Region> Datagram<'a, R> {
-    /// Checks a request's data; `mtu` is what one packet carries, in bytes
-    /// (IBTA 9.8.4: a datagram is one packet).
-    pub fn new(
-        request: &SendRequest,
-        data: Data<'a>,
-        requester: &impl LocalMemory<Region = R>,
-        mtu: u32,
-        from: Source,
-    ) -> Result<Self, WcStatus> {
-        let length = match u32::try_from(data.length()) {
-            Ok(length) if length <= mtu => length,
-            _ => return Err(WcStatus::LocLenErr),
-        };
-        let checked = match data {
-            Data::Inline(bytes) => Checked::Inline(bytes),
-            Data::Sges(sges) => RegionList::check(requester, sges, false)
-                .map(Checked::Regions)
-                .map_err(|AccessError| WcStatus::LocProtErr)?,
-        };
-        Ok(Self {
-            message: Message {
-                data: checked,
-                length,
-                extra: extra_of(&request.operation),
-                solicited: request.flags.contains(SendFlags::SOLICITED),
-            },
-            from,
-        })
-    }
-
-    /// Its length in bytes, without the GRH.
-    pub fn length(&self) -> u32 {
-        self.message.length
-    }
-
-    /// Delivers it to one QP, whose Q_Key the front end has checked, and says
-    /// whether it arrived. What does not fit, or finds no receive, is dropped
-    /// without a word (IBTA 9.8.3).
-    pub fn deliver<P: Responder<Region = R>>(&self, peer: &P) -> bool {
-        let total = self.message.length.saturating_add(GRH_LENGTH);
-        let taken = peer.take_receive(
-            |receive| receive.capacity() >= u64::from(total),
-            |receive| {
-                let status = match self.place(peer, receive.scatter) {
-                    Ok(()) => WcStatus::Success,
-                    Err(Fault) => WcStatus::LocProtErr,
-                };
-                Received {
-                    byte_len: total,
-                    source: Some(self.from),
-                    ..self.message.received(receive.wr_id, status, WcOpcode::Recv)
-                }
-            },
-        );
-        let Taken::Done(received) = taken else {
-            return false;
-        };
-        peer.complete(&received);
-        if received.status != WcStatus::Success {
-            // The receiver's own fault (IBTA 10.10.2.2).
-            peer.fail(None);
-        }
-        received.status == WcStatus::Success
-    }
-
-    fn place(
-        &self,
-        peer: &impl LocalMemory<Region = R>,
-        scatter: SgeList<'_>,
-    ) -> Result<(), Fault> {
-        RegionList::check_prefix(peer, scatter, 0, GRH_LENGTH)
-            .map_err(|AccessError| Fault)?
-            .write(&self.from.grh)?;
-        self.message.place(peer, scatter, GRH_LENGTH)
-    }
 }

@@ -21,8 +21,8 @@ pub trait Region {
     /// Copies from memory of our own.
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault>;
 
-    /// Copies the first bytes to memory of our own.
-    fn read(&self, bytes: &mut [u8]) -> Result<(), Fault>;
+    /// Copies to memory of our own.
+    fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault>;
 
     /// Applies `change` to the first 8 bytes at once, and returns what was
     /// there. They are aligned.
@@ -45,10 +45,16 @@ pub enum AtomicChange {
     Store([u8; 8]),
 }
 
-/// Memory that a checked key gave access to is not there: the page behind an
-/// on-demand region could not be had.
+/// Memory that a checked key gave access to is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault;
+pub enum Fault {
+    /// The page behind an on-demand region cannot be had.
+    Gone,
+    /// The page can be had by whoever may wait for it, which the caller may not: a
+    /// bottom half. The front end sees to it. Only the wire's [`requester`](crate::requester) and
+    /// [`responder`](crate::responder) may meet it.
+    Later,
+}
 
 /// A key does not allow an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

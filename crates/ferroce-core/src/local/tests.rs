@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use super::*;
 use crate::ring::{Sge, SGE_LEN};
-use crate::verbs::limits::MAX_SEND_SGE;
+use crate::verbs::limits::{GRH_LENGTH, MAX_SEND_SGE};
 use crate::verbs::{FlushPlacement, FlushSelectivity, ImmData};
 
 type Bytes = Rc<RefCell<Vec<u8>>>;
@@ -24,7 +24,7 @@ struct Range {
 impl Region for Range {
     fn fault_in(&self, _length: u32, _write: bool) -> Result<(), Fault> {
         if self.missing {
-            Err(Fault)
+            Err(Fault::Gone)
         } else {
             Ok(())
         }
@@ -46,16 +46,16 @@ impl Region for Range {
         Ok(())
     }
 
-    fn read(&self, bytes: &mut [u8]) -> Result<(), Fault> {
-        assert!(bytes.len() <= self.length);
-        bytes.copy_from_slice(&self.memory.borrow()[self.at..][..bytes.len()]);
+    fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
+        assert!(at as usize + bytes.len() <= self.length);
+        bytes.copy_from_slice(&self.memory.borrow()[self.at + at as usize..][..bytes.len()]);
         Ok(())
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
         self.fault_in(8, true)?;
         let mut word = [0; 8];
-        self.read(&mut word)?;
+        self.read(0, &mut word)?;
         let before = u64::from_ne_bytes(word);
         let after = match change {
             AtomicChange::Add(n) => before.wrapping_add(n).to_ne_bytes(),

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Datagrams: on the way to another QP of this host, or to and from the wire.
+
+use super::{
+    extra_of, AccessError, Checked, Extra, Fault, LocalMemory, Message, Received, Region,
+    RegionList, Responder, Source, Taken,
+};
+use crate::ring::{Data, SendRequest, SgeList};
+use crate::verbs::limits::GRH_LENGTH;
+use crate::verbs::{SendFlags, WcOpcode, WcStatus};
+use crate::wire::{emit_with, Bth, Deth, EmitError, Headers, Kind, Opcode, Packet, Psn};
+
+/// A datagram whose data has been checked against the sender's keys.
+pub struct Datagram<'a, R> {
+    message: Message<'a, R>,
+    from: Source,
+}
+
+impl<'a, R: Region> Datagram<'a, R> {
+    /// Checks a request's data; `mtu` is what one packet carries, in bytes
+    /// (IBTA 9.8.4: a datagram is one packet).
+    pub fn new(
+        request: &SendRequest,
+        data: Data<'a>,
+        requester: &impl LocalMemory<Region = R>,
+        mtu: u32,
+        from: Source,
+    ) -> Result<Self, WcStatus> {
+        let length = match u32::try_from(data.length()) {
+            Ok(length) if length <= mtu => length,
+            _ => return Err(WcStatus::LocLenErr),
+        };
+        let checked = match data {
+            Data::Inline(bytes) => Checked::Inline(bytes),
+            Data::Sges(sges) => RegionList::check(requester, sges, false)
+                .map(Checked::Regions)
+                .map_err(|AccessError| WcStatus::LocProtErr)?,
+        };
+        Ok(Self {
+            message: Message {
+                data: checked,
+                length,
+                extra: extra_of(&request.operation),
+                solicited: request.flags.contains(SendFlags::SOLICITED),
+            },
+            from,
+        })
+    }
+
+    /// One that came over the wire, unless the packet is none. The front end has checked its Q_Key.
+    pub fn of_packet(packet: &Packet<'a>, grh: [u8; GRH_LENGTH as usize]) -> Option<Self> {
+        let (deth, extra) = match packet.headers {
+            Headers::Deth(deth) => (deth, Extra::None),
+            Headers::DethImm(deth, imm) => (deth, Extra::Immediate(imm)),
+            _ => return None,
+        };
+        Some(Self {
+            message: Message {
+                data: Checked::Inline(packet.payload),
+                length: u32::try_from(packet.payload.len()).ok()?,
+                extra,
+                solicited: packet.bth.solicited,
+            },
+            from: Source {
+                qpn: deth.src_qp,
+                grh,
+            },
+        })
+    }
+
+    /// Writes it as a packet, from the BTH to the padding, to the front of a buffer. Returns how long that
+    /// is.
+    pub fn emit(
+        &self,
+        dest_qp: u32,
+        qkey: u32,
+        psn: Psn,
+        buffer: &mut [u8],
+    ) -> Result<Result<usize, Fault>, EmitError> {
+        let deth = Deth {
+            qkey,
+            src_qp: self.from.qpn,
+        };
+        let (kind, headers) = match self.message.extra {
+            Extra::Immediate(imm) => (Kind::SendOnlyImm, Headers::DethImm(deth, imm)),
+            _ => (Kind::SendOnly, Headers::Deth(deth)),
+        };
+        let mut bth = Bth::new(Opcode::ud(kind), dest_qp, psn);
+        bth.solicited = self.message.solicited;
+        let length = self.message.length as usize;
+        let emitted = emit_with(&bth, &headers, length, buffer, |payload| {
+            match &self.message.data {
+                Checked::Inline(bytes) => {
+                    bytes.iter().zip(payload).for_each(|(from, to)| *to = *from)
+                }
+                Checked::Regions(list) => list.read(payload)?,
+            }
+            Ok(())
+        })?;
+        Ok(emitted.map(|(length, ())| length))
+    }
+
+    /// Its length in bytes, without the GRH.
+    pub fn length(&self) -> u32 {
+        self.message.length
+    }
+
+    /// Delivers it to one QP, whose Q_Key the front end has checked, and says
+    /// whether it arrived. What does not fit, or finds no receive, is dropped
+    /// without a word (IBTA 9.8.3).
+    pub fn deliver<P: Responder<Region = R>>(&self, peer: &P) -> bool {
+        let total = self.message.length.saturating_add(GRH_LENGTH);
+        let taken = peer.take_receive(
+            |receive| receive.capacity() >= u64::from(total),
+            |receive| {
+                let status = match self.place(peer, receive.scatter) {
+                    Ok(()) => WcStatus::Success,
+                    Err(_) => WcStatus::LocProtErr,
+                };
+                Received {
+                    byte_len: total,
+                    source: Some(self.from),
+                    ..self.message.received(receive.wr_id, status, WcOpcode::Recv)
+                }
+            },
+        );
+        let Taken::Done(received) = taken else {
+            return false;
+        };
+        peer.complete(&received);
+        if received.status != WcStatus::Success {
+            // The receiver's own fault (IBTA 10.10.2.2).
+            peer.fail(None);
+        }
+        received.status == WcStatus::Success
+    }
+
+    fn place(
+        &self,
+        peer: &impl LocalMemory<Region = R>,
+        scatter: SgeList<'_>,
+    ) -> Result<(), Fault> {
+        RegionList::check_prefix(peer, scatter, 0, GRH_LENGTH)
+            .map_err(|AccessError| Fault::Gone)?
+            .write(&self.from.grh)?;
+        self.message.place(peer, scatter, GRH_LENGTH)
+    }
+}
