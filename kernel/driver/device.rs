@@ -9,13 +9,13 @@ use super::{
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
     queue_pair::{self, Drainer, Qp, QpRef},
-    srq::Srq,
-    table::Table,
-    window::Mw,
-    wire::{
+    roce::{
         self,
         port::{Port, Share},
     },
+    srq::Srq,
+    table::Table,
+    window::Mw,
 };
 use crate::{
     net::SpinLockBh,
@@ -24,7 +24,10 @@ use crate::{
     verbs::{self, limits},
     THIS_MODULE,
 };
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 use kernel::{
     fmt, new_mutex,
     prelude::*,
@@ -97,6 +100,12 @@ impl Ferroce {
         self.share.lock().as_ref().map(Share::port)
     }
 
+    /// Whether an address is one of its own.
+    pub(crate) fn has_address(device: &Device<Self>, address: IpAddr) -> bool {
+        let gid = Gid::of(address);
+        device.find_gid(&gid, GidType::RoceV2, 1).is_some()
+    }
+
     fn set_share(&self, share: Option<Share>) {
         let before = core::mem::replace(&mut *self.share.lock(), share);
         // Dropped with the lock released.
@@ -120,7 +129,11 @@ impl Ferroce {
             .is_some_and(|netdev| device.shares_netns(netdev));
         device.apart.store(!together, Ordering::Relaxed);
         let Some(netdev) = netdev else { return };
-        let is_there = device.share.lock().as_ref().is_some_and(|share| share.is_of(&netdev));
+        let is_there = device
+            .share
+            .lock()
+            .as_ref()
+            .is_some_and(|share| share.is_of(&netdev));
         if !is_there {
             let name = device.name();
             let share = Share::of(&netdev).inspect_err(|error| warn_port(&name, *error));
@@ -320,10 +333,13 @@ fn warn_port(name: &dyn fmt::Display, error: Error) {
     if error.to_errno() == -(kernel::bindings::EADDRINUSE as i32) {
         pr_err!(
             "{name}: UDP port {} of this network namespace is somebody else's (rdma_rxe's?)\n",
-            wire::UDP_PORT
+            roce::UDP_PORT
         );
     } else {
-        pr_err!("{name}: cannot open UDP port {}: {error:?}\n", wire::UDP_PORT);
+        pr_err!(
+            "{name}: cannot open UDP port {}: {error:?}\n",
+            roce::UDP_PORT
+        );
     }
 }
 

@@ -49,10 +49,10 @@ mod memory;
 mod multicast;
 mod queue_pair;
 mod rings;
+mod roce;
 mod srq;
 mod table;
 mod window;
-mod wire;
 
 module! {
     type: Ferroce,
@@ -61,6 +61,12 @@ module! {
     description: "Virtual RDMA network card",
     license: "GPL",
     alias: ["rdma-link-ferroce"],
+    params: {
+        local: u8 {
+            default: 1,
+            description: "Deliver on this host from memory to memory; 0 sends all by the wire, for tests (default: 1)",
+        },
+    },
 }
 
 /// What the module has registered. The fields are dropped from the first to the last: first no new
@@ -74,7 +80,7 @@ struct Ferroce {
     #[pin]
     notifier: rdma::NetNotifier<device::NetEvents>,
     #[pin]
-    namespaces: net::Registration<wire::port::Namespaces>,
+    namespaces: net::Registration<roce::port::Namespaces>,
 }
 
 impl kernel::InPlaceModule for Ferroce {
@@ -82,7 +88,7 @@ impl kernel::InPlaceModule for Ferroce {
         // SAFETY: Here and nowhere else, which is called once.
         unsafe {
             device::NEWLINK.init();
-            wire::port::PORTS.init();
+            roce::port::PORTS.init();
         }
         // In this order, so that there is no device before all else is in place.
         try_pin_init!(Self {

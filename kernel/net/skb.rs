@@ -216,6 +216,11 @@ impl Packet {
         self.len() == 0
     }
 
+    /// How many more there is room for.
+    pub fn room(&self) -> usize {
+        self.room - self.len()
+    }
+
     /// The bytes so far.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.len();
@@ -227,7 +232,7 @@ impl Packet {
     /// That holds what it held before in memory: all that `fill` counts it must have written.
     pub fn extend<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> (usize, R)) -> R {
         let len = self.len();
-        let left = self.room - len;
+        let left = self.room();
         // SAFETY: A packet in one piece, which is ours, with so much room behind its bytes. That the
         // allocator wrote nothing there is of no concern: any byte is a `u8`.
         let room =

@@ -110,7 +110,8 @@ impl<T: Receiver> UdpSocket<T> {
                 // SAFETY: A valid namespace, as the socket is in it, and a valid flow. The result
                 // comes with a reference for us.
                 unsafe {
-                    let route = bindings::ip_route_output_flow(self.net(), &mut raw, core::ptr::null());
+                    let route =
+                        bindings::ip_route_output_flow(self.net(), &mut raw, core::ptr::null());
                     Route::from_raw(&raw mut (*from_err_ptr(route)?).dst, false)
                 }
             }

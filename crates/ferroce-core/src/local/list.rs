@@ -149,3 +149,35 @@ impl<R: Region> RegionList<R> {
         Ok(())
     }
 }
+
+/// Writes to the memory of a scatter list, from `at` bytes on. Piece by piece: if a key is wrong, what
+/// comes before it has been written.
+pub(super) fn write(
+    memory: &impl LocalMemory,
+    sges: SgeList<'_>,
+    mut at: u32,
+    mut bytes: &[u8],
+) -> Result<(), Fault> {
+    for sge in sges.iter() {
+        let skipped = at.min(sge.length);
+        at -= skipped;
+        let room = usize::try_from(sge.length - skipped).unwrap_or(0);
+        let (now, later) = bytes.split_at(bytes.len().min(room));
+        if !now.is_empty() {
+            let piece = Sge {
+                addr: sge.addr.wrapping_add(u64::from(skipped)),
+                length: now.len() as u32,
+                lkey: sge.lkey,
+            };
+            let region = memory
+                .local(piece, true)
+                .map_err(|AccessError| Fault::Gone)?;
+            region.write(0, now)?;
+        }
+        bytes = later;
+    }
+    match bytes {
+        [] => Ok(()),
+        _ => Err(Fault::Gone),
+    }
+}

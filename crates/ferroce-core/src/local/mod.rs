@@ -19,7 +19,7 @@ use crate::ring::{Data, Operation, Remote, SendRequest, SgeList};
 use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
 use crate::verbs::{AccessFlags, EventType, RnrTimer, SendFlags, WcOpcode, WcStatus};
 
-pub use datagram::Datagram;
+pub use datagram::{Arrived, Datagram};
 pub use list::RegionList;
 pub use sides::{
     AccessError, AtomicChange, Extra, Fault, LocalMemory, Receive, Received, Region, Responder,

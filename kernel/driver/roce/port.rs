@@ -10,11 +10,7 @@ use crate::{
     net::{Namespace, NamespaceEvents, UdpSocket},
     rdma::NetDevice,
 };
-use kernel::{
-    prelude::*,
-    revocable::Revocable,
-    sync::Arc,
-};
+use kernel::{prelude::*, revocable::Revocable, sync::Arc};
 
 /// The sockets of a namespace.
 pub(crate) struct Sockets {
