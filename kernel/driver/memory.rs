@@ -283,7 +283,7 @@ impl Mr {
 }
 
 /// Ends the access by a key (IBTA 10.6.5), for a queue pair of that protection domain and number. Regions
-/// of processes have no such keys. It may sleep.
+/// of processes have no such keys.
 pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<(), AccessError> {
     match keys.get(key >> KEY_BITS).ok_or(AccessError)? {
         Named::Window(window) => window.invalidate(key, qpn),

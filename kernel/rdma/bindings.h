@@ -40,6 +40,8 @@ void rdma_helper_module_put(struct module *module);
 void rdma_helper_cond_resched(void);
 const struct cpumask *rdma_helper_cpumask_of(unsigned int cpu);
 unsigned int rdma_helper_next_online_cpu(unsigned int cpu);
+void rdma_helper_local_bh_disable(void);
+void rdma_helper_local_bh_enable(void);
 unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock);
 bool rdma_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
 void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
