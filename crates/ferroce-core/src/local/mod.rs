@@ -9,6 +9,7 @@
 //! retrying and completing on the requester's side are the front end's, since
 //! they take time.
 
+mod cursor;
 mod datagram;
 mod list;
 mod sides;
@@ -19,6 +20,7 @@ use crate::ring::{Data, Operation, Remote, SendRequest, SgeList};
 use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
 use crate::verbs::{AccessFlags, EventType, RnrTimer, SendFlags, WcOpcode, WcStatus};
 
+pub(crate) use cursor::{Cursor, Denied};
 pub use datagram::{Arrived, Datagram};
 pub use list::RegionList;
 pub use sides::{

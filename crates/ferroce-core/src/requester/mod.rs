@@ -9,23 +9,37 @@
 //!
 //! A batch ends when `poll_transmit` has no packet any more: a [`Region`] is kept within a batch, so that
 //! a key is looked up once for many packets, and none is kept beyond.
+//!
+//! # PSNs
+//! ```text
+//!        una              next            end          allotted
+//!  done   |  sent, not      |  to be sent  |  never sent   |  of no request yet
+//!         |  acknowledged   |  again       |               |
+//! ```
+//! What is lost is sent again from the oldest packet without an acknowledgement on (go-back-N, IBTA
+//! 9.7.5.2.4): `next` goes back to `una`.
 
+mod responses;
 mod slot;
+mod timers;
+mod transmit;
 
 use core::ops::DerefMut;
 
-use crate::local::{LocalMemory, Region};
+use crate::local::{Cursor, LocalMemory, Region};
 use crate::qp::QpAttr;
-use crate::ring::Origin;
+use crate::ring::{Origin, SendRequest};
 use crate::verbs::{QpType, SendFlags, SendOpcode, WcStatus};
-use crate::wire::Packet;
+use crate::wire::Psn;
 
+pub use responses::Response;
 pub use slot::Slot;
+pub use transmit::Transmit;
 
 /// Whose requests are sent: a QP's own memory and queues.
 pub trait Host: LocalMemory {
-    /// The copy of the entry in a slot: [`SendRequest::decode`](crate::ring::SendRequest::decode) reads
-    /// it. It does not change between [`Requester::posted`] and the slot's completion.
+    /// The copy of the entry in a slot: [`SendRequest::decode`] reads it. It does not change between
+    /// [`Requester::posted`] and the slot's completion.
     fn entry(&self, slot: u32) -> &[u8];
 
     /// A request is done: in the order they were posted in, and the slot is free. Without success the QP
@@ -51,134 +65,316 @@ pub struct Completed {
     pub length: u32,
 }
 
-/// What there is to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transmit {
-    /// A packet: the first bytes of the buffer. There may be more.
-    Packet(usize),
-    /// A packet of so many bytes, for which the buffer is too short. Nothing has changed.
-    NeedsRoom(usize),
-    /// Nothing, before something else happens.
-    Nothing,
-    /// The request in this slot concerns this host alone, and it is its turn: nothing is sent before
-    /// [`Requester::executed`].
-    Local(u32),
-    /// Memory on demand is not there ([`Fault::Later`](crate::local::Fault::Later)): to be called again
-    /// when it may be.
-    Later,
-}
+/// How many packets may be under way: what a peer has to have room for.
+const WINDOW: u32 = 256;
 
-/// What came of a response packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Response {
-    /// It told something new.
-    Taken,
-    /// It is of no use: a duplicate, or not to any request (a ghost; IBTA 9.7.1).
-    Ignored,
-    /// The peer misses packets, which are sent again.
-    SequenceError,
-    /// The peer has no receive: some packets are sent again, later.
-    NotReady,
-    /// Responses were lost, which are asked for again.
-    ImpliedNak,
-    /// It ended a request with an error, or is going to when those before are done.
-    Failed(WcStatus),
+/// How many packets a READ request asks for at most. A longer READ is several requests one after the
+/// other, so that responses too come no faster than they are taken.
+const READ_PACKETS: u32 = 64;
+
+/// How many packets are sent before an acknowledgement is asked for.
+const ASK_AFTER: u32 = 16;
+
+/// What of the QP's attributes the requester goes by.
+struct Config {
+    qp_type: QpType,
+    origin: Origin,
+    dest_qp: u32,
+    /// Bytes of payload of a packet.
+    mtu: u32,
+    max_rd_atomic: u32,
+    /// Nanoseconds.
+    ack_timeout: Option<u64>,
+    retry_cnt: u8,
+    rnr_retry: u8,
 }
 
 /// The requester of a QP. `S` is one [`Slot`] for each entry of the send queue.
 pub struct Requester<S, R> {
+    config: Config,
     slots: S,
-    region: Option<R>,
+    // Positions in the send queue, which wrap; a slot is a position modulo the number of slots.
+    /// The oldest request that is not complete.
+    head: u32,
+    /// The request that `next` belongs to, or the one after all that have been begun.
+    current: u32,
+    /// The next request to be begun: those before have PSNs.
+    begun: u32,
+    /// The next request to be posted.
+    posted: u32,
+    /// The oldest PSN that is not acknowledged.
+    una: Psn,
+    /// The next PSN to be sent.
+    next: Psn,
+    /// The next PSN that has never been sent.
+    end: Psn,
+    /// The next PSN that belongs to no request.
+    allotted: Psn,
+    /// How many READ requests, atomics and the like are under way.
+    rd_atomic: u32,
+    /// Packets sent since an acknowledgement was asked for.
+    unasked: u32,
+    /// Something was sent again: an acknowledgement is asked for at the end of each message.
+    cautious: bool,
+    /// No other request is begun.
+    hold: bool,
+    /// This request cannot be sent, and completes so when those before it are done.
+    broken: Option<(u32, WcStatus)>,
+    failed: bool,
+    /// When an acknowledgement has to have come.
+    ack_deadline: Option<u64>,
+    /// Until when nothing is sent, since the peer or memory is not ready.
+    resume_at: Option<u64>,
+    /// Retries since there was progress.
+    retries: u8,
+    rnr_retries: u8,
+    /// What was sent again because the peer misses it, or because responses were lost: once is enough.
+    repeated: Option<Psn>,
+    gather: List<R>,
+    scatter: List<R>,
+}
+
+/// A cursor in the list of the request at a position.
+struct List<R> {
+    position: u32,
+    cursor: Cursor<R>,
+}
+
+impl<R: Region> List<R> {
+    const fn new() -> Self {
+        Self {
+            position: 0,
+            cursor: Cursor::new(),
+        }
+    }
+
+    /// The cursor, for the list of that request.
+    fn of(&mut self, position: u32) -> &mut Cursor<R> {
+        if self.position != position {
+            self.position = position;
+            self.cursor.forget();
+        }
+        &mut self.cursor
+    }
 }
 
 impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     /// Of a QP that becomes ready to send. `slots` are as many as the send queue has entries, a power of
     /// two; their contents mean nothing.
-    pub fn new(_qp_type: QpType, _origin: Origin, _attr: &QpAttr, slots: S) -> Self {
-        Self {
+    pub fn new(qp_type: QpType, origin: Origin, attr: &QpAttr, slots: S) -> Self {
+        let psn = Psn::new(attr.sq_psn);
+        let mut requester = Self {
+            config: Config {
+                qp_type,
+                origin,
+                dest_qp: attr.dest_qp_num,
+                mtu: 0,
+                max_rd_atomic: 0,
+                ack_timeout: None,
+                retry_cnt: 0,
+                rnr_retry: 0,
+            },
             slots,
-            region: None,
-        }
+            head: 0,
+            current: 0,
+            begun: 0,
+            posted: 0,
+            una: psn,
+            next: psn,
+            end: psn,
+            allotted: psn,
+            rd_atomic: 0,
+            unasked: 0,
+            cautious: false,
+            hold: false,
+            broken: None,
+            failed: false,
+            ack_deadline: None,
+            resume_at: None,
+            retries: 0,
+            rnr_retries: 0,
+            repeated: None,
+            gather: List::new(),
+            scatter: List::new(),
+        };
+        requester.configure(attr);
+        requester
     }
 
-    /// Takes over what can be changed of a QP in SQD or RTS: timeouts, retries, the path MTU (if nothing
-    /// is under way).
-    pub fn configure(&mut self, _attr: &QpAttr) {
-        todo!()
+    /// Takes over what can be changed of a QP in SQD or RTS: timeouts, retries, how many READs may be
+    /// under way, and, if nothing is, the path MTU.
+    pub fn configure(&mut self, attr: &QpAttr) {
+        let config = &mut self.config;
+        config.ack_timeout = attr.timeout.nanos();
+        config.retry_cnt = attr.retry_cnt;
+        config.rnr_retry = attr.rnr_retry;
+        config.max_rd_atomic = attr.max_rd_atomic.into();
+        if self.head == self.begun {
+            config.mtu = attr.path_mtu.bytes();
+        }
     }
 
     /// Notes that the next slot has an entry. They go round: 0, 1, …, 0; the front end keeps from filling
     /// one that is not free.
     pub fn posted(&mut self) {
-        let _ = (&self.slots.len(), &self.region);
-        todo!()
-    }
-
-    /// Fills `buffer` with the next packet, from the BTH to the padding. `now` is in nanoseconds, and
-    /// never runs backwards.
-    pub fn poll_transmit<H: Host<Region = R>>(
-        &mut self,
-        _now: u64,
-        _host: &H,
-        _buffer: &mut [u8],
-    ) -> Transmit {
-        todo!()
-    }
-
-    /// Takes a response packet of the peer's.
-    pub fn on_packet<H: Host<Region = R>>(
-        &mut self,
-        _now: u64,
-        _packet: &Packet<'_>,
-        _host: &H,
-    ) -> Response {
-        todo!()
-    }
-
-    /// When [`on_deadline`](Self::on_deadline) is to be called, if nothing happens before.
-    pub fn next_deadline(&self) -> Option<u64> {
-        todo!()
-    }
-
-    /// Does what is due, which may be nothing. Returns the status of the request that failed for want of
-    /// answers, if one did.
-    pub fn on_deadline<H: Host<Region = R>>(&mut self, _now: u64, _host: &H) -> Option<WcStatus> {
-        todo!()
+        self.posted = self.posted.wrapping_add(1);
     }
 
     /// Notes that the front end has executed a request of its own host's: [`Transmit::Local`].
     pub fn executed<H: Host<Region = R>>(
         &mut self,
-        _slot: u32,
-        _result: Result<(), WcStatus>,
-        _host: &H,
+        slot: u32,
+        result: Result<(), WcStatus>,
+        host: &H,
     ) {
-        todo!()
+        // It was begun when all before it were done, and nothing is begun before it is.
+        if self.head == self.begun || self.index(self.head) != slot as usize {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                let slot = Slot {
+                    executed: true,
+                    ..self.slot(self.head)
+                };
+                self.set_slot(self.head, slot);
+                self.retire(host);
+            }
+            Err(status) => self.fail(status, host),
+        }
     }
 
     /// Has no other request begun (in SQD), or again has them begun.
-    pub fn hold(&mut self, _hold: bool) {
-        todo!()
+    pub fn hold(&mut self, hold: bool) {
+        self.hold = hold;
     }
 
     /// Whether all requests that were begun are complete.
     pub fn is_drained(&self) -> bool {
-        todo!()
+        self.head == self.begun
     }
 
     /// Whether no request is posted that is not complete.
     pub fn is_empty(&self) -> bool {
-        todo!()
+        self.head == self.posted
     }
 
     /// Whether a request has failed: nothing is sent any more.
     pub fn has_failed(&self) -> bool {
-        todo!()
+        self.failed
     }
 
-    /// Completes all requests with [`WrFlushErr`](WcStatus::WrFlushErr), and those posted later at the
-    /// next call (in ERR and SQE).
-    pub fn flush<H: Host<Region = R>>(&mut self, _host: &H) {
-        todo!()
+    /// Completes all requests with [`WrFlushErr`](WcStatus::WrFlushErr): in ERR and SQE, again whenever
+    /// there are more.
+    pub fn flush<H: Host<Region = R>>(&mut self, host: &H) {
+        self.stop();
+        while self.head != self.posted {
+            let position = self.head;
+            self.head = position.wrapping_add(1);
+            self.complete(position, WcStatus::WrFlushErr, host);
+        }
+        self.begun = self.posted;
+        self.current = self.posted;
+    }
+
+    /// Sends nothing any more, and waits for nothing.
+    fn stop(&mut self) {
+        self.failed = true;
+        self.broken = None;
+        self.ack_deadline = None;
+        self.resume_at = None;
+        self.end_batch();
+    }
+
+    /// Gives up the regions that are kept.
+    fn end_batch(&mut self) {
+        self.gather.cursor.forget();
+        self.scatter.cursor.forget();
+    }
+
+    fn index(&self, position: u32) -> usize {
+        // The number of slots is a power of two.
+        position as usize & self.slots.len().wrapping_sub(1)
+    }
+
+    fn slot(&self, position: u32) -> Slot {
+        self.slots
+            .get(self.index(position))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn set_slot(&mut self, position: u32, slot: Slot) {
+        let index = self.index(position);
+        if let Some(place) = self.slots.get_mut(index) {
+            *place = slot;
+        }
+    }
+
+    fn entry<'a, H: Host<Region = R>>(&self, position: u32, host: &'a H) -> &'a [u8] {
+        host.entry(self.index(position) as u32)
+    }
+
+    /// Hands out the completion of a request that has left the queue.
+    fn complete<H: Host<Region = R>>(&self, position: u32, status: WcStatus, host: &H) {
+        let slot = self.slot(position);
+        host.complete(&Completed {
+            slot: self.index(position) as u32,
+            wr_id: SendRequest::wr_id(self.entry(position, host)),
+            opcode: slot.opcode,
+            flags: slot.flags,
+            status,
+            length: slot.length,
+        });
+    }
+
+    /// Completes the oldest request with an error, which ends all sending.
+    fn fail<H: Host<Region = R>>(&mut self, status: WcStatus, host: &H) {
+        let position = self.head;
+        self.stop();
+        self.head = position.wrapping_add(1);
+        if self.begun == position {
+            self.begun = self.head;
+        }
+        self.complete(position, status, host);
+    }
+
+    /// Completes what is done: those requests whose packets are all acknowledged, in order.
+    fn retire<H: Host<Region = R>>(&mut self, host: &H) {
+        while self.head != self.begun {
+            let slot = self.slot(self.head);
+            let done = match slot.packets {
+                0 => slot.executed,
+                _ => !self.una.is_before(slot.end()),
+            };
+            if !done {
+                break;
+            }
+            let position = self.head;
+            self.head = position.wrapping_add(1);
+            if self.broken.is_some_and(|(broken, _)| broken == position) {
+                // It could not be sent again, and need not be.
+                self.broken = None;
+            }
+            self.complete(position, WcStatus::Success, host);
+        }
+        match self.broken {
+            Some((broken, status)) if broken == self.head => self.fail(status, host),
+            _ => {}
+        }
+    }
+
+    /// Goes on with the packet of this number.
+    fn seek(&mut self, psn: Psn) {
+        self.next = psn;
+        let mut position = self.head;
+        while position != self.begun {
+            let slot = self.slot(position);
+            if slot.packets > 0 && psn.is_before(slot.end()) {
+                break;
+            }
+            position = position.wrapping_add(1);
+        }
+        self.current = position;
     }
 }

@@ -2,25 +2,32 @@
 //! The responder of a connection (IBTA 9.7, 9.8): carries out the requests of its peer, and answers.
 //!
 //! As the [requester](crate::requester), it never waits; the front end calls it under the same lock. After
-//! a batch of [`Responder::on_packet`], and when a packet was sent, it calls
-//! [`Responder::poll_transmit`] until there is none any more: acknowledgements are gathered until then,
-//! and a [`Region`] is kept until then and not beyond.
+//! a batch of [`Responder::on_packet`] it calls [`Responder::poll_transmit`] until there is no packet any
+//! more: acknowledgements are gathered until then, and a [`Region`] is kept until then and not beyond.
 //!
 //! What the front end lends is a [`local::Responder`](crate::local::Responder), as for delivery on one
-//! host. It fails the QP by [`fail`](crate::local::Responder::fail); what is to be sent before and about
-//! that still is, so `poll_transmit` is called in ERR too.
+//! host. The QP is failed by [`fail`](crate::local::Responder::fail); what is to be sent before that
+//! and about it still is, so `poll_transmit` is called in ERR too.
 
+mod answers;
+mod duplicates;
+mod message;
+mod refusal;
+mod requests;
 mod resource;
+mod unreliable;
 
 use core::ops::DerefMut;
 
-use crate::local::{self, Region};
+use crate::local::{self, Cursor, Region};
 use crate::qp::QpAttr;
-use crate::requester::Transmit;
 use crate::verbs::QpType;
-use crate::wire::{Nak, Packet};
+use crate::wire::{Nak, Packet, Psn, Service, Syndrome};
 
+use message::{HeldReceive, Progress};
+use refusal::Refusal;
 pub use resource::Resource;
+use resource::Resources;
 
 /// What came of a request packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +40,7 @@ pub enum Request {
     OutOfSequence,
     /// There is no receive for it, or memory on demand is not there yet: the peer tries again later.
     NotReady,
-    /// It was refused, and the QP failed. Without a NAK the peer has not been told (UC).
+    /// It was refused, and the QP failed. Without a NAK the peer is not told (UC).
     Refused(Option<Nak>),
     /// It was dropped without a word: an old one that cannot be answered again, or one of a message that
     /// a UC responder gives up.
@@ -42,43 +49,116 @@ pub enum Request {
 
 /// The responder of a QP. `S` is one [`Resource`] for each RDMA READ and atomic that may be under way.
 pub struct Responder<S, R> {
-    resources: S,
-    region: Option<R>,
+    qp_type: QpType,
+    dest_qp: u32,
+    /// Bytes of payload of a packet.
+    mtu: u32,
+    resources: Resources<S>,
+    /// The PSN that is expected.
+    expected: Psn,
+    /// How many messages have been completed, 24 bits.
+    msn: u32,
+    /// The peer has been told, by a NAK, to begin again with what is expected: until that comes,
+    /// nothing else is said (IBTA 9.7.5.2.4).
+    told: bool,
+    /// The message that has begun to arrive.
+    message: Option<Progress>,
+    /// The receive that it goes to; of UC it may wait for the next one.
+    receive: Option<HeldReceive>,
+    /// What is to be said once the responses before are sent.
+    answer: Option<(Psn, Syndrome)>,
+    failed: bool,
+    /// In the receive.
+    scatter: Cursor<R>,
+    /// The rest of the range that is written to, and where in the message it begins.
+    writing: Option<(u32, R)>,
+    /// The rest of the range that is read, and where in the READ it begins.
+    reading: Option<(u32, R)>,
 }
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Of a QP that becomes ready to receive. `resources` are at least `max_dest_rd_atomic`; their
     /// contents mean nothing.
-    pub fn new(_qp_type: QpType, _attr: &QpAttr, resources: S) -> Self {
+    pub fn new(qp_type: QpType, attr: &QpAttr, resources: S) -> Self {
         Self {
-            resources,
-            region: None,
+            qp_type,
+            dest_qp: attr.dest_qp_num,
+            mtu: attr.path_mtu.bytes(),
+            resources: Resources::new(resources, attr.max_dest_rd_atomic),
+            expected: Psn::new(attr.rq_psn),
+            msn: 0,
+            told: false,
+            message: None,
+            receive: None,
+            answer: None,
+            failed: false,
+            scatter: Cursor::new(),
+            writing: None,
+            reading: None,
         }
     }
 
     /// Takes a request packet of the peer's.
     pub fn on_packet<P: local::Responder<Region = R>>(
         &mut self,
-        _packet: &Packet<'_>,
-        _peer: &P,
+        packet: &Packet<'_>,
+        peer: &P,
     ) -> Request {
-        let _ = (&self.resources.len(), &self.region);
-        todo!()
+        let opcode = packet.bth.opcode;
+        let is_own = opcode.service() == Service::of(self.qp_type);
+        if self.failed || !is_own || opcode.kind().is_response() {
+            return Request::Dropped;
+        }
+        if self.qp_type != QpType::Rc {
+            return self.on_unreliable(packet, peer);
+        }
+        let psn = packet.bth.psn;
+        match psn.since(self.expected) {
+            0 => {}
+            1.. => {
+                if !self.told {
+                    self.told = true;
+                    let nak = Syndrome::Nak(Nak::PsnSequenceError);
+                    self.answer = Some((self.expected, nak));
+                }
+                return Request::OutOfSequence;
+            }
+            _ => return self.on_duplicate(packet, peer),
+        }
+        self.told = false;
+        match self.execute(packet, peer) {
+            Ok(psns) => {
+                self.expected = self.expected + psns;
+                let is_nak = !matches!(self.answer, None | Some((_, Syndrome::Ack(_))));
+                if packet.bth.ack_req || is_nak {
+                    self.acknowledge();
+                }
+                Request::Taken
+            }
+            Err(Refusal::NotReady) => {
+                self.told = true;
+                self.answer = Some((psn, Syndrome::RnrNak(peer.min_rnr_timer())));
+                Request::NotReady
+            }
+            Err(refusal) => self.refuse(psn, refusal, peer),
+        }
     }
 
-    /// Fills `buffer` with the next response packet, from the BTH to the padding.
-    pub fn poll_transmit<P: local::Responder<Region = R>>(
-        &mut self,
-        _peer: &P,
-        _buffer: &mut [u8],
-    ) -> Transmit {
-        todo!()
+    /// Has an acknowledgement sent of all that has been carried out by then.
+    fn acknowledge(&mut self) {
+        // The PSN is filled in when it is sent.
+        self.answer = Some((self.expected, Syndrome::UNLIMITED));
     }
 
-    /// Completes the receive of a message that has begun to arrive with
-    /// [`WrFlushErr`](crate::verbs::WcStatus::WrFlushErr), if there is one: on the way to ERR or RESET,
-    /// before the other receives are flushed.
-    pub fn flush<P: local::Responder<Region = R>>(&mut self, _peer: &P) {
-        todo!()
+    /// One more message is complete.
+    fn count_message(&mut self) {
+        self.msn = self.msn.wrapping_add(1);
+    }
+
+    /// Gives up the regions that are kept.
+    fn end_batch(&mut self) {
+        self.scatter.forget();
+        self.writing = None;
+        self.reading = None;
     }
 }

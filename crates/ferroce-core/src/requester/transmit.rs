@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Making packets of requests (IBTA 9.7.2 to 9.7.4, 9.8.1).
+
+use core::ops::DerefMut;
+
+use super::{Host, Requester, Slot, ASK_AFTER, READ_PACKETS, WINDOW};
+use crate::local::{Denied, Fault, Region};
+use crate::ring::{Data, Operation, Remote, SendRequest};
+use crate::verbs::limits::ATOMIC_LENGTH;
+use crate::verbs::{SendFlags, SendOpcode, WcStatus};
+use crate::wire::{emit_with, AtomicEth, Bth, Feth, Headers, Kind, Opcode, Part, Reth, Service};
+
+/// What there is to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// A packet: the first bytes of the buffer. There may be more.
+    Packet(usize),
+    /// A packet of so many bytes, for which the buffer is too short. Nothing has changed.
+    NeedsRoom(usize),
+    /// Nothing, before something else happens.
+    Nothing,
+    /// The request in this slot concerns this host alone, and it is its turn: nothing is sent before
+    /// [`Requester::executed`].
+    Local(u32),
+    /// Memory on demand is not there ([`Fault::Later`]): to be called again when it may be.
+    Later,
+}
+
+/// What one packet of a request is.
+struct Plan {
+    kind: Kind,
+    headers: Headers,
+    /// The part of the message that is its payload, in bytes.
+    at: u32,
+    length: u32,
+    /// How many PSNs it takes, with its responses.
+    psns: u32,
+}
+
+impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
+    /// Fills `buffer` with the next packet, from the BTH to the padding. `now` is in nanoseconds, and
+    /// never runs backwards.
+    pub fn poll_transmit<H: Host<Region = R>>(
+        &mut self,
+        now: u64,
+        host: &H,
+        buffer: &mut [u8],
+    ) -> Transmit {
+        let transmit = self.try_transmit(now, host, buffer);
+        if !matches!(transmit, Transmit::Packet(_) | Transmit::NeedsRoom(_)) {
+            self.end_batch();
+        }
+        transmit
+    }
+
+    fn try_transmit<H: Host<Region = R>>(
+        &mut self,
+        now: u64,
+        host: &H,
+        buffer: &mut [u8],
+    ) -> Transmit {
+        if self.failed || self.resume_at.is_some() {
+            return Transmit::Nothing;
+        }
+        loop {
+            if self
+                .broken
+                .is_some_and(|(broken, _)| broken == self.current)
+            {
+                return Transmit::Nothing;
+            }
+            if self.current == self.begun {
+                match self.begin(host) {
+                    Ok(()) => {}
+                    Err(transmit) => return transmit,
+                }
+            }
+            let slot = self.slot(self.current);
+            if self.next.is_before(slot.end()) {
+                return self.send(now, slot, host, buffer);
+            }
+            self.current = self.current.wrapping_add(1);
+        }
+    }
+
+    /// Begins the next request, if that may be.
+    fn begin<H: Host<Region = R>>(&mut self, host: &H) -> Result<(), Transmit> {
+        if self.hold || self.begun == self.posted {
+            return Err(Transmit::Nothing);
+        }
+        let position = self.begun;
+        let entry = self.entry(position, host);
+        let decoded = SendRequest::decode(entry, self.config.qp_type, self.config.origin);
+        let (request, data) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                // Of what makes no sense nothing is known.
+                self.set_slot(position, Slot::default());
+                return Err(self.refuse(position, error.status(), host));
+            }
+        };
+        let opcode = request.operation.opcode();
+        // Its length has been checked.
+        let length = u32::try_from(data.length()).unwrap_or(0);
+        let slot = Slot {
+            first: self.allotted,
+            packets: packets(opcode, length, self.config.mtu),
+            length,
+            opcode,
+            flags: request.flags,
+            executed: false,
+        };
+        self.set_slot(position, slot);
+        if opcode.is_local() {
+            // Those before may have to be sent again, with the keys that they have.
+            if self.head != position {
+                return Err(Transmit::Nothing);
+            }
+            self.begun = position.wrapping_add(1);
+            self.current = self.begun;
+            return Err(Transmit::Local(self.index(position) as u32));
+        }
+        if self.head != self.begun && self.waits_for_local() {
+            return Err(Transmit::Nothing);
+        }
+        if request.flags.contains(SendFlags::FENCE) && self.rd_atomic > 0 {
+            return Err(Transmit::Nothing);
+        }
+        if opcode.is_rd_atomic() && self.config.max_rd_atomic == 0 {
+            return Err(self.refuse(position, WcStatus::LocQpOpErr, host));
+        }
+        if let Data::Sges(sges) = data {
+            let writes = gets_data(opcode);
+            let list = if writes {
+                &mut self.scatter
+            } else {
+                &mut self.gather
+            };
+            if list.of(position).check(host, sges, writes).is_err() {
+                return Err(self.refuse(position, WcStatus::LocProtErr, host));
+            }
+        }
+        self.begun = position.wrapping_add(1);
+        self.allotted = slot.end();
+        Ok(())
+    }
+
+    /// Whether the last request that was begun is for this host alone, and not done.
+    fn waits_for_local(&self) -> bool {
+        self.slot(self.begun.wrapping_sub(1)).packets == 0
+    }
+
+    /// A request cannot be sent, or sent on: it completes with this status when those before it are done.
+    fn refuse<H: Host<Region = R>>(
+        &mut self,
+        position: u32,
+        status: WcStatus,
+        host: &H,
+    ) -> Transmit {
+        self.broken = Some((position, status));
+        self.retire(host);
+        Transmit::Nothing
+    }
+
+    /// Sends the packet that is next, of a request that has been begun.
+    fn send<H: Host<Region = R>>(
+        &mut self,
+        now: u64,
+        slot: Slot,
+        host: &H,
+        buffer: &mut [u8],
+    ) -> Transmit {
+        let position = self.current;
+        let entry = self.entry(position, host);
+        let decoded = SendRequest::decode(entry, self.config.qp_type, self.config.origin);
+        let Ok((request, data)) = decoded else {
+            return self.refuse(position, WcStatus::LocQpOpErr, host);
+        };
+        let index = self.next.since(slot.first) as u32;
+        let plan = plan(&request.operation, &slot, index, self.config.mtu);
+        let is_new = self.next == self.end;
+        let is_rd_atomic = slot.opcode.is_rd_atomic();
+        let under_way = self.next.since(self.una) as u32;
+        if under_way + plan.psns > WINDOW
+            || (is_new && is_rd_atomic && self.rd_atomic >= self.config.max_rd_atomic)
+        {
+            return Transmit::Nothing;
+        }
+        let ends = plan.kind.part().ends();
+        let asks = !is_rd_atomic
+            && (self.unasked + 1 >= ASK_AFTER
+                || under_way + 1 == WINDOW
+                || (ends && (self.cautious || !self.goes_on_after(position, host))));
+        let service = Service::of(self.config.qp_type);
+        let Some(opcode) = Opcode::new(service, plan.kind) else {
+            return self.refuse(position, WcStatus::LocQpOpErr, host);
+        };
+        let mut bth = Bth::new(opcode, self.config.dest_qp, self.next);
+        bth.solicited =
+            ends && slot.opcode.consumes_receive() && slot.flags.contains(SendFlags::SOLICITED);
+        bth.ack_req = asks && service == Service::Rc;
+        let gather = self.gather.of(position);
+        let length = plan.length as usize;
+        let emitted = emit_with(&bth, &plan.headers, length, buffer, |payload| match data {
+            Data::Inline(bytes) => {
+                let bytes = bytes.get(plan.at as usize..).unwrap_or(&[]);
+                payload
+                    .iter_mut()
+                    .zip(bytes)
+                    .for_each(|(to, from)| *to = *from);
+                Ok(())
+            }
+            Data::Sges(sges) => gather.read(host, sges, plan.at, payload),
+        });
+        let length = match emitted {
+            Err(error) => return Transmit::NeedsRoom(error.0),
+            Ok(Err(Denied::Fault(Fault::Later))) => return Transmit::Later,
+            Ok(Err(_)) => return self.refuse(position, WcStatus::LocProtErr, host),
+            Ok(Ok((length, ()))) => length,
+        };
+        if is_new && is_rd_atomic {
+            self.rd_atomic += 1;
+        }
+        self.unasked = if asks { 0 } else { self.unasked + 1 };
+        self.next = self.next + plan.psns;
+        if self.end.is_before(self.next) {
+            self.end = self.next;
+        }
+        match service {
+            Service::Rc => self.start_ack_timer(now),
+            // Nobody answers: what is sent is done (IBTA 9.8.1).
+            _ => {
+                self.una = self.next;
+                self.retire(host);
+            }
+        }
+        Transmit::Packet(length)
+    }
+
+    /// Whether another request is sent right after this one, as far as is known, so that an
+    /// acknowledgement of that one will do for both.
+    fn goes_on_after<H: Host<Region = R>>(&self, position: u32, host: &H) -> bool {
+        let next = position.wrapping_add(1);
+        if self.hold || next == self.posted {
+            return false;
+        }
+        let entry = self.entry(next, host);
+        match SendRequest::decode(entry, self.config.qp_type, self.config.origin) {
+            Ok((request, _)) => {
+                !request.operation.opcode().is_local() && !request.flags.contains(SendFlags::FENCE)
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Whether the data of a request comes from the peer.
+fn gets_data(opcode: SendOpcode) -> bool {
+    matches!(
+        opcode,
+        SendOpcode::RdmaRead | SendOpcode::CompareSwap | SendOpcode::FetchAdd
+    )
+}
+
+/// How many PSNs a request takes (IBTA 9.7.1, 9.7.2).
+fn packets(opcode: SendOpcode, length: u32, mtu: u32) -> u32 {
+    match opcode {
+        _ if opcode.is_local() => 0,
+        SendOpcode::CompareSwap
+        | SendOpcode::FetchAdd
+        | SendOpcode::Flush
+        | SendOpcode::AtomicWrite => 1,
+        _ => length.div_ceil(mtu.max(1)).max(1),
+    }
+}
+
+/// The packet of a request that has this index.
+fn plan(operation: &Operation, slot: &Slot, index: u32, mtu: u32) -> Plan {
+    let at = index * mtu;
+    let part = Part::new(index == 0, index + 1 == slot.packets);
+    let request = |kind, headers| Plan {
+        kind,
+        headers,
+        at: 0,
+        length: 0,
+        psns: 1,
+    };
+    let payload = |kind, headers| Plan {
+        kind,
+        headers,
+        at,
+        length: (slot.length - at).min(mtu),
+        psns: 1,
+    };
+    let reth = |remote: Remote| Reth {
+        remote,
+        dma_len: slot.length,
+    };
+    match *operation {
+        Operation::Send => payload(send_kind(part), Headers::None),
+        Operation::SendImm(imm) => match part {
+            Part::Last => payload(Kind::SendLastImm, Headers::Imm(imm)),
+            Part::Only => payload(Kind::SendOnlyImm, Headers::Imm(imm)),
+            _ => payload(send_kind(part), Headers::None),
+        },
+        Operation::SendInvalidate { rkey } => match part {
+            Part::Last => payload(Kind::SendLastInvalidate, Headers::Ieth(rkey)),
+            Part::Only => payload(Kind::SendOnlyInvalidate, Headers::Ieth(rkey)),
+            _ => payload(send_kind(part), Headers::None),
+        },
+        Operation::RdmaWrite(remote) => {
+            payload(write_kind(part), write_headers(part, reth(remote)))
+        }
+        Operation::RdmaWriteImm(remote, imm) => match part {
+            Part::Last => payload(Kind::WriteLastImm, Headers::Imm(imm)),
+            Part::Only => payload(Kind::WriteOnlyImm, Headers::RethImm(reth(remote), imm)),
+            _ => payload(write_kind(part), write_headers(part, reth(remote))),
+        },
+        Operation::RdmaRead(remote) => {
+            let end = read_end(index, slot.packets);
+            let to = slot.length.min(end.saturating_mul(mtu));
+            let reth = Reth {
+                remote: Remote {
+                    addr: remote.addr.wrapping_add(at.into()),
+                    ..remote
+                },
+                dma_len: to - at,
+            };
+            Plan {
+                psns: end - index,
+                ..request(Kind::ReadRequest, Headers::Reth(reth))
+            }
+        }
+        Operation::CompareSwap {
+            remote,
+            compare,
+            swap,
+        } => {
+            let atomic = AtomicEth {
+                remote,
+                swap_add: swap,
+                compare,
+            };
+            request(Kind::CompareSwap, Headers::Atomic(atomic))
+        }
+        Operation::FetchAdd { remote, add } => {
+            let atomic = AtomicEth {
+                remote,
+                swap_add: add,
+                compare: 0,
+            };
+            request(Kind::FetchAdd, Headers::Atomic(atomic))
+        }
+        Operation::AtomicWrite(remote) => Plan {
+            length: ATOMIC_LENGTH,
+            ..request(Kind::AtomicWrite, Headers::Reth(reth(remote)))
+        },
+        Operation::Flush {
+            remote,
+            length,
+            selectivity,
+            placement,
+        } => {
+            let feth = Feth {
+                placement,
+                level: selectivity.number(),
+            };
+            let reth = Reth {
+                remote,
+                dma_len: length,
+            };
+            request(Kind::Flush, Headers::Flush(feth, reth))
+        }
+        // They take no PSN, and are not sent.
+        Operation::LocalInvalidate { .. } | Operation::BindMw(_) | Operation::RegMr(_) => {
+            request(Kind::SendOnly, Headers::None)
+        }
+    }
+}
+
+/// The index after the last response to the READ request that asks for this one.
+pub(super) fn read_end(index: u32, packets: u32) -> u32 {
+    (index - index % READ_PACKETS + READ_PACKETS).min(packets)
+}
+
+fn send_kind(part: Part) -> Kind {
+    match part {
+        Part::First => Kind::SendFirst,
+        Part::Middle => Kind::SendMiddle,
+        Part::Last => Kind::SendLast,
+        Part::Only => Kind::SendOnly,
+    }
+}
+
+fn write_kind(part: Part) -> Kind {
+    match part {
+        Part::First => Kind::WriteFirst,
+        Part::Middle => Kind::WriteMiddle,
+        Part::Last => Kind::WriteLast,
+        Part::Only => Kind::WriteOnly,
+    }
+}
+
+fn write_headers(part: Part, reth: Reth) -> Headers {
+    if part.begins() {
+        Headers::Reth(reth)
+    } else {
+        Headers::None
+    }
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Messages of several packets, and the receives they go to.
+
+use core::ops::DerefMut;
+
+use super::{Refusal, Resource, Responder};
+use crate::local::{self, Denied, Extra, Receive, Received, Region, Taken};
+use crate::ring::{SgeList, SGE_LEN};
+use crate::verbs::limits::MAX_RECV_SGE;
+use crate::verbs::{QpType, WcOpcode, WcStatus};
+use crate::wire::{Nak, Part, Reth};
+
+/// How far a message has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// A SEND, of which there are so many bytes.
+    Send(u32),
+    /// An RDMA WRITE to a range, of which there are so many bytes.
+    Write(Reth, u32),
+}
+
+/// A receive that was taken for a message.
+pub(super) struct HeldReceive {
+    wr_id: u64,
+    entries: [[u8; SGE_LEN]; MAX_RECV_SGE as usize],
+    count: usize,
+}
+
+impl HeldReceive {
+    fn new(receive: &Receive<'_>) -> Self {
+        let mut entries = [[0; SGE_LEN]; MAX_RECV_SGE as usize];
+        let sges = receive.scatter.iter();
+        let count = entries
+            .iter_mut()
+            .zip(sges)
+            .map(|(place, sge)| *place = sge.to_bytes())
+            .count();
+        Self {
+            wr_id: receive.wr_id,
+            entries,
+            count,
+        }
+    }
+
+    fn scatter(&self) -> SgeList<'_> {
+        SgeList::of(self.entries.get(..self.count).unwrap_or(&[]))
+    }
+}
+
+impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
+    /// Has a receive for the message, if none was taken for it before.
+    pub(super) fn take_receive<P: local::Responder<Region = R>>(
+        &mut self,
+        peer: &P,
+    ) -> Result<(), Refusal> {
+        if self.receive.is_some() {
+            return Ok(());
+        }
+        match peer.take_receive(|_| true, HeldReceive::new) {
+            Taken::Done(receive) => {
+                self.receive = Some(receive);
+                self.scatter.forget();
+                Ok(())
+            }
+            Taken::Empty | Taken::Refused => Err(Refusal::NotReady),
+        }
+    }
+
+    /// Takes a packet of a SEND: `at` bytes of the message have come before.
+    pub(super) fn send<P: local::Responder<Region = R>>(
+        &mut self,
+        at: u32,
+        part: Part,
+        extra: Extra,
+        solicited: bool,
+        payload: &[u8],
+        peer: &P,
+    ) -> Result<(), Refusal> {
+        self.take_receive(peer)?;
+        let Some(receive) = &self.receive else {
+            return Err(Refusal::NotReady);
+        };
+        let total = u64::from(at) + payload.len() as u64;
+        let scatter = receive.scatter();
+        if total > scatter.length() {
+            // Without an answer, it is dropped, and the receive is there for the next (IBTA 9.8.2).
+            if self.qp_type == QpType::Rc {
+                self.complete(WcOpcode::Recv, WcStatus::LocLenErr, at, extra, false, peer);
+            }
+            return Err(Refusal::TooLong);
+        }
+        let written = self.scatter.write(peer, scatter, at, payload);
+        // It fits in the receive, whose length is less than what the verbs permit.
+        let length = u32::try_from(total).map_err(|_| Refusal::TooLong)?;
+        match written {
+            Ok(()) => {}
+            Err(denied) if Refusal::is_later(denied) => return Err(Refusal::NotReady),
+            Err(Denied::Access | Denied::Fault(_)) => {
+                self.complete(
+                    WcOpcode::Recv,
+                    WcStatus::LocProtErr,
+                    length,
+                    extra,
+                    false,
+                    peer,
+                );
+                return Err(Refusal::Completed(Nak::RemoteOperationalError));
+            }
+        }
+        if !part.ends() {
+            self.message = Some(Progress::Send(length));
+            return Ok(());
+        }
+        self.message = None;
+        let invalidated = match extra {
+            Extra::Invalidated(rkey) => peer.invalidate(rkey),
+            _ => Ok(()),
+        };
+        if invalidated.is_err() {
+            let status = WcStatus::LocAccessErr;
+            self.complete(WcOpcode::Recv, status, length, extra, false, peer);
+            return Err(Refusal::Completed(Nak::RemoteAccessError));
+        }
+        self.complete(
+            WcOpcode::Recv,
+            WcStatus::Success,
+            length,
+            extra,
+            solicited,
+            peer,
+        );
+        self.count_message();
+        Ok(())
+    }
+
+    /// Completes the receive of the message.
+    pub(super) fn complete<P: local::Responder<Region = R>>(
+        &mut self,
+        opcode: WcOpcode,
+        status: WcStatus,
+        byte_len: u32,
+        extra: Extra,
+        solicited: bool,
+        peer: &P,
+    ) {
+        self.scatter.forget();
+        if let Some(receive) = self.receive.take() {
+            peer.complete(&Received {
+                wr_id: receive.wr_id,
+                status,
+                opcode,
+                byte_len,
+                extra,
+                solicited,
+                source: None,
+            });
+        }
+    }
+
+    /// Completes the receive of a message that has begun to arrive with
+    /// [`WrFlushErr`](WcStatus::WrFlushErr), if there is one: on the way to ERR or RESET, before the other
+    /// receives are flushed.
+    pub fn flush<P: local::Responder<Region = R>>(&mut self, peer: &P) {
+        self.message = None;
+        self.complete(
+            WcOpcode::Recv,
+            WcStatus::WrFlushErr,
+            0,
+            Extra::None,
+            false,
+            peer,
+        );
+    }
+}

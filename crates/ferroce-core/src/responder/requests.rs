@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Carrying out requests that are expected (IBTA 9.7.4.1: the checks in their order).
+
+use core::ops::DerefMut;
+
+use super::resource::{Answer, Exhausted};
+use super::{Progress, Refusal, Resource, Responder};
+use crate::local::{self, AtomicChange, Extra, Region};
+use crate::ring::Remote;
+use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
+use crate::verbs::{AccessFlags, FlushPlacement, FlushSelectivity, ImmData, WcOpcode, WcStatus};
+use crate::wire::{AtomicEth, Feth, Headers, Kind, Nak, Packet, Part, Reth};
+
+impl From<Exhausted> for Refusal {
+    /// The peer has more under way than it was told it may (IBTA 9.7.4.1.5).
+    fn from(Exhausted: Exhausted) -> Self {
+        Self::InvalidRequest
+    }
+}
+
+impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
+    /// Carries out the request packet that is expected. Returns how many PSNs it takes.
+    pub(super) fn execute<P: local::Responder<Region = R>>(
+        &mut self,
+        packet: &Packet<'_>,
+        peer: &P,
+    ) -> Result<u32, Refusal> {
+        let kind = packet.bth.opcode.kind();
+        let part = kind.part();
+        match (kind, packet.headers) {
+            (
+                Kind::SendFirst
+                | Kind::SendMiddle
+                | Kind::SendLast
+                | Kind::SendLastImm
+                | Kind::SendLastInvalidate
+                | Kind::SendOnly
+                | Kind::SendOnlyImm
+                | Kind::SendOnlyInvalidate,
+                headers,
+            ) => {
+                let extra = match headers {
+                    Headers::Imm(imm) => Extra::Immediate(imm),
+                    Headers::Ieth(rkey) => Extra::Invalidated(rkey),
+                    _ => Extra::None,
+                };
+                let at = match (part.begins(), self.message) {
+                    (true, None) => 0,
+                    (false, Some(Progress::Send(at))) => at,
+                    _ => return Err(Refusal::InvalidRequest),
+                };
+                self.check_payload(part, packet.payload)?;
+                let solicited = packet.bth.solicited;
+                self.send(at, part, extra, solicited, packet.payload, peer)?;
+                Ok(1)
+            }
+            (
+                Kind::WriteFirst
+                | Kind::WriteMiddle
+                | Kind::WriteLast
+                | Kind::WriteLastImm
+                | Kind::WriteOnly
+                | Kind::WriteOnlyImm,
+                headers,
+            ) => {
+                let (reth, imm) = match headers {
+                    Headers::Reth(reth) => (Some(reth), None),
+                    Headers::RethImm(reth, imm) => (Some(reth), Some(imm)),
+                    Headers::Imm(imm) => (None, Some(imm)),
+                    _ => (None, None),
+                };
+                let (reth, at) = match (reth, self.message) {
+                    (Some(reth), None) => (reth, 0),
+                    (None, Some(Progress::Write(reth, at))) => (reth, at),
+                    _ => return Err(Refusal::InvalidRequest),
+                };
+                self.check_payload(part, packet.payload)?;
+                let solicited = packet.bth.solicited;
+                self.write(reth, at, part, imm, solicited, packet.payload, peer)?;
+                Ok(1)
+            }
+            _ if self.message.is_some() => Err(Refusal::InvalidRequest),
+            (Kind::ReadRequest, Headers::Reth(reth)) => self.read(reth, peer),
+            (Kind::CompareSwap, Headers::Atomic(atomic)) => {
+                let change = AtomicChange::CompareSwap {
+                    compare: atomic.compare,
+                    swap: atomic.swap_add,
+                };
+                self.atomic(atomic, change, peer)
+            }
+            (Kind::FetchAdd, Headers::Atomic(atomic)) => {
+                self.atomic(atomic, AtomicChange::Add(atomic.swap_add), peer)
+            }
+            (Kind::AtomicWrite, Headers::Reth(reth)) => {
+                self.atomic_write(reth, packet.payload, peer)
+            }
+            (Kind::Flush, Headers::Flush(feth, reth)) => self.flush_memory(feth, reth, peer),
+            _ => Err(Refusal::InvalidRequest),
+        }
+    }
+
+    /// Checks how long a packet's payload is (IBTA 9.7.4.1.7).
+    pub(super) fn check_payload(&self, part: Part, payload: &[u8]) -> Result<(), Refusal> {
+        let mtu = self.mtu as usize;
+        let fits = match part {
+            Part::First | Part::Middle => payload.len() == mtu,
+            Part::Last => !payload.is_empty() && payload.len() <= mtu,
+            Part::Only => payload.len() <= mtu,
+        };
+        fits.then_some(()).ok_or(Refusal::InvalidRequest)
+    }
+
+    /// Takes a packet of an RDMA WRITE: `at` bytes of the message have come before.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn write<P: local::Responder<Region = R>>(
+        &mut self,
+        reth: Reth,
+        at: u32,
+        part: Part,
+        imm: Option<ImmData>,
+        solicited: bool,
+        payload: &[u8],
+        peer: &P,
+    ) -> Result<(), Refusal> {
+        if part.begins() {
+            // A QP that does not do this at all finds the request invalid, whatever its key
+            // (IBTA 9.7.4.1.5; rdma_rxe answers the same).
+            if !peer.access().contains(AccessFlags::REMOTE_WRITE) {
+                return Err(Refusal::InvalidRequest);
+            }
+            self.writing = None;
+        }
+        let left = reth
+            .dma_len
+            .checked_sub(at)
+            .ok_or(Refusal::InvalidRequest)?;
+        let length = payload.len() as u32;
+        let fits = if part.ends() {
+            length == left
+        } else {
+            length < left
+        };
+        if !fits || reth.dma_len > MAX_MESSAGE_LENGTH {
+            return Err(Refusal::InvalidRequest);
+        }
+        if self.writing.is_none() && left > 0 {
+            // The whole range when it begins; later, in another batch, what is left of it. A range of
+            // no bytes needs no key (IBTA 9.7.4.1.6).
+            let rest = Remote {
+                addr: reth.remote.addr.wrapping_add(at.into()),
+                ..reth.remote
+            };
+            let region = peer.remote(rest, left, AccessFlags::REMOTE_WRITE)?;
+            self.writing = Some((at, region));
+        }
+        if imm.is_some() {
+            self.take_receive(peer)?;
+        }
+        let written = match &self.writing {
+            Some((start, region)) if length > 0 => region.write(at - start, payload),
+            _ => Ok(()),
+        };
+        if !part.ends() {
+            written?;
+            self.message = Some(Progress::Write(reth, at + length));
+            return Ok(());
+        }
+        let Some(imm) = imm else {
+            written?;
+            self.end_write();
+            return Ok(());
+        };
+        let opcode = WcOpcode::RecvRdmaWithImm;
+        let extra = Extra::Immediate(imm);
+        match written.map_err(Refusal::from) {
+            Ok(()) => {
+                self.end_write();
+                let status = WcStatus::Success;
+                self.complete(opcode, status, reth.dma_len, extra, solicited, peer);
+                Ok(())
+            }
+            Err(Refusal::NotReady) => Err(Refusal::NotReady),
+            Err(_) => {
+                let status = WcStatus::LocAccessErr;
+                self.complete(opcode, status, reth.dma_len, extra, false, peer);
+                Err(Refusal::Completed(Nak::RemoteAccessError))
+            }
+        }
+    }
+
+    fn end_write(&mut self) {
+        self.message = None;
+        self.writing = None;
+        self.count_message();
+    }
+
+    /// Remembers a request that is answered by more than an acknowledgement.
+    fn remember(&mut self, packets: u32, answer: Answer) -> Result<u32, Refusal> {
+        self.resources.push(Resource {
+            first: self.expected,
+            packets,
+            answer,
+            ..Resource::default()
+        })?;
+        // Its response acknowledges what came before it.
+        self.answer = None;
+        self.count_message();
+        Ok(packets)
+    }
+
+    fn read<P: local::Responder<Region = R>>(
+        &mut self,
+        reth: Reth,
+        peer: &P,
+    ) -> Result<u32, Refusal> {
+        let is_valid = peer.takes_reads()
+            && peer.access().contains(AccessFlags::REMOTE_READ)
+            && reth.dma_len <= MAX_MESSAGE_LENGTH;
+        if !is_valid {
+            return Err(Refusal::InvalidRequest);
+        }
+        if reth.dma_len > 0 {
+            peer.remote(reth.remote, reth.dma_len, AccessFlags::REMOTE_READ)?;
+        }
+        let packets = reth.dma_len.div_ceil(self.mtu.max(1)).max(1);
+        self.remember(packets, Answer::Read(reth))
+    }
+
+    /// Eight aligned bytes of memory.
+    fn word<P: local::Responder<Region = R>>(
+        &self,
+        remote: Remote,
+        access: AccessFlags,
+        peer: &P,
+    ) -> Result<R, Refusal> {
+        // IBTA 9.4.5 and 9.7.4.1.8: a misaligned address makes the request invalid.
+        let aligned = remote.addr.is_multiple_of(u64::from(ATOMIC_LENGTH));
+        if !aligned || !peer.takes_reads() || !peer.access().contains(access) {
+            return Err(Refusal::InvalidRequest);
+        }
+        // What cannot be answered must not be done.
+        if !self.resources.has_room() {
+            return Err(Refusal::InvalidRequest);
+        }
+        Ok(peer.remote(remote, ATOMIC_LENGTH, access)?)
+    }
+
+    fn atomic<P: local::Responder<Region = R>>(
+        &mut self,
+        atomic: AtomicEth,
+        change: AtomicChange,
+        peer: &P,
+    ) -> Result<u32, Refusal> {
+        let word = self.word(atomic.remote, AccessFlags::REMOTE_ATOMIC, peer)?;
+        let before = word.update(change)?;
+        let remote = atomic.remote;
+        self.remember(
+            1,
+            Answer::Atomic {
+                remote,
+                change,
+                before,
+            },
+        )
+    }
+
+    fn atomic_write<P: local::Responder<Region = R>>(
+        &mut self,
+        reth: Reth,
+        payload: &[u8],
+        peer: &P,
+    ) -> Result<u32, Refusal> {
+        let bytes = <[u8; ATOMIC_LENGTH as usize]>::try_from(payload);
+        let bytes = bytes.map_err(|_| Refusal::InvalidRequest)?;
+        if reth.dma_len != ATOMIC_LENGTH {
+            return Err(Refusal::InvalidRequest);
+        }
+        let word = self.word(reth.remote, AccessFlags::REMOTE_WRITE, peer)?;
+        word.update(AtomicChange::Store(bytes))?;
+        self.remember(1, Answer::Done)
+    }
+
+    /// Nothing is cached between the memory and anyone: a FLUSH to global visibility is done as soon as it
+    /// is allowed.
+    fn flush_memory<P: local::Responder<Region = R>>(
+        &mut self,
+        feth: Feth,
+        reth: Reth,
+        peer: &P,
+    ) -> Result<u32, Refusal> {
+        let rights = [
+            (FlushPlacement::GLOBAL, AccessFlags::FLUSH_GLOBAL),
+            (FlushPlacement::PERSISTENT, AccessFlags::FLUSH_PERSISTENT),
+        ];
+        let access = rights
+            .iter()
+            .filter(|(placement, _)| feth.placement.contains(*placement))
+            .fold(AccessFlags::EMPTY, |all, (_, right)| all | *right);
+        let is_valid = FlushPlacement::ALL.contains(feth.placement)
+            && !access.is_empty()
+            && peer.takes_reads()
+            && peer.access().contains(access);
+        if !is_valid {
+            return Err(Refusal::InvalidRequest);
+        }
+        let length = match feth.selectivity() {
+            Some(FlushSelectivity::Range) => reth.dma_len.max(1),
+            Some(FlushSelectivity::Mr) => 1,
+            None => return Err(Refusal::InvalidRequest),
+        };
+        peer.remote(reth.remote, length, access)?;
+        self.remember(1, Answer::Done)
+    }
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The responder of an unreliable connection (IBTA 9.8.2): what cannot be carried out is dropped, with the
+//! rest of its message, and the peer is not told.
+
+use core::ops::DerefMut;
+
+use super::{Refusal, Request, Resource, Responder};
+use crate::local::{self, Region};
+use crate::wire::Packet;
+
+impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
+    pub(super) fn on_unreliable<P: local::Responder<Region = R>>(
+        &mut self,
+        packet: &Packet<'_>,
+        peer: &P,
+    ) -> Request {
+        let psn = packet.bth.psn;
+        let is_expected = psn == self.expected;
+        // Whatever comes, the next one is expected after it (IBTA 9.8.2.2.1).
+        self.expected = psn + 1;
+        let part = packet.bth.opcode.kind().part();
+        if part.begins() {
+            // The rest of the message before is lost; its receive is there for this one.
+            self.give_up();
+        } else if !is_expected {
+            self.give_up();
+            return Request::OutOfSequence;
+        } else if self.message.is_none() {
+            return Request::Dropped;
+        }
+        match self.execute(packet, peer) {
+            Ok(_) => Request::Taken,
+            Err(Refusal::Completed(_)) => {
+                // A receive that failed ends any QP (IBTA 10.3.1, Error).
+                self.fail(None, peer);
+                Request::Refused(None)
+            }
+            Err(Refusal::NotReady) => {
+                self.give_up();
+                Request::NotReady
+            }
+            Err(_) => {
+                self.give_up();
+                Request::Dropped
+            }
+        }
+    }
+
+    /// Drops what has come of a message. Its receive stays for the next one.
+    fn give_up(&mut self) {
+        self.message = None;
+        self.writing = None;
+        self.scatter.forget();
+    }
+}
