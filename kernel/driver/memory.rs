@@ -108,8 +108,6 @@ pub(crate) const MAX_FAST_REG_PAGES: u32 = 512;
 pub(crate) struct Range {
     memory: Arc<Umem>,
     offset: usize,
-    /// Whether who has it may wait for memory that is had on demand.
-    may_wait: bool,
     /// Whoever deregisters the region waits until nobody uses it.
     _region: ARef<rdma::Mr<Mr>>,
 }
@@ -165,25 +163,8 @@ impl Range {
         Ok(Self {
             memory,
             offset,
-            may_wait: true,
             _region: region.clone(),
         })
-    }
-
-    /// The same, for who must not wait: what is not there is there [`Later`](Fault::Later).
-    pub(crate) fn at_once(self) -> Self {
-        Self {
-            may_wait: false,
-            ..self
-        }
-    }
-
-    /// Fails for who must not wait, if the memory is had on demand.
-    fn check_wait(&self) -> Result<(), Fault> {
-        match !self.may_wait && self.memory.is_on_demand() {
-            true => Err(Fault::Later),
-            false => Ok(()),
-        }
     }
 
     /// By a remote key, for the queue pair of that number.
@@ -299,16 +280,22 @@ pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), Acc
     }
 }
 
+/// What it means to a packet or a request that memory cannot be had.
+fn fault(error: Error) -> Fault {
+    match error {
+        EAGAIN => Fault::Later,
+        _ => Fault::Gone,
+    }
+}
+
 impl Region for Range {
     fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
-        self.check_wait()?;
         self.memory
             .prefetch(self.offset, length as usize, write, true)
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
-        self.check_wait()?;
         from.memory
             .copy_to(
                 from.offset + from_at as usize,
@@ -316,25 +303,22 @@ impl Region for Range {
                 self.offset + at as usize,
                 length as usize,
             )
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
-        self.check_wait()?;
         self.memory
             .write(self.offset + at as usize, bytes)
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 
     fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
-        self.check_wait()?;
         self.memory
             .read(self.offset + at as usize, bytes)
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
-        self.check_wait()?;
         self.memory
             .with_atomic_u64(self.offset, |word| match change {
                 AtomicChange::Add(n) => word.fetch_add(n, Ordering::SeqCst),
@@ -345,7 +329,7 @@ impl Region for Range {
                     word.swap(u64::from_ne_bytes(bytes), Ordering::SeqCst)
                 }
             })
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 }
 

@@ -41,6 +41,11 @@ void rdma_helper_local_bh_enable(void)
 	local_bh_enable();
 }
 
+bool rdma_helper_in_softirq(void)
+{
+	return in_softirq();
+}
+
 unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock)
 {
 	unsigned long flags;
@@ -137,16 +142,6 @@ struct net *rdma_helper_dev_get_net(const struct net_device *dev)
 void rdma_helper_put_net(struct net *net)
 {
 	put_net(net);
-}
-
-int rdma_helper_dev_ifindex(const struct net_device *dev)
-{
-	return READ_ONCE(dev->ifindex);
-}
-
-unsigned int rdma_helper_dev_mtu(const struct net_device *dev)
-{
-	return READ_ONCE(dev->mtu);
 }
 
 bool rdma_helper_dev_is_ether(const struct net_device *dev)

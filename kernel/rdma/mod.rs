@@ -151,6 +151,12 @@ pub fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// Whether this is a bottom half, or these are off: nothing may sleep.
+pub fn in_bottom_half() -> bool {
+    // SAFETY: In any context.
+    unsafe { bindings::rdma_helper_in_softirq() }
+}
+
 /// Lets another thread run, if one should. Not where sleeping is forbidden.
 pub fn cond_resched() {
     // SAFETY: Any thread may call it; where it must not, the kernel says so.

@@ -111,25 +111,7 @@ impl ReceiveQueue {
 }
 
 /// A queue pair as its peer sees it.
-pub(crate) struct Peer<'a>(&'a rdma::Qp<Qp>, Way);
-
-/// How memory is reached: on behalf of whom.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// Of a thread, which may wait for memory that is had on demand.
-    Thread,
-    /// Of a packet, where nothing waits.
-    Packet,
-}
-
-impl Way {
-    fn reach(self, range: Range) -> Range {
-        match self {
-            Self::Thread => range,
-            Self::Packet => range.at_once(),
-        }
-    }
-}
+pub(crate) struct Peer<'a>(&'a rdma::Qp<Qp>);
 
 impl<'a> Peer<'a> {
     /// If the queue pair takes messages of a connected peer: it is in a state to, and connected to
@@ -145,54 +127,33 @@ impl<'a> Peer<'a> {
             && qp.qp_type == from.qp_type
             && shared.attr.dest_qp_num == from.number
             && shared.attr.ah_attr.dgid == *from_gid;
-        takes.then_some(Self(qp, Way::Thread))
+        takes.then_some(Self(qp))
     }
 
     /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42).
-    pub(super) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Option<Self> {
-        Self::takes_datagram(qp, qkey).then_some(Self(qp, Way::Thread))
-    }
-
-    /// The same, for a datagram that came as a packet.
-    pub(crate) fn datagram_by_packet(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Option<Self> {
-        Self::takes_datagram(qp, qkey).then_some(Self(qp, Way::Packet))
-    }
-
-    fn takes_datagram(qp: &rdma::Qp<Qp>, qkey: u32) -> bool {
+    pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Option<Self> {
         let shared = qp.shared.lock();
-        !shared.is_gone
+        let takes = !shared.is_gone
             && state::accepts_requests(shared.attr.state)
             && qp.qp_type.is_datagram()
-            && shared.attr.qkey == qkey
+            && shared.attr.qkey == qkey;
+        takes.then_some(Self(qp))
     }
 
-    /// As packets reach the queue pair. Whoever has the packet has checked that it may.
+    /// For a packet. Whoever has it has checked that the queue pair takes it.
     pub(crate) fn by_packet(qp: &'a rdma::Qp<Qp>) -> Self {
-        Self(qp, Way::Packet)
+        Self(qp)
     }
 }
 
 /// The memory that a queue pair's own work requests name.
-pub(crate) struct Own<'a>(&'a rdma::Qp<Qp>, Way);
-
-impl<'a> Own<'a> {
-    /// For a thread.
-    pub(super) fn new(qp: &'a rdma::Qp<Qp>) -> Self {
-        Self(qp, Way::Thread)
-    }
-
-    /// For packets to be made of it, and to be put there.
-    pub(crate) fn by_packet(qp: &'a rdma::Qp<Qp>) -> Self {
-        Self(qp, Way::Packet)
-    }
-}
+pub(crate) struct Own<'a>(pub(crate) &'a rdma::Qp<Qp>);
 
 impl LocalMemory for Own<'_> {
     type Region = Range;
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        let range = Range::local(&self.0.device().keys, self.0.pd, sge, write)?;
-        Ok(self.1.reach(range))
+        Range::local(&self.0.device().keys, self.0.pd, sge, write)
     }
 }
 
@@ -223,7 +184,7 @@ impl LocalMemory for Peer<'_> {
     type Region = Range;
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        Own(self.0, self.1).local(sge, write)
+        Own(self.0).local(sge, write)
     }
 }
 
@@ -235,8 +196,7 @@ impl Responder for Peer<'_> {
         access: AccessFlags,
     ) -> Result<Range, AccessError> {
         let keys = &self.0.device().keys;
-        let range = Range::remote(keys, self.0.pd, self.0.number, remote, length, access)?;
-        Ok(self.1.reach(range))
+        Range::remote(keys, self.0.pd, self.0.number, remote, length, access)
     }
 
     fn access(&self) -> AccessFlags {

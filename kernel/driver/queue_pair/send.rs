@@ -405,7 +405,7 @@ fn attempt(
             }
         };
     };
-    match local::execute(request, data, &Own::new(qp), &peer, reliable) {
+    match local::execute(request, data, &Own(qp), &peer, reliable) {
         Outcome::Done(length) => {
             counters.count(Port::RdmaSends);
             peer.count_moved(qp, &request.operation, length);
@@ -481,7 +481,8 @@ fn datagram(
         grh: address::grh(&address, data.length()),
     };
     let mtu = crate::device::port_mtu(device).bytes();
-    match local::Datagram::new(request, data, &Own::new(qp), mtu, source) {
+    let mut list = local::RegionList::new();
+    match local::Datagram::new(request, data, &Own(qp), mtu, source, &mut list) {
         Ok(datagram) => {
             let counters = &device.counters;
             counters.count(Port::RdmaSends);

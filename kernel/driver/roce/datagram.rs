@@ -57,7 +57,7 @@ pub(super) fn receive(
     };
     let datagram = local::Arrived::new(packet, grh).ok_or(Port::Malformed)?;
     let deliver = |qp: &QpRef| {
-        let taker = Peer::datagram_by_packet(qp, deth.qkey).ok_or(Port::WrongQkey)?;
+        let taker = Peer::datagram(qp, deth.qkey).ok_or(Port::WrongQkey)?;
         if datagram.deliver(&taker) {
             let counters = &qp.device().counters;
             counters.add(Port::RcvdBytes, datagram.length().into());

@@ -33,7 +33,7 @@ impl LocalMemory for Host<'_> {
     type Region = Range;
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        Own::by_packet(self.qp).local(sge, write)
+        Own(self.qp).local(sge, write)
     }
 }
 

@@ -18,13 +18,14 @@ pub struct Datagram<'a, R> {
 
 impl<'a, R: Region> Datagram<'a, R> {
     /// Checks a request's data; `mtu` is what one packet carries, in bytes
-    /// (IBTA 9.8.4: a datagram is one packet).
+    /// (IBTA 9.8.4: a datagram is one packet). `list` is an empty one.
     pub fn new(
         request: &SendRequest,
         data: Data<'a>,
         requester: &impl LocalMemory<Region = R>,
         mtu: u32,
         from: Source,
+        list: &'a mut RegionList<R>,
     ) -> Result<Self, WcStatus> {
         let length = match u32::try_from(data.length()) {
             Ok(length) if length <= mtu => length,
@@ -32,9 +33,11 @@ impl<'a, R: Region> Datagram<'a, R> {
         };
         let checked = match data {
             Data::Inline(bytes) => Checked::Inline(bytes),
-            Data::Sges(sges) => RegionList::check(requester, sges, false)
-                .map(Checked::Regions)
-                .map_err(|AccessError| WcStatus::LocProtErr)?,
+            Data::Sges(sges) => {
+                list.check(requester, sges, false)
+                    .map_err(|AccessError| WcStatus::LocProtErr)?;
+                Checked::Regions(list)
+            }
         };
         Ok(Self {
             message: Message {
@@ -98,9 +101,7 @@ impl<'a, R: Region> Datagram<'a, R> {
         peer: &impl LocalMemory<Region = R>,
         scatter: SgeList<'_>,
     ) -> Result<(), Fault> {
-        RegionList::check_prefix(peer, scatter, 0, GRH_LENGTH)
-            .map_err(|AccessError| Fault::Gone)?
-            .write(&self.from.grh)?;
+        list::write(peer, scatter, 0, &self.from.grh)?;
         self.message.place(peer, scatter, GRH_LENGTH)
     }
 }
