@@ -64,6 +64,8 @@ struct page *rdma_helper_hmm_pfn_to_page(unsigned long pfn);
 struct net_device *rdma_helper_notifier_to_dev(const void *info);
 struct net *rdma_helper_dev_get_net(const struct net_device *dev);
 void rdma_helper_put_net(struct net *net);
+int rdma_helper_dev_ifindex(const struct net_device *dev);
+unsigned int rdma_helper_dev_mtu(const struct net_device *dev);
 bool rdma_helper_dev_is_ether(const struct net_device *dev);
 const unsigned char *rdma_helper_dev_addr(const struct net_device *dev);
 bool rdma_helper_netif_running(const struct net_device *dev);

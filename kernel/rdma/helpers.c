@@ -144,6 +144,16 @@ void rdma_helper_put_net(struct net *net)
 	put_net(net);
 }
 
+int rdma_helper_dev_ifindex(const struct net_device *dev)
+{
+	return READ_ONCE(dev->ifindex);
+}
+
+unsigned int rdma_helper_dev_mtu(const struct net_device *dev)
+{
+	return READ_ONCE(dev->mtu);
+}
+
 bool rdma_helper_dev_is_ether(const struct net_device *dev)
 {
 	return dev->type == ARPHRD_ETHER && dev->addr_len == ETH_ALEN;

@@ -73,14 +73,14 @@ impl NetDevice {
 
     /// Index of the interface, unique in its network namespace.
     pub fn ifindex(&self) -> i32 {
-        // SAFETY: A valid device. Others may change the number.
-        unsafe { (&raw const (*self.as_raw()).ifindex).read_volatile() }
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_dev_ifindex(self.as_raw()) }
     }
 
     /// Length in bytes of the longest IP packet.
     pub fn mtu(&self) -> u32 {
-        // SAFETY: A valid device. Others may change the number.
-        unsafe { (&raw const (*self.as_raw()).mtu).read_volatile() }
+        // SAFETY: A valid device.
+        unsafe { bindings::rdma_helper_dev_mtu(self.as_raw()) }
     }
 
     /// The Ethernet address; `None` for a device whose addresses are of another kind, or that has
