@@ -8,7 +8,7 @@ use crate::{
     rdma::{
         self, ah, qp_attr::QpAttrOut, AccessFlags, AhAttr, MigState, Mtu, NewAh, QpState, UserCall,
     },
-    uapi,
+    roce, uapi,
     verbs::limits::GRH_LENGTH,
 };
 use kernel::{alloc::Flags, prelude::*};
@@ -22,6 +22,20 @@ pub(crate) struct Address {
     pub(crate) traffic_class: u8,
     pub(crate) flow_label: u32,
     pub(crate) hop_limit: u8,
+}
+
+impl Address {
+    /// Where packets of a queue pair go.
+    pub(crate) fn way(&self, qpn: u32) -> roce::Address {
+        roce::Address {
+            sgid: self.sgid,
+            dgid: self.dgid,
+            traffic_class: self.traffic_class,
+            flow_label: self.flow_label,
+            hop_limit: self.hop_limit,
+            entropy: qpn,
+        }
+    }
 }
 
 /// The driver's data for address handles: a number in the device's table.

@@ -46,6 +46,38 @@ counters! {
         OutOfBuffer = c"out_of_buffer",
         /// Messages of unreliable queue pairs that were sent to where nobody takes them.
         Undelivered = c"undelivered",
+        /// Packets that were sent by the wire.
+        SentPackets = c"sent_pkts",
+        /// Packets that came by the wire.
+        RcvdPackets = c"rcvd_pkts",
+        /// Packets that there was no way to send: no route, or the device is down.
+        NoRoute = c"send_err",
+        /// Packets that the network has changed.
+        WrongIcrc = c"rx_icrc_encapsulated",
+        /// Packets that are none: too short, or with an opcode that does not exist.
+        Malformed = c"rcvd_malformed",
+        /// Packets of another partition.
+        WrongPkey = c"rcvd_wrong_pkey",
+        /// Datagrams with another Q_Key than that of the queue pair.
+        WrongQkey = c"rcvd_wrong_qkey",
+        /// Packets for queue pairs that do not exist, or are of another transport.
+        UnknownQp = c"rcvd_unknown_qp",
+        /// Packets of others than the peer of a queue pair.
+        WrongSource = c"rcvd_wrong_source",
+        /// Packets for queue pairs that are in no state to take them.
+        NotReady = c"rcvd_not_ready",
+        /// Requests that came once more.
+        Duplicate = c"duplicate_request",
+        /// Requests before which some are missing.
+        OutOfSequence = c"out_of_seq_request",
+        /// Requests that were dropped without a word.
+        Dropped = c"dropped_request",
+        /// The peer misses packets (NAK received, PSN sequence error).
+        RcvdSequenceError = c"rcvd_seq_err",
+        /// Responses were lost, and were asked for once more.
+        ImpliedNak = c"implied_nak_seq_err",
+        /// Responses that are to nothing that was asked.
+        Ghosts = c"rcvd_ghost_ack",
     }
 }
 

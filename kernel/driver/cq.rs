@@ -10,14 +10,14 @@ use super::{
     rings::{errno, CompletionQueue, PollQueue, Rings},
 };
 use crate::{
+    net::SpinLockBh,
     rdma::{self, cq, eopnotsupp, CqFlags, Details, NewCq, NotifyFlags, UserCall, WcBuffer},
     ring::{CqError, CqGeometry, Cqe, Notify},
     uapi,
 };
 use kernel::{
-    new_spinlock,
     prelude::*,
-    sync::{aref::ARef, Arc, SpinLock},
+    sync::{aref::ARef, static_lock_class, Arc},
 };
 
 /// The driver's data for completion queues.
@@ -26,7 +26,7 @@ pub(crate) struct Cq {
     /// Whether completions tell when they were.
     timestamps: bool,
     #[pin]
-    queue: SpinLock<CompletionQueue>,
+    queue: SpinLockBh<CompletionQueue>,
     /// The user's side, if that is the kernel.
     user: Option<Pin<KBox<KernelUser>>>,
 }
@@ -63,7 +63,7 @@ impl cq::Operations for Cq {
         };
         Ok(try_pin_init!(Cq {
             timestamps: flags.contains(CqFlags::TIMESTAMP_COMPLETION),
-            queue <- new_spinlock!(queue, "ferroce::Cq::queue"),
+            queue <- SpinLockBh::new(queue, c"ferroce::Cq::queue", static_lock_class!()),
             user,
         }? Error))
     }

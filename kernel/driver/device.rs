@@ -9,21 +9,29 @@ use super::{
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
     queue_pair::{self, Drainer, Qp, QpRef},
+    roce::{
+        self,
+        port::{Port, Share},
+    },
     srq::Srq,
     table::Table,
     window::Mw,
 };
 use crate::{
+    net::SpinLockBh,
     rdma::{self, *},
     ring, uapi,
     verbs::{self, limits},
     THIS_MODULE,
 };
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 use kernel::{
-    new_mutex,
+    fmt, new_mutex,
     prelude::*,
-    sync::{static_lock_class, Mutex},
+    sync::{static_lock_class, Arc, Mutex},
 };
 
 /// The driver's data for one device.
@@ -36,6 +44,9 @@ pub(crate) struct Ferroce {
     apart: AtomicBool,
     #[pin]
     settling: Mutex<()>,
+    /// The UDP port of the namespace that its addresses are in.
+    #[pin]
+    share: SpinLockBh<Option<Share>>,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -48,7 +59,7 @@ pub(crate) struct Ferroce {
 }
 
 impl Ferroce {
-    fn new(guid: [u8; 8]) -> impl PinInit<Self, Error> {
+    fn new(guid: [u8; 8], share: Share) -> impl PinInit<Self, Error> {
         let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
@@ -56,6 +67,7 @@ impl Ferroce {
             drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
             settling <- new_mutex!((), "ferroce::Ferroce::settling"),
+            share <- SpinLockBh::new(Some(share), c"ferroce::Ferroce::share", static_lock_class!()),
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
@@ -80,10 +92,31 @@ impl Ferroce {
         self.apart.load(Ordering::Relaxed)
     }
 
+    /// The UDP port by which its packets go, if the device reaches anybody.
+    pub(crate) fn port(&self) -> Option<Arc<Port>> {
+        if self.is_apart() {
+            return None;
+        }
+        self.share.lock().as_ref().map(Share::port)
+    }
+
+    /// Whether an address is one of its own.
+    pub(crate) fn has_address(device: &Device<Self>, address: IpAddr) -> bool {
+        let gid = Gid::of(address);
+        device.find_gid(&gid, GidType::RoceV2, 1).is_some()
+    }
+
+    fn set_share(&self, share: Option<Share>) {
+        let before = core::mem::replace(&mut *self.share.lock(), share);
+        // Dropped with the lock released.
+        drop(before);
+    }
+
     /// To be called when the network device is about to move; [`Self::settle`] is to follow.
     fn leave(&self) {
         let _guard = self.settling.lock();
         self.apart.store(true, Ordering::Relaxed);
+        self.set_share(None);
     }
 
     /// Looks at where the device and its network device are. To be called when one of them has moved.
@@ -91,8 +124,21 @@ impl Ferroce {
         // So that who comes last has seen both moves.
         let _guard = device.settling.lock();
         let netdev = device.netdev(1);
-        let together = netdev.is_some_and(|netdev| device.shares_netns(&netdev));
+        let together = netdev
+            .as_ref()
+            .is_some_and(|netdev| device.shares_netns(netdev));
         device.apart.store(!together, Ordering::Relaxed);
+        let Some(netdev) = netdev else { return };
+        let is_there = device
+            .share
+            .lock()
+            .as_ref()
+            .is_some_and(|share| share.is_of(&netdev));
+        if !is_there {
+            let name = device.name();
+            let share = Share::of(&netdev).inspect_err(|error| warn_port(&name, *error));
+            device.set_share(share.ok());
+        }
     }
 }
 
@@ -282,6 +328,21 @@ kernel::sync::global_lock! {
     pub(crate) unsafe(uninit) static NEWLINK: Mutex<()> = ();
 }
 
+/// Says why a device has no UDP port.
+fn warn_port(name: &dyn fmt::Display, error: Error) {
+    if error.to_errno() == -(kernel::bindings::EADDRINUSE as i32) {
+        pr_err!(
+            "{name}: UDP port {} of this network namespace is somebody else's (rdma_rxe's?)\n",
+            roce::UDP_PORT
+        );
+    } else {
+        pr_err!(
+            "{name}: cannot open UDP port {}: {error:?}\n",
+            roce::UDP_PORT
+        );
+    }
+}
+
 /// `rdma link add NAME type ferroce netdev NETDEV`
 pub(crate) struct Link;
 
@@ -317,8 +378,9 @@ impl LinkOps for Link {
             return Err(EEXIST);
         }
         let guid = eui64(mac);
+        let share = Share::of(netdev).inspect_err(|error| warn_port(&name, *error))?;
 
-        let mut device = NewDevice::new(netdev, Ferroce::new(guid))?;
+        let mut device = NewDevice::new(netdev, Ferroce::new(guid, share))?;
         device.set_node_guid(guid);
         device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
         device.set_netdev(1, netdev)?;

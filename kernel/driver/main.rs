@@ -9,6 +9,9 @@ use kernel::prelude::*;
 #[path = "../rdma/mod.rs"]
 pub mod rdma;
 
+#[path = "../net/mod.rs"]
+pub mod net;
+
 // The protocol core, the same files that the provider and the tests are built of. Some of it is for
 // them alone.
 #[path = "../../crates/ferroce-core/src/local/mod.rs"]
@@ -46,6 +49,7 @@ mod memory;
 mod multicast;
 mod queue_pair;
 mod rings;
+mod roce;
 mod srq;
 mod table;
 mod window;
@@ -57,10 +61,17 @@ module! {
     description: "Virtual RDMA network card",
     license: "GPL",
     alias: ["rdma-link-ferroce"],
+    params: {
+        local: u8 {
+            default: 1,
+            description: "Deliver on this host from memory to memory; 0 sends all by the wire, for tests (default: 1)",
+        },
+    },
 }
 
 /// What the module has registered. The fields are dropped from the first to the last: first no new
-/// devices, then those that there are go, and then nobody is left to be told of network devices.
+/// devices, then those that there are go, and then nobody is left to be told of network devices
+/// and namespaces.
 #[pin_data]
 struct Ferroce {
     #[pin]
@@ -68,14 +79,20 @@ struct Ferroce {
     driver: rdma::DriverRegistration<device::Ferroce>,
     #[pin]
     notifier: rdma::NetNotifier<device::NetEvents>,
+    #[pin]
+    namespaces: net::Registration<roce::port::Namespaces>,
 }
 
 impl kernel::InPlaceModule for Ferroce {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         // SAFETY: Here and nowhere else, which is called once.
-        unsafe { device::NEWLINK.init() };
+        unsafe {
+            device::NEWLINK.init();
+            roce::port::PORTS.init();
+        }
         // In this order, so that there is no device before all else is in place.
         try_pin_init!(Self {
+            namespaces <- net::Registration::register(),
             notifier <- rdma::NetNotifier::register(),
             driver: rdma::DriverRegistration::new(),
             link <- rdma::LinkRegistration::register(),

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     local::{AccessError, AtomicChange, Fault, Region},
+    net::SpinLockBh,
     rdma::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
@@ -20,9 +21,8 @@ use crate::{
 };
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
-    new_spinlock,
     prelude::*,
-    sync::{aref::ARef, Arc, SpinLock},
+    sync::{aref::ARef, static_lock_class, Arc},
 };
 
 /// The lowest byte of a key is the owner's to change, the rest is the number in the table of keys
@@ -62,7 +62,7 @@ pub(crate) struct Mr {
     /// context.
     listed: Option<Arc<Umem>>,
     #[pin]
-    state: SpinLock<State>,
+    state: SpinLockBh<State>,
 }
 
 /// No more windows can be bound: the largest number, so that there is no next one. There are never
@@ -264,7 +264,7 @@ impl Mr {
 }
 
 /// Ends the access by a key (IBTA 10.6.5), for a queue pair of that protection domain and number. Regions
-/// of processes have no such keys. It may sleep.
+/// of processes have no such keys.
 pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<(), AccessError> {
     match keys.get(key >> KEY_BITS).ok_or(AccessError)? {
         Named::Window(window) => window.invalidate(key, qpn),
@@ -280,11 +280,19 @@ pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), Acc
     }
 }
 
+/// What it means to a packet or a request that memory cannot be had.
+fn fault(error: Error) -> Fault {
+    match error {
+        EAGAIN => Fault::Later,
+        _ => Fault::Gone,
+    }
+}
+
 impl Region for Range {
     fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
         self.memory
             .prefetch(self.offset, length as usize, write, true)
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
@@ -295,18 +303,19 @@ impl Region for Range {
                 self.offset + at as usize,
                 length as usize,
             )
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
         self.memory
             .write(self.offset + at as usize, bytes)
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 
     fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
         self.memory
-            .read(self.offset + at as usize, bytes).map_err(|_| Fault::Gone)
+            .read(self.offset + at as usize, bytes)
+            .map_err(fault)
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
@@ -320,7 +329,7 @@ impl Region for Range {
                     word.swap(u64::from_ne_bytes(bytes), Ordering::SeqCst)
                 }
             })
-            .map_err(|_| Fault::Gone)
+            .map_err(fault)
     }
 }
 
@@ -356,7 +365,7 @@ fn region(state: State) -> impl PinInit<Mr, Error> {
         number: state.key >> KEY_BITS,
         windows: AtomicU32::new(0),
         listed,
-        state <- new_spinlock!(state, "ferroce::Mr::state"),
+        state <- SpinLockBh::new(state, c"ferroce::Mr::state", static_lock_class!()),
     }? Error)
 }
 

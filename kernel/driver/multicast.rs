@@ -3,19 +3,23 @@
 //! Multicast groups (IBTA 10.5): which queue pairs get what is sent to a group.
 
 use super::queue_pair::{Qp, QpRef};
-use crate::rdma::{self, Gid};
+use crate::{
+    net::SpinLockBh,
+    rdma::{self, Gid},
+};
 use kernel::{
-    new_mutex,
     prelude::*,
-    sync::{aref::ARef, Mutex},
+    sync::{aref::ARef, static_lock_class},
 };
 
 /// The members of all groups of a device.
 #[pin_data]
 pub(crate) struct Groups {
     #[pin]
-    members: Mutex<KVec<Member>>,
+    members: SpinLockBh<Members>,
 }
+
+type Members = KVec<Member>;
 
 struct Member {
     group: Gid,
@@ -25,22 +29,41 @@ struct Member {
 impl Groups {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            members <- new_mutex!(KVec::new(), "ferroce::Groups::members"),
+            members <- SpinLockBh::new(
+                Members::new(), c"ferroce::Groups::members", static_lock_class!()
+            ),
         })
     }
 
     /// Adds a queue pair to a group; to be in it already is as good.
     pub(crate) fn attach(&self, qp: &rdma::Qp<Qp>, group: &Gid) -> Result {
-        let mut members = self.members.lock();
-        if members.iter().any(|m| m.is(qp, group)) {
+        loop {
+            let capacity = self.members.lock().len() + 1;
+            // Allocated before the lock is taken, under which nothing may sleep.
+            let mut larger = Members::with_capacity(capacity, GFP_KERNEL)?;
+            let mut members = self.members.lock();
+            if members.iter().any(|m| m.is(qp, group)) {
+                return Ok(());
+            }
+            if members.len() == members.capacity() {
+                if larger.capacity() <= members.len() {
+                    // Another thread was faster.
+                    continue;
+                }
+                while let Some(member) = members.pop() {
+                    larger.push_within_capacity(member)?;
+                }
+                core::mem::swap(&mut *members, &mut larger);
+            }
+            let member = Member {
+                group: *group,
+                qp: ARef::from(qp),
+            };
+            members.push_within_capacity(member)?;
+            drop(members);
+            // What is not used is freed after this.
             return Ok(());
         }
-        let member = Member {
-            group: *group,
-            qp: ARef::from(qp),
-        };
-        members.push(member, GFP_KERNEL)?;
-        Ok(())
     }
 
     /// Takes a queue pair out of a group.

@@ -8,8 +8,8 @@ use crate::{
     rdma::mmap::{SharedPages, UserMapping},
     rdma::UserCall,
     ring::{
-        CqGeometry, Executor, GeometryError, Poller, Poster, Producer, Queue, RecvQueue, SendQueue,
-        WqGeometry,
+        CqGeometry, Executor, GeometryError, Poller, Poster, Producer, Queue, RecvQueue, Returner,
+        SendQueue, WqGeometry,
     },
     uapi, verbs,
 };
@@ -158,6 +158,23 @@ impl<Q: Queue> WorkQueue<Q> {
             _rings: rings.clone(),
         })
     }
+}
+
+impl WorkQueue<SendQueue> {
+    /// Who hands slots back from here on, in any context.
+    pub(crate) fn returner(&self) -> SlotReturner {
+        SlotReturner {
+            // SAFETY: The pages are ours as long as `_rings` lives, which is dropped after the returner.
+            returner: unsafe { self.executor.returner() },
+            _rings: self._rings.clone(),
+        }
+    }
+}
+
+/// Hands the slots of a send queue back.
+pub(crate) struct SlotReturner {
+    pub(crate) returner: Returner,
+    _rings: Arc<Rings>,
 }
 
 /// A completion queue as the driver has it.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     local::Receive,
+    net::SpinLockBh,
     rdma::{
         self, eopnotsupp,
         srq::{self, SrqAttr, SrqEvent},
@@ -21,9 +22,8 @@ use crate::{
     uapi,
 };
 use kernel::{
-    new_spinlock,
     prelude::*,
-    sync::{aref::ARef, Arc, SpinLock},
+    sync::{aref::ARef, static_lock_class, Arc},
 };
 
 /// The driver's data for shared receive queues.
@@ -31,7 +31,7 @@ use kernel::{
 pub(crate) struct Srq {
     size: WqGeometry<RecvQueue>,
     #[pin]
-    shared: SpinLock<Shared>,
+    shared: SpinLockBh<Shared>,
     /// The user's side, if that is the kernel.
     user: Option<KernelUser>,
 }
@@ -85,7 +85,7 @@ impl srq::Operations for Srq {
         let _ = srq;
         Ok(try_pin_init!(Srq {
             size,
-            shared <- new_spinlock!(shared, "ferroce::Srq::shared"),
+            shared <- SpinLockBh::new(shared, c"ferroce::Srq::shared", static_lock_class!()),
             user,
         }? Error))
     }

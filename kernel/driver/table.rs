@@ -2,11 +2,12 @@
 
 //! Numbered objects: QP numbers, memory keys, address handles.
 
+use crate::net::lock::Bh;
 use kernel::{
     alloc::Flags,
     prelude::*,
     sync::{
-        lock::{spinlock::SpinLockBackend, Backend, Lock},
+        lock::{Backend, Lock},
         LockClassKey,
     },
 };
@@ -16,7 +17,7 @@ use kernel::{
 ///
 /// `B` is the kind of spinlock, which decides from where it can be used.
 #[pin_data]
-pub(crate) struct Table<T, B: Backend = SpinLockBackend> {
+pub(crate) struct Table<T, B: Backend = Bh> {
     #[pin]
     slots: Lock<Slots<T>, B>,
     first: u32,

@@ -9,14 +9,14 @@ use super::{
 };
 use crate::{
     local::AccessError,
+    net::SpinLockBh,
     rdma::{self, mw, MwType, NewMw, UserCall},
     ring::{BindMw, Remote, Sge},
     verbs::AccessFlags,
 };
 use kernel::{
-    new_spinlock,
     prelude::*,
-    sync::{aref::ARef, SpinLock},
+    sync::{aref::ARef, static_lock_class},
 };
 
 /// The part of a key that whoever binds the window may choose.
@@ -29,7 +29,7 @@ pub(crate) struct Mw {
     mw_type: MwType,
     pd: PdId,
     #[pin]
-    state: SpinLock<State>,
+    state: SpinLockBh<State>,
 }
 
 struct State {
@@ -99,7 +99,7 @@ impl mw::Operations for Mw {
             number,
             mw_type,
             pd,
-            state <- new_spinlock!(state, "ferroce::Mw::state"),
+            state <- SpinLockBh::new(state, c"ferroce::Mw::state", static_lock_class!()),
         }? Error))
     }
 

@@ -37,6 +37,14 @@ impl Gid {
         ptr::from_ref(self).cast()
     }
 
+    /// The GID that stands for an IP address.
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        })
+    }
+
     /// The IP address that it stands for.
     pub fn ip(&self) -> IpAddr {
         Ipv6Addr::from(self.0).to_canonical()

@@ -31,6 +31,21 @@ void rdma_helper_cond_resched(void)
 	cond_resched();
 }
 
+void rdma_helper_local_bh_disable(void)
+{
+	local_bh_disable();
+}
+
+void rdma_helper_local_bh_enable(void)
+{
+	local_bh_enable();
+}
+
+bool rdma_helper_in_softirq(void)
+{
+	return in_softirq();
+}
+
 unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock)
 {
 	unsigned long flags;

@@ -72,7 +72,7 @@ use kernel::error::Error;
 #[macro_use]
 mod macros;
 
-mod bindings;
+pub(crate) mod bindings;
 
 pub mod ah;
 pub mod cq;
@@ -149,6 +149,12 @@ pub fn random<const N: usize>() -> [u8; N] {
     // SAFETY: The array has this length. In any context.
     unsafe { kernel::bindings::get_random_bytes(bytes.as_mut_ptr().cast(), N) };
     bytes
+}
+
+/// Whether this is a bottom half, or these are off: nothing may sleep.
+pub fn in_bottom_half() -> bool {
+    // SAFETY: In any context.
+    unsafe { bindings::rdma_helper_in_softirq() }
 }
 
 /// Lets another thread run, if one should. Not where sleeping is forbidden.

@@ -52,7 +52,7 @@ impl NetDevice {
     /// # Safety
     ///
     /// `raw` must point to a network device that stays in memory for `'a`.
-    pub(super) unsafe fn from_raw<'a>(raw: *const net_device) -> &'a Self {
+    pub(crate) unsafe fn from_raw<'a>(raw: *const net_device) -> &'a Self {
         // SAFETY: By the function's requirements; the type is transparent.
         unsafe { &*raw.cast() }
     }
@@ -135,7 +135,7 @@ impl NetDevice {
     }
 
     /// The network namespace it is in; `None` if that is going.
-    pub(super) fn net(&self) -> Option<Net> {
+    pub(crate) fn net(&self) -> Option<Net> {
         let _guard = rcu::read_lock();
         // SAFETY: A valid device, and the read lock is held. The result is null or comes with a
         // reference for us.
@@ -228,10 +228,10 @@ impl NetDevice {
 /// # Invariants
 ///
 /// The pointer is to a namespace, and this owns a reference to it.
-pub(super) struct Net(NonNull<kernel::bindings::net>);
+pub(crate) struct Net(NonNull<kernel::bindings::net>);
 
 impl Net {
-    pub(super) fn as_raw(&self) -> *mut kernel::bindings::net {
+    pub(crate) fn as_raw(&self) -> *mut kernel::bindings::net {
         self.0.as_ptr()
     }
 }

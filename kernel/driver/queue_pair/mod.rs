@@ -15,6 +15,7 @@
 //! The mutex of one queue pair is held when the spinlock of another is taken, never the reverse, and
 //! no two of the mutexes are ever held by one thread.
 
+mod by_wire;
 mod drainer;
 mod receive;
 mod send;
@@ -28,9 +29,11 @@ use super::{
     kernel_user::{qp_event_bit, Polling, Posting},
     memory::PdId,
     rings::{errno, PostQueue, Rings},
+    roce::Connection,
     srq::{receive_details, SrqRef},
 };
 use crate::{
+    net::SpinLockBh,
     qp::{self, state, DeviceLimits, QpAttr, Transition},
     rdma::{
         self,
@@ -47,13 +50,13 @@ use crate::{
 };
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::{
-    new_mutex, new_spinlock,
+    new_mutex,
     prelude::*,
-    sync::{aref::ARef, Arc, Mutex, SpinLock},
+    sync::{aref::ARef, static_lock_class, Arc, Mutex},
 };
 
 pub(crate) use drainer::Drainer;
-pub(crate) use receive::{Looked, ReceiveQueue};
+pub(crate) use receive::{Looked, Own, Peer, ReceiveQueue};
 use send::Extent;
 
 /// A queue pair, as peers hold on to it.
@@ -62,24 +65,27 @@ pub(crate) type QpRef = ARef<rdma::Qp<Qp>>;
 /// The driver's data for queue pairs.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Qp {
-    number: u32,
-    qp_type: QpType,
+    pub(crate) number: u32,
+    pub(crate) qp_type: QpType,
     pd: PdId,
-    caps: Caps,
-    send_cq: CqRef,
+    pub(crate) caps: Caps,
+    pub(crate) send_cq: CqRef,
     recv_cq: CqRef,
     srq: Option<SrqRef>,
     #[pin]
-    shared: SpinLock<Shared>,
+    pub(crate) shared: SpinLockBh<Shared>,
+    /// Its part for peers on other hosts.
+    #[pin]
+    pub(crate) connection: Connection,
     #[pin]
     send: Mutex<send::SendSide>,
     /// There may be something to do on the send queue that its holder has not seen.
     kicked: AtomicBool,
     /// The device's drainer has it, or it was offered to it.
     attended: AtomicBool,
-    deferred: Arc<work::Deferred>,
+    pub(crate) deferred: Arc<work::Deferred>,
     /// The user's side, if that is the kernel.
-    user: Option<Pin<KBox<Posting>>>,
+    pub(crate) user: Option<Pin<KBox<Posting>>>,
 }
 
 #[pinned_drop]
@@ -95,22 +101,22 @@ impl PinnedDrop for Qp {
 
 /// What the queues hold, and when the send queue makes completions.
 #[derive(Clone, Copy)]
-struct Caps {
+pub(crate) struct Caps {
     layout: QpLayout,
-    signal_all: bool,
+    pub(crate) signal_all: bool,
 }
 
 /// What peers look at.
 pub(crate) struct Shared {
-    attr: QpAttr,
+    pub(crate) attr: QpAttr,
     /// The GID that packets come from.
-    sgid: [u8; 16],
+    pub(crate) sgid: [u8; 16],
     /// The address vector, to be queried.
     av: Option<AddressVector>,
     /// `None` if receives come from a shared receive queue.
     receives: Option<ReceiveQueue>,
     /// It is being destroyed.
-    is_gone: bool,
+    pub(crate) is_gone: bool,
 }
 
 #[vtable]
@@ -179,7 +185,8 @@ impl Operations for Qp {
             send_cq,
             recv_cq,
             srq,
-            shared <- new_spinlock!(shared, "ferroce::Qp::shared"),
+            shared <- SpinLockBh::new(shared, c"ferroce::Qp::shared", static_lock_class!()),
+            connection <- Connection::new(),
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
             attended: AtomicBool::new(false),
@@ -210,7 +217,9 @@ impl Operations for Qp {
         qp.deferred.detach();
         qp.device().drainer.forget(qp);
         // Whoever executes its requests notices, and lets go; and from here on nobody starts a timer.
-        qp.send.lock().forget_current();
+        let mut send = qp.send.lock();
+        send.forget_current();
+        qp.connection.reset();
     }
 
     fn modify(
@@ -336,11 +345,13 @@ fn ring(qp: &rdma::Qp<Qp>, doorbell: Doorbell) {
 /// Does what has been deferred.
 fn catch_up(qp: &rdma::Qp<Qp>) {
     flush_receives(qp);
+    // Without memory the peer's packets are lost until there is some.
+    let _ = qp.connection.prepare(qp);
     kick(qp);
 }
 
 /// Tells of an event.
-fn dispatch(qp: &rdma::Qp<Qp>, event: QpEvent) {
+pub(crate) fn dispatch(qp: &rdma::Qp<Qp>, event: QpEvent) {
     match &qp.user {
         Some(user) => user.callbacks.raise(qp, qp_event_bit(event)),
         None => qp.dispatch(event),
@@ -396,10 +407,12 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
         }
         modified.transition
     };
+    qp.connection.configure(&qp.shared.lock().attr);
     match transition {
         Transition::Reset => {
             let mut send = qp.send.lock();
             send.reset();
+            qp.connection.reset();
             if let Some(receives) = &mut qp.shared.lock().receives {
                 receives.reset();
             }
@@ -407,11 +420,13 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             qp.for_each_polling(|polling| polling.disown(qp.number));
         }
         Transition::Flush => {
+            qp.connection.flush_receive(qp);
             receiving_ends(qp);
             settle(qp);
         }
         Transition::StartSending | Transition::ResumeSending | Transition::Drain => settle(qp),
-        Transition::Attributes | Transition::Init | Transition::StartReceiving => {}
+        Transition::StartReceiving => qp.connection.prepare(qp)?,
+        Transition::Attributes | Transition::Init => {}
     }
     Ok(())
 }
@@ -507,7 +522,7 @@ fn flush_receives(qp: &rdma::Qp<Qp>) {
 }
 
 /// What becomes of receives when the queue pair has come to the error state.
-fn receiving_ends(qp: &rdma::Qp<Qp>) {
+pub(crate) fn receiving_ends(qp: &rdma::Qp<Qp>) {
     flush_receives(qp);
     // Nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request is taken
     // only when its message is delivered, so there is none under way.

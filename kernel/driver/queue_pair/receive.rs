@@ -111,7 +111,7 @@ impl ReceiveQueue {
 }
 
 /// A queue pair as its peer sees it.
-pub(super) struct Peer<'a>(&'a rdma::Qp<Qp>);
+pub(crate) struct Peer<'a>(&'a rdma::Qp<Qp>);
 
 impl<'a> Peer<'a> {
     /// If the queue pair takes messages of a connected peer: it is in a state to, and connected to
@@ -131,7 +131,7 @@ impl<'a> Peer<'a> {
     }
 
     /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42).
-    pub(super) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Option<Self> {
+    pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Option<Self> {
         let shared = qp.shared.lock();
         let takes = !shared.is_gone
             && state::accepts_requests(shared.attr.state)
@@ -139,10 +139,15 @@ impl<'a> Peer<'a> {
             && shared.attr.qkey == qkey;
         takes.then_some(Self(qp))
     }
+
+    /// For a packet. Whoever has it has checked that the queue pair takes it.
+    pub(crate) fn by_packet(qp: &'a rdma::Qp<Qp>) -> Self {
+        Self(qp)
+    }
 }
 
 /// The memory that a queue pair's own work requests name.
-pub(super) struct Own<'a>(pub(super) &'a rdma::Qp<Qp>);
+pub(crate) struct Own<'a>(pub(crate) &'a rdma::Qp<Qp>);
 
 impl LocalMemory for Own<'_> {
     type Region = Range;

@@ -3,6 +3,7 @@
 //! The sending side: executes what a send queue holds.
 
 use super::{
+    by_wire,
     receive::{Own, Peer},
     work::Timer,
     Qp, QpRef,
@@ -13,11 +14,12 @@ use crate::{
     cq,
     device::Ferroce,
     local::{self, AccessError, Outcome},
-    memory,
+    memory, net,
     qp::state::{self, Processing},
     rdma::{self, qp::QpEvent, Details, Device, Gid, GidType},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
+    roce,
     verbs::{
         limits, QpState, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE,
     },
@@ -39,6 +41,34 @@ pub(crate) struct SendSide {
     not_before: Option<Instant<Monotonic>>,
     /// Has it tried again then.
     timer: Option<Timer>,
+    datagrams: Datagrams,
+}
+
+/// What datagrams for other hosts are sent with.
+#[derive(Default)]
+struct Datagrams {
+    /// One that is made, and not sent yet.
+    ready: Option<net::Packet>,
+    /// The way that the last one went.
+    path: Option<roce::Path>,
+    /// How many there were: nobody looks at their PSN, but it counts up (IBTA 9.8.3).
+    sent: u32,
+}
+
+impl Datagrams {
+    /// The way to an address.
+    fn path_for(&mut self, device: &Device<Ferroce>, address: roce::Address) -> &mut roce::Path {
+        self.path = self.path.take().filter(|path| path.is_to(&address));
+        self.path
+            .get_or_insert_with(|| roce::Path::new(device, address))
+    }
+
+    /// Sends what is ready.
+    fn send(&mut self, qp: &rdma::Qp<Qp>) {
+        if let (Some(packet), Some(path)) = (self.ready.take(), &mut self.path) {
+            path.send(qp.device(), packet, 1);
+        }
+    }
 }
 
 /// How often the current entry was tried in vain.
@@ -56,7 +86,12 @@ enum Attempt {
     Wait(Delta),
     /// To be tried again never: no timer runs (a local ACK timeout of zero).
     Stuck,
+    /// The peer is on another host.
+    Elsewhere,
 }
+
+/// When to try again what there was no memory for.
+const NO_MEMORY: Delta = Delta::from_millis(1);
 
 /// How many requests are executed before others get a chance.
 const BATCH: u32 = 64;
@@ -69,6 +104,7 @@ impl SendSide {
             tries: Tries::default(),
             not_before: None,
             timer: None,
+            datagrams: Datagrams::default(),
         }
     }
 
@@ -138,6 +174,9 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> S
     send.queue.executor.stay_awake();
     let mut executed = 0;
     loop {
+        if qp.connection.is_engaged() {
+            return by_wire::drain(qp, &mut send.queue, extent);
+        }
         let (state, is_gone) = {
             let shared = qp.shared.lock();
             (shared.attr.state, shared.is_gone)
@@ -214,7 +253,7 @@ fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> bool {
 }
 
 /// The process has written nonsense to its ring: nothing in it can be told from anything else.
-fn broken(qp: &rdma::Qp<Qp>) {
+pub(super) fn broken(qp: &rdma::Qp<Qp>) {
     let before = {
         let mut shared = qp.shared.lock();
         let before = shared.attr.state;
@@ -254,13 +293,14 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
             (
                 opcode,
                 signaled,
-                attempt(qp, &request, data, &mut send.tries),
+                attempt(qp, &request, data, &mut send.tries, &mut send.datagrams),
             )
         }
         Err(error) => (SendOpcode::Send, true, Attempt::Failed(error.status())),
     };
     match attempt {
         Attempt::Done(length) => {
+            send.datagrams.send(qp);
             send.finish_current();
             if signaled {
                 complete(qp, wr_id, opcode.completion(), WcStatus::Success, length);
@@ -286,33 +326,54 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
             false
         }
         Attempt::Stuck => false,
+        Attempt::Elsewhere => match qp.connection.engage(qp, &send.queue, entry) {
+            Ok(()) => {
+                send.forget_current();
+                true
+            }
+            Err(_) => {
+                send.wait(qp, NO_MEMORY);
+                false
+            }
+        },
     }
 }
 
-fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut Tries) -> Attempt {
-    match &request.operation {
-        Operation::BindMw(bind) => {
-            return match window::bind(qp, qp.pd, bind) {
-                Ok(()) => Attempt::Done(0),
-                Err(AccessError) => Attempt::Failed(WcStatus::MwBindErr),
-            };
-        }
-        Operation::LocalInvalidate { rkey } => {
-            return match memory::invalidate(&qp.device().keys, qp.pd, *rkey, qp.number) {
-                Ok(()) => Attempt::Done(0),
-                Err(AccessError) => Attempt::Failed(WcStatus::LocQpOpErr),
-            };
-        }
-        Operation::RegMr(registration) => {
-            return match memory::register(&qp.device().keys, qp.pd, registration) {
-                Ok(()) => Attempt::Done(0),
-                Err(AccessError) => Attempt::Failed(WcStatus::LocQpOpErr),
-            };
-        }
-        _ => {}
+/// Executes an operation that concerns this host alone.
+pub(super) fn execute_local(
+    qp: &rdma::Qp<Qp>,
+    operation: &Operation,
+) -> Option<Result<(), WcStatus>> {
+    let keys = &qp.device().keys;
+    let (result, status) = match operation {
+        Operation::BindMw(bind) => (window::bind(qp, qp.pd, bind), WcStatus::MwBindErr),
+        Operation::LocalInvalidate { rkey } => (
+            memory::invalidate(keys, qp.pd, *rkey, qp.number),
+            WcStatus::LocQpOpErr,
+        ),
+        Operation::RegMr(registration) => (
+            memory::register(keys, qp.pd, registration),
+            WcStatus::LocQpOpErr,
+        ),
+        _ => return None,
+    };
+    Some(result.map_err(|AccessError| status))
+}
+
+/// Not inlined, since it takes a lot of the stack, of which to send packets takes much as well.
+#[inline(never)]
+fn attempt(
+    qp: &rdma::Qp<Qp>,
+    request: &SendRequest,
+    data: Data<'_>,
+    tries: &mut Tries,
+    datagrams: &mut Datagrams,
+) -> Attempt {
+    if let Some(result) = execute_local(qp, &request.operation) {
+        return result.map_or_else(Attempt::Failed, |()| Attempt::Done(0));
     }
     if qp.qp_type == QpType::Ud {
-        return datagram(qp, request, data);
+        return datagram(qp, request, data, datagrams);
     }
     let (attr, sgid) = {
         let shared = qp.shared.lock();
@@ -323,6 +384,9 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
     let peer = find(qp, &attr.ah_attr.dgid, attr.dest_qp_num);
     let peer = peer.as_ref().and_then(|p| Peer::connected(p, qp, &sgid));
     let Some(peer) = peer else {
+        if roce::is_elsewhere(qp.device(), &attr.ah_attr.dgid) {
+            return Attempt::Elsewhere;
+        }
         return match attr.timeout.nanos() {
             _ if !reliable => {
                 counters.count(Port::RdmaSends);
@@ -378,7 +442,7 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
 /// in the device's network namespace.
 fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
     let device = qp.device();
-    if device.is_apart() {
+    if device.is_apart() || !roce::delivers_locally() {
         return None;
     }
     let dgid = Gid(*dgid);
@@ -397,7 +461,12 @@ fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
     (!peer.is_apart()).then(|| peer.qps.get(number))?
 }
 
-fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt {
+fn datagram(
+    qp: &rdma::Qp<Qp>,
+    request: &SendRequest,
+    data: Data<'_>,
+    datagrams: &mut Datagrams,
+) -> Attempt {
     let device = qp.device();
     let Some(to) = request.destination else {
         return Attempt::Failed(WcStatus::LocQpOpErr);
@@ -412,7 +481,8 @@ fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt
         grh: address::grh(&address, data.length()),
     };
     let mtu = crate::device::port_mtu(device).bytes();
-    match local::Datagram::new(request, data, &Own(qp), mtu, source) {
+    let mut list = local::RegionList::new();
+    match local::Datagram::new(request, data, &Own(qp), mtu, source, &mut list) {
         Ok(datagram) => {
             let counters = &device.counters;
             counters.count(Port::RdmaSends);
@@ -438,7 +508,16 @@ fn datagram(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>) -> Attempt
             } else if let Some(peer) = find(qp, &address.dgid, to.remote_qpn) {
                 taken = deliver(&peer);
             }
-            if !taken {
+            if roce::is_elsewhere(device, &address.dgid) {
+                datagrams.sent = datagrams.sent.wrapping_add(1);
+                let (way, to) = (address.way(qp.number), (to.remote_qpn, qkey));
+                let psn = datagrams.sent;
+                let path = datagrams.path_for(device, way);
+                match roce::datagram::make(path, &datagram, to, psn) {
+                    Ok(packet) => datagrams.ready = packet,
+                    Err(status) => return Attempt::Failed(status),
+                }
+            } else if !taken {
                 counters.count(Port::Undelivered);
             }
             Attempt::Done(datagram.length())

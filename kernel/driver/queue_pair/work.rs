@@ -72,7 +72,7 @@ impl Deferred {
     }
 
     /// Has the send queue looked at by another thread.
-    pub(super) fn soon(self: &Arc<Self>) {
+    pub(crate) fn soon(self: &Arc<Self>) {
         // That it is pending already is as good.
         let _ = workqueue::system_highpri().enqueue(self.clone());
     }

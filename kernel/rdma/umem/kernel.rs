@@ -5,7 +5,7 @@
 //! They give addresses in the kernel's linear mapping, as a device without DMA has it
 //! (`ib_uses_virt_dma()`).
 
-use super::{bindings, cond_resched};
+use super::bindings;
 use core::{
     ptr::NonNull,
     sync::atomic::{fence, AtomicU32, AtomicUsize, Ordering},
@@ -13,6 +13,7 @@ use core::{
 use kernel::{
     bindings::{page, PAGE_SIZE},
     prelude::*,
+    types::NotThreadSafe,
 };
 
 /// Memory of the kernel.
@@ -52,8 +53,18 @@ pub(super) struct Piece<'a> {
     _use: Option<Use<'a>>,
 }
 
-/// Has [`PageList::close`] wait. Not to be kept where the thread sleeps.
-struct Use<'a>(&'a PageList);
+/// Has [`PageList::close`] wait. No bottom half runs on this CPU in the meantime, as it may be one that
+/// waits, nor another thread. Not to be kept where the thread sleeps.
+struct Use<'a>(&'a PageList, NotThreadSafe);
+
+impl<'a> Use<'a> {
+    fn new(list: &'a PageList) -> Self {
+        // SAFETY: Enabled again when this is dropped, by the same thread.
+        unsafe { bindings::rdma_helper_local_bh_disable() };
+        list.users.fetch_add(1, Ordering::Relaxed);
+        Self(list, NotThreadSafe)
+    }
+}
 
 impl<'a> Piece<'a> {
     /// A piece of a page that stays where it is.
@@ -147,7 +158,8 @@ impl PageList {
         Ok(begin + in_page)
     }
 
-    /// Closes the list. When this returns, nobody reaches its pages. It may sleep.
+    /// Closes the list. When this returns, nobody reaches its pages. It waits for those who copy now, and
+    /// does not sleep: a peer's packet may ask for it.
     pub fn close(&self) {
         self.begin.store(0, Ordering::Relaxed);
         // Pairs with the fence in `piece`: either that thread finds the list closed, or it is counted
@@ -155,15 +167,13 @@ impl PageList {
         fence(Ordering::SeqCst);
         // Pairs with the decrement in `Use`, so that what was done to the pages comes before.
         while self.users.load(Ordering::Acquire) != 0 {
-            cond_resched();
             core::hint::spin_loop();
         }
     }
 
     fn piece(&self, at: usize) -> Option<Piece<'_>> {
         // Released by dropping it.
-        self.users.fetch_add(1, Ordering::Relaxed);
-        let in_use = Use(self);
+        let in_use = Use::new(self);
         fence(Ordering::SeqCst);
         let begin = self.begin.load(Ordering::Acquire);
         if begin == 0 {
@@ -188,5 +198,7 @@ impl Drop for Use<'_> {
     fn drop(&mut self) {
         // Release: see `close`.
         self.0.users.fetch_sub(1, Ordering::Release);
+        // SAFETY: Disabled in `new`.
+        unsafe { bindings::rdma_helper_local_bh_enable() };
     }
 }

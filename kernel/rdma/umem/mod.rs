@@ -15,7 +15,7 @@ use self::{
     on_demand::OnDemand,
     pinned::Pinned,
 };
-use super::{bindings, cond_resched, ops, verbs::AccessFlags, Device};
+use super::{bindings, ops, verbs::AccessFlags, Device};
 use ::kernel::{bindings::PAGE_SIZE, prelude::*, sync::aref::ARef};
 
 /// Memory of a process, or of the kernel.

@@ -6,7 +6,7 @@
 //! needed (`ib_umem_odp_map_dma_and_lock()`), and remembered until the process, or the kernel in need
 //! of memory, takes it away: then a notifier is called, and waits while the page is in use.
 
-use super::{bindings, ops, Access, AccessFlags, Device};
+use super::{super::in_bottom_half, bindings, ops, Access, AccessFlags, Device};
 use core::{cell::UnsafeCell, ptr::NonNull};
 use kernel::{
     bindings::{page, PAGE_SIZE},
@@ -155,10 +155,14 @@ impl OnDemand {
     }
 
     /// Has the pages of `len` bytes be there and stay there. `at` is counted from the beginning of the
-    /// first page on. `EFAULT` if the process has no such memory.
+    /// first page on. `EFAULT` if the process has no such memory, `EAGAIN` in a bottom half, which cannot
+    /// wait for it.
     ///
     /// Not while others are locked, and not with a lock held that [`invalidate`] may need.
     pub(super) fn lock(&self, at: usize, len: usize, access: Access) -> Result<Locked<'_>> {
+        if in_bottom_half() {
+            return Err(EAGAIN);
+        }
         let locked = self.lock_as_known(access);
         if locked.has(at, len) {
             return Ok(locked);

@@ -2,7 +2,7 @@
 //! Datagrams: on the way to another QP of this host, or to and from the wire.
 
 use super::{
-    extra_of, AccessError, Checked, Extra, Fault, LocalMemory, Message, Received, Region,
+    extra_of, list, AccessError, Checked, Extra, Fault, LocalMemory, Message, Received, Region,
     RegionList, Responder, Source, Taken,
 };
 use crate::ring::{Data, SendRequest, SgeList};
@@ -18,13 +18,14 @@ pub struct Datagram<'a, R> {
 
 impl<'a, R: Region> Datagram<'a, R> {
     /// Checks a request's data; `mtu` is what one packet carries, in bytes
-    /// (IBTA 9.8.4: a datagram is one packet).
+    /// (IBTA 9.8.4: a datagram is one packet). `list` is an empty one.
     pub fn new(
         request: &SendRequest,
         data: Data<'a>,
         requester: &impl LocalMemory<Region = R>,
         mtu: u32,
         from: Source,
+        list: &'a mut RegionList<R>,
     ) -> Result<Self, WcStatus> {
         let length = match u32::try_from(data.length()) {
             Ok(length) if length <= mtu => length,
@@ -32,9 +33,11 @@ impl<'a, R: Region> Datagram<'a, R> {
         };
         let checked = match data {
             Data::Inline(bytes) => Checked::Inline(bytes),
-            Data::Sges(sges) => RegionList::check(requester, sges, false)
-                .map(Checked::Regions)
-                .map_err(|AccessError| WcStatus::LocProtErr)?,
+            Data::Sges(sges) => {
+                list.check(requester, sges, false)
+                    .map_err(|AccessError| WcStatus::LocProtErr)?;
+                Checked::Regions(list)
+            }
         };
         Ok(Self {
             message: Message {
@@ -44,27 +47,6 @@ impl<'a, R: Region> Datagram<'a, R> {
                 solicited: request.flags.contains(SendFlags::SOLICITED),
             },
             from,
-        })
-    }
-
-    /// One that came over the wire, unless the packet is none. The front end has checked its Q_Key.
-    pub fn of_packet(packet: &Packet<'a>, grh: [u8; GRH_LENGTH as usize]) -> Option<Self> {
-        let (deth, extra) = match packet.headers {
-            Headers::Deth(deth) => (deth, Extra::None),
-            Headers::DethImm(deth, imm) => (deth, Extra::Immediate(imm)),
-            _ => return None,
-        };
-        Some(Self {
-            message: Message {
-                data: Checked::Inline(packet.payload),
-                length: u32::try_from(packet.payload.len()).ok()?,
-                extra,
-                solicited: packet.bth.solicited,
-            },
-            from: Source {
-                qpn: deth.src_qp,
-                grh,
-            },
         })
     }
 
@@ -109,30 +91,9 @@ impl<'a, R: Region> Datagram<'a, R> {
     /// whether it arrived. What does not fit, or finds no receive, is dropped
     /// without a word (IBTA 9.8.3).
     pub fn deliver<P: Responder<Region = R>>(&self, peer: &P) -> bool {
-        let total = self.message.length.saturating_add(GRH_LENGTH);
-        let taken = peer.take_receive(
-            |receive| receive.capacity() >= u64::from(total),
-            |receive| {
-                let status = match self.place(peer, receive.scatter) {
-                    Ok(()) => WcStatus::Success,
-                    Err(_) => WcStatus::LocProtErr,
-                };
-                Received {
-                    byte_len: total,
-                    source: Some(self.from),
-                    ..self.message.received(receive.wr_id, status, WcOpcode::Recv)
-                }
-            },
-        );
-        let Taken::Done(received) = taken else {
-            return false;
-        };
-        peer.complete(&received);
-        if received.status != WcStatus::Success {
-            // The receiver's own fault (IBTA 10.10.2.2).
-            peer.fail(None);
-        }
-        received.status == WcStatus::Success
+        let message = &self.message;
+        let received = received(message.length, message.extra, message.solicited, self.from);
+        deliver(peer, received, |scatter| self.place(peer, scatter))
     }
 
     fn place(
@@ -140,9 +101,91 @@ impl<'a, R: Region> Datagram<'a, R> {
         peer: &impl LocalMemory<Region = R>,
         scatter: SgeList<'_>,
     ) -> Result<(), Fault> {
-        RegionList::check_prefix(peer, scatter, 0, GRH_LENGTH)
-            .map_err(|AccessError| Fault::Gone)?
-            .write(&self.from.grh)?;
+        list::write(peer, scatter, 0, &self.from.grh)?;
         self.message.place(peer, scatter, GRH_LENGTH)
     }
+}
+
+/// A datagram that came over the wire.
+pub struct Arrived<'a> {
+    payload: &'a [u8],
+    length: u32,
+    extra: Extra,
+    solicited: bool,
+    from: Source,
+}
+
+impl<'a> Arrived<'a> {
+    /// Of a packet, unless that is none.
+    pub fn new(packet: &Packet<'a>, grh: [u8; GRH_LENGTH as usize]) -> Option<Self> {
+        let (deth, extra) = match packet.headers {
+            Headers::Deth(deth) => (deth, Extra::None),
+            Headers::DethImm(deth, imm) => (deth, Extra::Immediate(imm)),
+            _ => return None,
+        };
+        Some(Self {
+            payload: packet.payload,
+            length: u32::try_from(packet.payload.len()).ok()?,
+            extra,
+            solicited: packet.bth.solicited,
+            from: Source {
+                qpn: deth.src_qp,
+                grh,
+            },
+        })
+    }
+
+    /// Its length in bytes, without the GRH.
+    pub fn length(&self) -> u32 {
+        self.length
+    }
+
+    /// As [`Datagram::deliver`]. Memory that is not there fails the receive.
+    pub fn deliver<P: Responder>(&self, peer: &P) -> bool {
+        let received = received(self.length, self.extra, self.solicited, self.from);
+        deliver(peer, received, |scatter| {
+            list::write(peer, scatter, 0, &self.from.grh)?;
+            list::write(peer, scatter, GRH_LENGTH, self.payload)
+        })
+    }
+}
+
+/// What the receiver of a datagram is told, but for its receive and the status.
+fn received(length: u32, extra: Extra, solicited: bool, from: Source) -> Received {
+    Received {
+        wr_id: 0,
+        status: WcStatus::Success,
+        opcode: WcOpcode::Recv,
+        byte_len: length.saturating_add(GRH_LENGTH),
+        extra,
+        solicited,
+        source: Some(from),
+    }
+}
+
+fn deliver<P: Responder>(
+    peer: &P,
+    received: Received,
+    place: impl FnOnce(SgeList<'_>) -> Result<(), Fault>,
+) -> bool {
+    let taken = peer.take_receive(
+        |receive| receive.capacity() >= u64::from(received.byte_len),
+        |receive| Received {
+            wr_id: receive.wr_id,
+            status: match place(receive.scatter) {
+                Ok(()) => WcStatus::Success,
+                Err(_) => WcStatus::LocProtErr,
+            },
+            ..received
+        },
+    );
+    let Taken::Done(received) = taken else {
+        return false;
+    };
+    peer.complete(&received);
+    if received.status != WcStatus::Success {
+        // The receiver's own fault (IBTA 10.10.2.2).
+        peer.fail(None);
+    }
+    received.status == WcStatus::Success
 }

@@ -9,6 +9,8 @@ use crate::verbs::limits::MAX_SEND_SGE;
 const PIECES: usize = MAX_SEND_SGE as usize;
 
 /// The pieces of memory of a scatter or gather list, in order, keys checked.
+///
+/// It is large, and filled where it is: it is not to be returned, nor moved.
 #[derive(Debug)]
 pub struct RegionList<R> {
     pieces: [Option<(R, u32)>; PIECES],
@@ -30,15 +32,7 @@ impl<R> RegionList<R> {
         }
     }
 
-    /// One piece of `length` bytes.
-    pub fn one(region: R, length: u32) -> Self {
-        let mut list = Self::new();
-        // The array is longer than nothing.
-        let _ = list.push(region, length);
-        list
-    }
-
-    fn push(&mut self, region: R, length: u32) -> Result<(), AccessError> {
+    pub(super) fn push(&mut self, region: R, length: u32) -> Result<(), AccessError> {
         let place = self.pieces.get_mut(self.count).ok_or(AccessError)?;
         *place = Some((region, length));
         self.count += 1;
@@ -51,14 +45,14 @@ impl<R> RegionList<R> {
 }
 
 impl<R: Region> RegionList<R> {
-    /// Checks the whole of a requester's list, and has the memory be there, so
+    /// Adds the whole of a requester's list, checks it, and has the memory be there, so
     /// that whatever fails afterwards is for the peer to answer for.
     pub fn check(
+        &mut self,
         memory: &impl LocalMemory<Region = R>,
         sges: SgeList<'_>,
         write: bool,
-    ) -> Result<Self, AccessError> {
-        let mut list = Self::new();
+    ) -> Result<(), AccessError> {
         // An element of no bytes names no memory, and its key is not looked at
         // (IBTA 11.4.1).
         for sge in sges.iter().filter(|s| s.length > 0) {
@@ -66,20 +60,20 @@ impl<R: Region> RegionList<R> {
             region
                 .fault_in(sge.length, write)
                 .map_err(|_: Fault| AccessError)?;
-            list.push(region, sge.length)?;
+            self.push(region, sge.length)?;
         }
-        Ok(list)
+        Ok(())
     }
 
-    /// Checks those elements of a scatter list that `length` bytes go to, after
+    /// Adds those elements of a scatter list that `length` bytes go to, after
     /// the first `skip` bytes.
     pub fn check_prefix(
+        &mut self,
         memory: &impl LocalMemory<Region = R>,
         sges: SgeList<'_>,
         mut skip: u32,
         length: u32,
-    ) -> Result<Self, AccessError> {
-        let mut list = Self::new();
+    ) -> Result<(), AccessError> {
         let mut left = length;
         for sge in sges.iter() {
             if left == 0 {
@@ -96,11 +90,11 @@ impl<R: Region> RegionList<R> {
                 length: used,
                 lkey: sge.lkey,
             };
-            list.push(memory.local(piece, true)?, used)?;
+            self.push(memory.local(piece, true)?, used)?;
             left -= used;
         }
         match left {
-            0 => Ok(list),
+            0 => Ok(()),
             _ => Err(AccessError),
         }
     }
@@ -121,6 +115,26 @@ impl<R: Region> RegionList<R> {
             let (now, later) = bytes.split_at_mut(bytes.len().min(*length as usize));
             region.read(0, now)?;
             bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Copies the list's bytes to a region that has room for them.
+    pub fn copy_to(&self, target: &R) -> Result<(), Fault> {
+        let mut at = 0;
+        for (region, length) in self.iter() {
+            target.copy_from(at, region, 0, *length)?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Copies the bytes of a region, which has as many, into the list.
+    pub fn copy_of(&self, source: &R) -> Result<(), Fault> {
+        let mut at = 0;
+        for (region, length) in self.iter() {
+            region.copy_from(0, source, at, *length)?;
+            at += length;
         }
         Ok(())
     }
@@ -147,5 +161,37 @@ impl<R: Region> RegionList<R> {
             }
         }
         Ok(())
+    }
+}
+
+/// Writes to the memory of a scatter list, from `at` bytes on. Piece by piece: if a key is wrong, what
+/// comes before it has been written.
+pub(super) fn write(
+    memory: &impl LocalMemory,
+    sges: SgeList<'_>,
+    mut at: u32,
+    mut bytes: &[u8],
+) -> Result<(), Fault> {
+    for sge in sges.iter() {
+        let skipped = at.min(sge.length);
+        at -= skipped;
+        let room = usize::try_from(sge.length - skipped).unwrap_or(0);
+        let (now, later) = bytes.split_at(bytes.len().min(room));
+        if !now.is_empty() {
+            let piece = Sge {
+                addr: sge.addr.wrapping_add(u64::from(skipped)),
+                length: now.len() as u32,
+                lkey: sge.lkey,
+            };
+            let region = memory
+                .local(piece, true)
+                .map_err(|AccessError| Fault::Gone)?;
+            region.write(0, now)?;
+        }
+        bytes = later;
+    }
+    match bytes {
+        [] => Ok(()),
+        _ => Err(Fault::Gone),
     }
 }

@@ -21,7 +21,7 @@ use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
 use crate::verbs::{AccessFlags, EventType, RnrTimer, SendFlags, WcOpcode, WcStatus};
 
 pub(crate) use cursor::{Cursor, Denied};
-pub use datagram::Datagram;
+pub use datagram::{Arrived, Datagram};
 pub use list::RegionList;
 pub use sides::{
     AccessError, AtomicChange, Extra, Fault, LocalMemory, Receive, Received, Region, Responder,
@@ -46,7 +46,7 @@ pub enum Outcome {
 /// A request's data with its keys checked.
 enum Checked<'a, R> {
     Inline(&'a [u8]),
-    Regions(RegionList<R>),
+    Regions(&'a RegionList<R>),
 }
 
 /// Executes a request of a connected QP against its peer.
@@ -72,12 +72,13 @@ where
         request.operation,
         Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. }
     );
+    let mut list = RegionList::new();
     let checked = match data {
         // What comes back has no place in a work request (IBTA 11.4.1.1).
         Data::Inline(_) if writes => return Outcome::Failed(WcStatus::LocQpOpErr),
         Data::Inline(bytes) => Checked::Inline(bytes),
-        Data::Sges(sges) => match RegionList::check(requester, sges, writes) {
-            Ok(list) => Checked::Regions(list),
+        Data::Sges(sges) => match list.check(requester, sges, writes) {
+            Ok(()) => Checked::Regions(&list),
             Err(AccessError) => return Outcome::Failed(WcStatus::LocProtErr),
         },
     };
@@ -136,10 +137,12 @@ struct Message<'a, R> {
 }
 
 impl<R: Region> Message<'_, R> {
-    fn copy_to(&self, target: &RegionList<R>) -> Result<(), Fault> {
-        match &self.data {
-            Checked::Inline(bytes) => target.write(bytes),
-            Checked::Regions(list) => target.copy_from(list),
+    /// Copies the message to the peer's memory: nothing, if there is nothing to be copied.
+    fn copy_to(&self, target: Option<&R>) -> Result<(), Fault> {
+        match (target, &self.data) {
+            (None, _) => Ok(()),
+            (Some(target), Checked::Inline(bytes)) => target.write(0, bytes),
+            (Some(target), Checked::Regions(list)) => list.copy_to(target),
         }
     }
 
@@ -150,9 +153,14 @@ impl<R: Region> Message<'_, R> {
         scatter: SgeList<'_>,
         at: u32,
     ) -> Result<(), Fault> {
-        let target = RegionList::check_prefix(peer, scatter, at, self.length)
+        let mut target = RegionList::new();
+        target
+            .check_prefix(peer, scatter, at, self.length)
             .map_err(|AccessError| Fault::Gone)?;
-        self.copy_to(&target)
+        match &self.data {
+            Checked::Inline(bytes) => target.write(bytes),
+            Checked::Regions(list) => target.copy_from(list),
+        }
     }
 
     /// The completion of the receive that the message consumed.
@@ -262,17 +270,17 @@ fn target<P: Responder>(
     length: u32,
     access: AccessFlags,
     peer: &P,
-) -> Result<RegionList<P::Region>, Refusal> {
+) -> Result<Option<P::Region>, Refusal> {
     // A QP that does not do this at all finds the request invalid, whatever
     // its key (IBTA 9.7.4.1.5; rdma_rxe answers the same).
     if !peer.access().contains(access) {
         return Err(Refusal::InvalidRequest);
     }
     if length == 0 {
-        return Ok(RegionList::new());
+        return Ok(None);
     }
     peer.remote(remote, length, access)
-        .map(|region| RegionList::one(region, length))
+        .map(Some)
         .map_err(|AccessError| Refusal::Access)
 }
 
@@ -282,7 +290,9 @@ fn write<P: Responder>(
     peer: &P,
 ) -> Result<(), Refusal> {
     let target = target(remote, message.length, AccessFlags::REMOTE_WRITE, peer)?;
-    message.copy_to(&target).map_err(|_: Fault| Refusal::Access)
+    message
+        .copy_to(target.as_ref())
+        .map_err(|_: Fault| Refusal::Access)
 }
 
 fn write_with_immediate<P: Responder>(
@@ -294,7 +304,7 @@ fn write_with_immediate<P: Responder>(
     let taken = peer.take_receive(
         |_| true,
         |receive| {
-            let (status, result) = match message.copy_to(&target) {
+            let (status, result) = match message.copy_to(target.as_ref()) {
                 Ok(()) => (WcStatus::Success, Ok(())),
                 Err(_) => {
                     let answer = Refusal::Completed(WcStatus::RemAccessErr);
@@ -318,7 +328,10 @@ fn read<P: Responder>(
     }
     let from = target(remote, message.length, AccessFlags::REMOTE_READ, peer)?;
     match &message.data {
-        Checked::Regions(to) => to.copy_from(&from).map_err(|_: Fault| Refusal::Access),
+        Checked::Regions(to) => match from {
+            Some(from) => to.copy_of(&from).map_err(|_: Fault| Refusal::Access),
+            None => Ok(()),
+        },
         Checked::Inline(_) => Err(Refusal::Local(WcStatus::LocQpOpErr)),
     }
 }

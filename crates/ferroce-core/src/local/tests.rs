@@ -570,9 +570,10 @@ fn datagram<'a>(
     sender: &Side,
     entries: &'a [Entry],
     mtu: u32,
+    list: &'a mut RegionList<Range>,
 ) -> Result<Datagram<'a, Range>, WcStatus> {
     let data = Data::Sges(SgeList::of(entries));
-    Datagram::new(&request(Operation::Send), data, sender, mtu, SOURCE)
+    Datagram::new(&request(Operation::Send), data, sender, mtu, SOURCE, list)
 }
 
 #[test]
@@ -580,7 +581,8 @@ fn a_datagram_comes_with_its_grh_in_front() {
     let (sender, receiver) = (Side::new(64), Side::new(128));
     receiver.post_receive(3, &[sge(0, 39), sge(60, 60)]);
     let entries = entries(&pieces());
-    let datagram = datagram(&sender, &entries, 1024).ok().unwrap();
+    let mut list = RegionList::new();
+    let datagram = datagram(&sender, &entries, 1024, &mut list).ok().unwrap();
     assert!(datagram.deliver(&receiver));
     assert_eq!(receiver.bytes(0, 39), [0xaa; 39]);
     assert_eq!(receiver.bytes(60, 1), [0xaa]);
@@ -596,7 +598,8 @@ fn a_datagram_comes_with_its_grh_in_front() {
 fn a_datagram_that_does_not_fit_is_dropped_and_its_receive_stays() {
     let (sender, receiver) = (Side::new(64), Side::new(128));
     let entries = entries(&pieces());
-    let datagram = datagram(&sender, &entries, 1024).ok().unwrap();
+    let mut list = RegionList::new();
+    let datagram = datagram(&sender, &entries, 1024, &mut list).ok().unwrap();
     assert!(!datagram.deliver(&receiver), "no receive");
     receiver.post_receive(3, &[sge(0, 51)]);
     assert!(!datagram.deliver(&receiver), "a byte too small");
@@ -607,6 +610,7 @@ fn a_datagram_that_does_not_fit_is_dropped_and_its_receive_stays() {
 #[test]
 fn a_datagram_is_one_packet() {
     let entries = entries(&pieces());
-    let result = datagram(&Side::new(64), &entries, 11);
+    let mut list = RegionList::new();
+    let result = datagram(&Side::new(64), &entries, 11, &mut list);
     assert_eq!(result.err(), Some(WcStatus::LocLenErr));
 }

@@ -256,12 +256,27 @@ impl<Q: Queue> Executor<Q> {
         Ok(published.wrapping_sub(fetched))
     }
 
+    /// Has slots handed back by somebody else, from here on: by the [`Returner`]. What has been fetched
+    /// and not handed back is the returner's to hand back.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new): the memory is valid as long as the returner is in use.
+    pub unsafe fn returner(&self) -> Returner {
+        Returner {
+            // SAFETY: By this function's own contract.
+            memory: unsafe { self.memory.again() },
+            released: self.released,
+        }
+    }
+
+    /// Notes up to where the returner has handed slots back. To be called before a
+    /// [`fetch`](Self::fetch), so that this side knows what the poster may have filled.
+    pub fn returned(&mut self, position: u32) {
+        self.released = position;
+    }
+
     fn publish_consumer(&mut self) {
-        // Barrier B: pairs with the acquire load in `Poster::check_room`, whose writes to the slots
-        // thereby come after this side's reads of them.
-        self.memory
-            .header::<{ offset_of!(WqHeader, consumer) }>()
-            .store(self.released, Ordering::Release);
+        publish(&self.memory, self.released);
     }
 
     fn shared_producer(&self) -> &AtomicU32 {
@@ -271,4 +286,34 @@ impl<Q: Queue> Executor<Q> {
     fn shared_doorbell(&self) -> &AtomicU32 {
         self.memory.header::<{ offset_of!(WqHeader, doorbell) }>()
     }
+}
+
+/// Hands slots back in an [`Executor`]'s stead, where requests are complete in another context than that
+/// in which they are fetched: see [`Executor::returner`].
+pub struct Returner {
+    memory: Memory,
+    released: u32,
+}
+
+impl Returner {
+    /// Hands the slot of the next entry back to the poster, in the order of the ring. Of one that has
+    /// been fetched, and not handed back.
+    pub fn hand_back(&mut self) {
+        self.released = self.released.wrapping_add(1);
+        publish(&self.memory, self.released);
+    }
+
+    /// The entries up to here have been handed back: for [`Executor::returned`].
+    pub const fn position(&self) -> u32 {
+        self.released
+    }
+}
+
+/// Lets the poster have the slots up to a position.
+fn publish(memory: &Memory, released: u32) {
+    // Barrier B: pairs with the acquire load in `Poster::check_room`, whose writes to the slots thereby
+    // come after this side's reads of them.
+    memory
+        .header::<{ offset_of!(WqHeader, consumer) }>()
+        .store(released, Ordering::Release);
 }

@@ -61,6 +61,15 @@ impl Memory {
         })
     }
 
+    /// The same memory once more.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new): it is valid as long as the new value is in use.
+    pub(super) unsafe fn again(&self) -> Self {
+        // INVARIANT: as of `self`; validity is the caller's promise.
+        Self { ..*self }
+    }
+
     /// The index at `OFFSET` of the header.
     pub(super) fn header<const OFFSET: usize>(&self) -> &AtomicU32 {
         const { assert!(OFFSET.is_multiple_of(4) && OFFSET + 4 <= HEADER_LEN) };

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sending side of a queue pair whose peer is on another host.
+
+use super::{
+    send::{broken, execute_local, Extent, Stopped},
+    Qp,
+};
+use crate::{
+    rdma,
+    ring::{Idle, SendQueue},
+    rings::WorkQueue,
+    roce::Next,
+};
+
+/// Hands what is posted to the requester, and has it sent as far as that goes now.
+pub(super) fn drain(
+    qp: &rdma::Qp<Qp>,
+    queue: &mut WorkQueue<SendQueue>,
+    extent: Extent,
+) -> Stopped {
+    let mut fetched = 0;
+    loop {
+        let (now, next) = match qp.connection.post(qp, queue) {
+            Ok(posted) => posted,
+            Err(_) => {
+                broken(qp);
+                // What was fetched before is flushed.
+                let _ = qp.connection.post(qp, queue);
+                return Stopped::Waiting;
+            }
+        };
+        fetched += now;
+        match next {
+            Next::Local(slot, operation) => {
+                let result = execute_local(qp, &operation).unwrap_or(Ok(()));
+                qp.connection.executed(qp, slot, result);
+            }
+            Next::Idle if now == 0 => match extent {
+                Extent::Batch => return Stopped::After(fetched),
+                Extent::All => match queue.executor.sleep() {
+                    Ok(Idle::Work) => {}
+                    Ok(Idle::Asleep) => return Stopped::After(fetched),
+                    Err(_) => {
+                        broken(qp);
+                        return Stopped::Waiting;
+                    }
+                },
+            },
+            Next::Idle | Next::More | Next::Later => {}
+        }
+        match extent {
+            // One that is to end does not wait for another that goes on posting.
+            Extent::All if kernel::current!().signal_pending() => {
+                qp.deferred.soon();
+                return Stopped::Waiting;
+            }
+            Extent::All => rdma::cond_resched(),
+            Extent::Batch => return Stopped::After(fetched),
+        }
+    }
+}

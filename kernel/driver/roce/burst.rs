@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Packets in the making.
+
+use super::path::Path;
+use crate::{
+    net::{skb::UDP_HEADER, IpHeader, Packet},
+    wire::{icrc, ICRC_LEN},
+};
+
+/// The ICRC of what UDP carries, without the ICRC.
+pub(super) fn icrc_of(ip: &IpHeader, udp: &[u8; 8], transport: &[u8]) -> [u8; ICRC_LEN] {
+    match ip {
+        IpHeader::V4(ip) => icrc::ipv4(ip, udp, transport),
+        IpHeader::V6(ip) => icrc::ipv6(ip, udp, transport),
+    }
+}
+
+/// Packets in the making, of one length but the last, that are sent as one.
+pub(super) struct Burst<'a> {
+    path: &'a mut Path,
+    packet: Packet,
+    /// The IP header of the first.
+    ip: IpHeader,
+    /// What the first has behind its UDP header.
+    length: usize,
+    count: u16,
+    /// Nothing may follow: the last is shorter.
+    is_complete: bool,
+}
+
+impl<'a> Burst<'a> {
+    /// An empty one, with room for `count` packets of so many bytes from the BTH on, without the ICRC.
+    /// `None` without memory.
+    pub(super) fn new(path: &'a mut Path, length: usize, count: u16) -> Option<Self> {
+        let ip = path.ip_header();
+        let headers = headers_len(&ip);
+        let length = length + ICRC_LEN;
+        let mut packet = Packet::new(headers + length * usize::from(count))?;
+        packet.extend(|room| {
+            room.get_mut(..headers).unwrap_or_default().fill(0);
+            (headers, ())
+        });
+        Some(Self {
+            path,
+            packet,
+            ip,
+            length,
+            count: 0,
+            is_complete: false,
+        })
+    }
+
+    /// How many packets there are.
+    pub(super) fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Whether there is room for another.
+    pub(super) fn has_room(&self) -> bool {
+        !self.is_complete && self.packet.room() >= self.length
+    }
+
+    /// Has a packet written, from the BTH on, and adds its ICRC. `fill` returns its length, if there is
+    /// one, which is no more than it has room for.
+    pub(super) fn add<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> (Option<usize>, R)) -> R {
+        let Self {
+            path, packet, ip, ..
+        } = self;
+        let (index, limit) = (self.count, self.length);
+        let (added, result) = packet.extend(|room| {
+            let room = room.get_mut(..limit).unwrap_or_default();
+            let place = room.len().saturating_sub(ICRC_LEN);
+            let (length, result) = fill(room.get_mut(..place).unwrap_or_default());
+            let written = length.and_then(|length| room.split_at_mut_checked(length));
+            let Some((transport, rest)) = written else {
+                return (0, (None, result));
+            };
+            let total = transport.len() + ICRC_LEN;
+            let icrc = icrc_of(
+                &ip.segment(index, total),
+                &path.udp_header(total),
+                transport,
+            );
+            if let Some(place) = rest.first_chunk_mut() {
+                *place = icrc;
+            }
+            (total, (Some(total), result))
+        });
+        if let Some(total) = added {
+            self.count += 1;
+            self.is_complete = total < self.length;
+        }
+        result
+    }
+
+    /// What there is, to be sent.
+    pub(super) fn finish(self) -> Packet {
+        let Self {
+            path,
+            mut packet,
+            ip,
+            ..
+        } = self;
+        let headers = headers_len(&ip);
+        let total = packet.len() - headers;
+        let (ip, udp) = (ip.segment(0, total), path.udp_header(total));
+        let bytes = packet.bytes_mut();
+        for (place, byte) in bytes.iter_mut().zip(ip.bytes().iter().chain(&udp)) {
+            *place = *byte;
+        }
+        path.made(self.count);
+        packet
+    }
+}
+
+fn headers_len(ip: &IpHeader) -> usize {
+    ip.bytes().len() + UDP_HEADER
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Datagrams.
+
+use super::{burst::Burst, path::Path};
+use crate::{
+    counters::Port,
+    device::Ferroce,
+    local::{self, Fault},
+    memory::Range,
+    net::{IpHeader, Packet},
+    queue_pair::{Peer, QpRef},
+    rdma::{Device, Gid},
+    verbs::{limits, WcStatus},
+    wire::{self, grh, Headers, Psn},
+};
+
+/// Makes a packet of a datagram, from the number and the Q_Key that it is for. `None` without memory:
+/// then it is as if it were lost on the way.
+pub(crate) fn make(
+    path: &mut Path,
+    datagram: &local::Datagram<'_, Range>,
+    to: (u32, u32),
+    psn: u32,
+) -> Result<Option<Packet>, WcStatus> {
+    let ((qpn, qkey), psn) = (to, Psn::new(psn));
+    let emit = |room: &mut [u8]| datagram.emit(qpn, qkey, psn, room);
+    let length = match emit(&mut []) {
+        Err(too_short) => too_short.0,
+        Ok(_) => return Ok(None),
+    };
+    let Some(mut burst) = Burst::new(path, length, 1) else {
+        return Ok(None);
+    };
+    let emitted = burst.add(|room| match emit(room) {
+        Ok(Ok(length)) => (Some(length), Ok(())),
+        Ok(Err(Fault::Gone | Fault::Later)) => (None, Err(WcStatus::LocProtErr)),
+        // There is room.
+        Err(_) => (None, Ok(())),
+    });
+    emitted.map(|()| Some(burst.finish()))
+}
+
+/// Takes a datagram to its queue pair, or to those of a multicast group.
+pub(super) fn receive(
+    device: &Device<Ferroce>,
+    ip: &IpHeader,
+    number: u32,
+    packet: &wire::Packet<'_>,
+) -> Result<(), Port> {
+    let (Headers::Deth(deth) | Headers::DethImm(deth, _)) = packet.headers else {
+        return Err(Port::Malformed);
+    };
+    let grh = match ip {
+        IpHeader::V4(ip) => grh::of_ipv4(ip),
+        IpHeader::V6(ip) => *ip,
+    };
+    let datagram = local::Arrived::new(packet, grh).ok_or(Port::Malformed)?;
+    let deliver = |qp: &QpRef| {
+        let taker = Peer::datagram(qp, deth.qkey).ok_or(Port::WrongQkey)?;
+        if datagram.deliver(&taker) {
+            let counters = &qp.device().counters;
+            counters.add(Port::RcvdBytes, datagram.length().into());
+        }
+        Ok(())
+    };
+    if number == limits::MULTICAST_QPN {
+        let group = Gid::of(ip.destination());
+        let mut members = 0..;
+        let next = || device.groups.member(&group.0, members.next()?);
+        // Who has another Q_Key is none of the group.
+        core::iter::from_fn(next).for_each(|qp| deliver(&qp).unwrap_or(()));
+        return Ok(());
+    }
+    if !Ferroce::has_address(device, ip.destination()) {
+        return Err(Port::WrongSource);
+    }
+    let qp = device.qps.get(number).ok_or(Port::UnknownQp)?;
+    if !qp.qp_type.is_datagram() {
+        return Err(Port::UnknownQp);
+    }
+    deliver(&qp)
+}

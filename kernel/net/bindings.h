@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What `bindgen` reads for this folder on top of what ../rdma has it read, see Kbuild.include.
+ */
+#ifndef NET_BINDINGS_H
+#define NET_BINDINGS_H
+
+#include "../rdma/bindings.h"
+#include <linux/skbuff.h>
+#include <linux/udp.h>
+#include <net/dst.h>
+#include <net/ip.h>
+#include <net/ip6_fib.h>
+#include <net/ip6_route.h>
+#include <net/ipv6.h>
+#include <net/net_namespace.h>
+#include <net/route.h>
+#include <net/sock.h>
+#include <net/udp_tunnel.h>
+
+/* helpers.c */
+void net_helper_spin_lock_bh(spinlock_t *lock);
+bool net_helper_spin_trylock_bh(spinlock_t *lock);
+void net_helper_spin_unlock_bh(spinlock_t *lock);
+
+struct sk_buff *net_helper_alloc_skb(unsigned int size);
+void net_helper_kfree_skb(struct sk_buff *skb);
+void net_helper_skb_reserve(struct sk_buff *skb, unsigned int len);
+int net_helper_skb_linearize(struct sk_buff *skb);
+int net_helper_skb_network_offset(const struct sk_buff *skb);
+struct net_device *net_helper_skb_dev(const struct sk_buff *skb);
+unsigned int net_helper_skb_gso_size(const struct sk_buff *skb);
+bool net_helper_skb_is_ipv6(const struct sk_buff *skb);
+void net_helper_skb_set_udp(struct sk_buff *skb, unsigned int network_len, bool ipv6);
+void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst);
+
+struct net *net_helper_sock_net(const struct sock *sk);
+u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6);
+bool net_helper_dst_check(struct dst_entry *dst, u32 cookie);
+u32 net_helper_dst_mtu(const struct dst_entry *dst);
+
+#endif

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Rust cannot call by itself: inline functions and macros. No logic here.
+ */
+#include "bindings.h"
+
+void net_helper_spin_lock_bh(spinlock_t *lock)
+{
+	spin_lock_bh(lock);
+}
+
+bool net_helper_spin_trylock_bh(spinlock_t *lock)
+{
+	return spin_trylock_bh(lock);
+}
+
+void net_helper_spin_unlock_bh(spinlock_t *lock)
+{
+	spin_unlock_bh(lock);
+}
+
+struct sk_buff *net_helper_alloc_skb(unsigned int size)
+{
+	return alloc_skb(size, GFP_ATOMIC | __GFP_NOWARN);
+}
+
+void net_helper_kfree_skb(struct sk_buff *skb)
+{
+	kfree_skb(skb);
+}
+
+void net_helper_skb_reserve(struct sk_buff *skb, unsigned int len)
+{
+	skb_reserve(skb, len);
+}
+
+int net_helper_skb_linearize(struct sk_buff *skb)
+{
+	return skb_linearize(skb);
+}
+
+int net_helper_skb_network_offset(const struct sk_buff *skb)
+{
+	return skb_network_offset(skb);
+}
+
+struct net_device *net_helper_skb_dev(const struct sk_buff *skb)
+{
+	return skb->dev;
+}
+
+unsigned int net_helper_skb_gso_size(const struct sk_buff *skb)
+{
+	return skb_shinfo(skb)->gso_size;
+}
+
+bool net_helper_skb_is_ipv6(const struct sk_buff *skb)
+{
+	return skb->protocol == htons(ETH_P_IPV6);
+}
+
+void net_helper_skb_set_udp(struct sk_buff *skb, unsigned int network_len, bool ipv6)
+{
+	skb_reset_network_header(skb);
+	skb_set_transport_header(skb, network_len);
+	skb->protocol = ipv6 ? htons(ETH_P_IPV6) : htons(ETH_P_IP);
+}
+
+void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst)
+{
+	skb_dst_set_noref(skb, dst);
+}
+
+struct net *net_helper_sock_net(const struct sock *sk)
+{
+	return sock_net(sk);
+}
+
+u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6)
+{
+	return ipv6 ? rt6_get_cookie(dst_rt6_info(dst)) : 0;
+}
+
+bool net_helper_dst_check(struct dst_entry *dst, u32 cookie)
+{
+	return dst_check(dst, cookie);
+}
+
+u32 net_helper_dst_mtu(const struct dst_entry *dst)
+{
+	return dst_mtu(dst);
+}
