@@ -63,7 +63,7 @@ impl Memory {
     fn touch(&self) -> Result<(), Fault> {
         let inner = &self.0;
         inner.accesses.set(inner.accesses.get().wrapping_add(1));
-        if inner.later_every > 0 && inner.accesses.get() % inner.later_every == 0 {
+        if inner.later_every > 0 && inner.accesses.get().is_multiple_of(inner.later_every) {
             return Err(Fault::Later);
         }
         Ok(())

@@ -171,11 +171,10 @@ impl World {
         if let Some(event) = own.front.queues.failed.get() {
             return Err(format!("the responder failed: {event:?}"));
         }
-        if let Some(due) = own.front.requester.next_deadline() {
-            if own.armed.is_none_or(|armed| armed > due) {
-                own.armed = Some(due);
-                self.at(due.max(self.now), qp, Event::Kick);
-            }
+        let due = own.front.requester.next_deadline();
+        if let Some(due) = due.filter(|due| own.armed.is_none_or(|armed| armed > *due)) {
+            own.armed = Some(due);
+            self.at(due.max(self.now), qp, Event::Kick);
         }
         Ok(())
     }
