@@ -29,6 +29,11 @@ impl Memory {
         }))
     }
 
+    /// How many hold on to it.
+    pub fn users(&self) -> usize {
+        Rc::strong_count(&self.0)
+    }
+
     pub fn get(&self, at: usize, length: usize) -> Vec<u8> {
         self.0.bytes.borrow()[at..at + length].to_vec()
     }
