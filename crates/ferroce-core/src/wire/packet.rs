@@ -210,7 +210,7 @@ impl<'a> Packet<'a> {
             .ok_or(Malformed::Truncated)?;
         // IBTA 9.2.3.2: payload and padding are a multiple of four bytes together.
         let misfit = rest.len() % 4 != 0 || (!rest.is_empty() && !kind.has_payload());
-        if misfit && service != Service::Cnp {
+        if misfit {
             return Err(Malformed::Payload);
         }
         let payload = rest.get(..length).ok_or(Malformed::Truncated)?;
