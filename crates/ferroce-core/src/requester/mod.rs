@@ -112,6 +112,10 @@ pub struct Requester<S, R> {
     allotted: Psn,
     /// How many READ requests, atomics and the like are under way.
     rd_atomic: u32,
+    /// How many messages have been begun, as the peer counts them.
+    messages: u32,
+    /// How many it has receives for, if it limits them: a number of messages (IBTA 9.7.7.2, LSN).
+    limit: Option<u32>,
     /// Packets sent since an acknowledgement was asked for.
     unasked: u32,
     /// Something was sent again: an acknowledgement is asked for at the end of each message.
@@ -184,6 +188,8 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             end: psn,
             allotted: psn,
             rd_atomic: 0,
+            messages: 0,
+            limit: None,
             unasked: 0,
             cautious: false,
             hold: false,

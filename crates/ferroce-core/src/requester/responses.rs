@@ -9,7 +9,7 @@ use crate::local::{Denied, Fault, Region};
 use crate::ring::{Data, SendRequest};
 use crate::verbs::limits::ATOMIC_LENGTH;
 use crate::verbs::{SendOpcode, WcStatus};
-use crate::wire::{Headers, Kind, Nak, Packet, Psn, Service, Syndrome};
+use crate::wire::{Aeth, Headers, Kind, Nak, Packet, Psn, Service, Syndrome};
 
 /// What came of a response packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +46,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             return Response::Ignored;
         }
         match (packet.bth.opcode.kind(), packet.headers) {
-            (Kind::Acknowledge, Headers::Aeth(aeth)) => {
-                self.on_acknowledge(now, psn, aeth.syndrome, host)
-            }
+            (Kind::Acknowledge, Headers::Aeth(aeth)) => self.on_acknowledge(now, psn, aeth, host),
             (Kind::AtomicAcknowledge, Headers::AtomicAck(_, before)) => {
                 // In the byte order of the host, as rdma_rxe and hardware on it return it.
                 self.on_data(now, packet, &before.to_ne_bytes(), host)
@@ -68,11 +66,15 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         &mut self,
         now: u64,
         psn: Psn,
-        syndrome: Syndrome,
+        aeth: Aeth,
         host: &H,
     ) -> Response {
+        let syndrome = aeth.syndrome;
         let before = match syndrome {
-            Syndrome::Ack(_) => psn + 1,
+            Syndrome::Ack(_) => {
+                self.take_credits(aeth);
+                psn + 1
+            }
             // A NAK acknowledges what comes before it (IBTA 9.7.5.2).
             Syndrome::RnrNak(_) | Syndrome::Nak(_) => psn,
             Syndrome::Reserved(_) => return Response::Ignored,
@@ -150,6 +152,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         };
         let positive = match packet.headers {
             Headers::Aeth(aeth) | Headers::AtomicAck(aeth, _) => {
+                self.take_credits(aeth);
                 matches!(aeth.syndrome, Syndrome::Ack(_))
             }
             _ => true,
@@ -183,6 +186,12 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
                 Response::Failed(WcStatus::LocProtErr)
             }
         }
+    }
+
+    /// Notes how many messages the peer has receives for.
+    fn take_credits(&mut self, aeth: Aeth) {
+        let credits = aeth.syndrome.credits();
+        self.limit = credits.map(|credits| aeth.msn.wrapping_add(credits));
     }
 
     fn took_data<H: Host<Region = R>>(&mut self, now: u64, ends: bool, host: &H) -> Response {

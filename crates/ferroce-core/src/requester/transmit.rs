@@ -8,7 +8,9 @@ use crate::local::{Denied, Fault, Region};
 use crate::ring::{Data, Operation, Remote, SendRequest};
 use crate::verbs::limits::ATOMIC_LENGTH;
 use crate::verbs::{SendFlags, SendOpcode, WcStatus};
-use crate::wire::{emit_with, AtomicEth, Bth, Feth, Headers, Kind, Opcode, Part, Reth, Service};
+use crate::wire::{
+    emit_with, AtomicEth, Bth, Feth, Headers, Kind, Opcode, Part, Psn, Reth, Service,
+};
 
 /// What there is to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +128,11 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         if request.flags.contains(SendFlags::FENCE) && self.rd_atomic > 0 {
             return Err(Transmit::Nothing);
         }
+        // Without a credit one message is sent at a time: what becomes of it tells how it stands
+        // (IBTA 9.7.7.2.5).
+        if !self.has_credit(opcode) && self.una != self.end {
+            return Err(Transmit::Nothing);
+        }
         if opcode.is_rd_atomic() && self.config.max_rd_atomic == 0 {
             return Err(self.refuse(position, WcStatus::LocQpOpErr, host));
         }
@@ -142,7 +149,23 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         }
         self.begun = position.wrapping_add(1);
         self.allotted = slot.end();
+        // Each part of a READ is a message to the peer.
+        let messages = match opcode {
+            SendOpcode::RdmaRead => slot.packets.div_ceil(READ_PACKETS),
+            _ => 1,
+        };
+        self.messages = self.messages.wrapping_add(messages);
         Ok(())
+    }
+
+    /// Whether the peer has a receive for one more message, if that needs one, as far as it has told.
+    fn has_credit(&self, opcode: SendOpcode) -> bool {
+        let next = Psn::new(self.messages.wrapping_add(1));
+        match self.limit {
+            // Both count in 24 bits.
+            Some(limit) if opcode.consumes_receive() => !Psn::new(limit).is_before(next),
+            _ => true,
+        }
     }
 
     /// Whether the last request that was begun is for this host alone, and not done.
@@ -247,7 +270,10 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         let entry = self.entry(next, host);
         match SendRequest::decode(entry, self.config.qp_type, self.config.origin) {
             Ok((request, _)) => {
-                !request.operation.opcode().is_local() && !request.flags.contains(SendFlags::FENCE)
+                let opcode = request.operation.opcode();
+                !opcode.is_local()
+                    && !request.flags.contains(SendFlags::FENCE)
+                    && self.has_credit(opcode)
             }
             Err(_) => false,
         }

@@ -50,6 +50,20 @@ impl Syndrome {
     /// Positive, without a limit on what may be sent (IBTA 9.7.7.2).
     pub const UNLIMITED: Self = Self::Ack(VALUE_MASK);
 
+    /// How many messages that consume a receive may be sent beyond those that are complete; `None` if the
+    /// peer sets no limit, or says nothing of it (IBTA table 45).
+    pub fn credits(self) -> Option<u32> {
+        match self {
+            Self::Ack(VALUE_MASK) => None,
+            Self::Ack(code @ 0..=2) => Some(code.into()),
+            // From code 3 on, two interleaved doublings: 4, 8, 16 at the even codes and 3, 6, 12 at the
+            // odd ones.
+            Self::Ack(code) if code % 2 == 0 => Some(4 << ((code - 4) / 2)),
+            Self::Ack(code) => Some(3 << ((code - 3) / 2)),
+            _ => None,
+        }
+    }
+
     fn parse(byte: u8) -> Self {
         let value = byte & VALUE_MASK;
         match byte >> TYPE_SHIFT {

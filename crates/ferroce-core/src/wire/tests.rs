@@ -134,6 +134,20 @@ fn every_syndrome_survives_the_wire() {
 }
 
 #[test]
+fn credits_are_those_of_the_specification() {
+    // IBTA table 45.
+    let table = [
+        0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536,
+        2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768,
+    ];
+    for (code, credits) in (0..).zip(table) {
+        assert_eq!(Syndrome::Ack(code).credits(), Some(credits));
+    }
+    assert_eq!(Syndrome::UNLIMITED.credits(), None);
+    assert_eq!(Syndrome::Nak(Nak::InvalidRequest).credits(), None);
+}
+
+#[test]
 fn what_is_no_packet_is_told_apart() {
     let bth = Bth::new(Opcode::rc(Kind::SendOnly), 1, Psn::new(1));
     let mut bytes = bth.emit().to_vec();

@@ -70,7 +70,7 @@ impl Pair {
     fn new(qp_type: QpType, change: impl Fn(&mut QpAttr)) -> Self {
         let mut attr = attr();
         change(&mut attr);
-        let bytes: Vec<u8> = (0..SIZE).map(|at| (at * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..SIZE).map(|at| (at * 31 / 8) as u8).collect();
         let front = || Front::new(qp_type, &attr, Memory::new(bytes.clone(), 0));
         Self {
             own: front(),
@@ -400,8 +400,8 @@ fn missing_packets_are_asked_for_once() {
     pair.post(Operation::RdmaWrite(TARGET), 5 * MTU);
     let sent = pair.requests();
     assert_eq!(pair.give(&sent[0]), Request::Taken);
-    for late in 2..5 {
-        assert_eq!(pair.give(&sent[late]), Request::OutOfSequence);
+    for late in sent.range(2..) {
+        assert_eq!(pair.give(late), Request::OutOfSequence);
     }
     let naks = pair.responses();
     assert_eq!(naks.len(), 1);
@@ -501,8 +501,8 @@ fn a_lost_response_is_asked_for_from_there_on() {
     assert_eq!(responses.len(), 6);
     assert_eq!(pair.answer(&responses[0].packet()), Response::Taken);
     assert_eq!(pair.answer(&responses[2].packet()), Response::ImpliedNak);
-    for late in 3..6 {
-        assert_eq!(pair.answer(&responses[late].packet()), Response::Ignored);
+    for late in responses.range(3..) {
+        assert_eq!(pair.answer(&late.packet()), Response::Ignored);
     }
     let again = pair.requests();
     let Headers::Reth(reth) = again[0].packet().headers else {
@@ -676,6 +676,36 @@ fn ghosts_and_nonsense_among_the_responses_change_nothing() {
     assert_eq!(pair.answer(&acknowledgement(psn, ack)), Response::Taken);
     assert_eq!(pair.answer(&acknowledgement(psn, ack)), Response::Ignored);
     assert_eq!(pair.completed(), [WcStatus::Success]);
+}
+
+#[test]
+fn a_peer_that_counts_its_receives_gets_no_more_messages_than_that_but_one_to_ask_by() {
+    let mut pair = Pair::rc();
+    let credited = |psn, credits, msn| {
+        let mut packet = acknowledgement(psn, Syndrome::Ack(credits));
+        packet.headers = Headers::Aeth(Aeth {
+            syndrome: Syndrome::Ack(credits),
+            msn,
+        });
+        packet
+    };
+    pair.post(Operation::Send, 1);
+    let first = pair.requests();
+    // One message is complete, and there are no receives more.
+    pair.answer(&credited(first[0].psn(), 0, 1));
+    for _ in 0..4 {
+        pair.post(Operation::Send, 1);
+    }
+    pair.post(Operation::RdmaWrite(TARGET), 1);
+    let asking = pair.requests();
+    assert_eq!(asking.len(), 1);
+    assert!(asking[0].packet().bth.ack_req);
+    pair.answer(&credited(asking[0].psn(), 2, 2));
+    let allowed = pair.requests();
+    assert_eq!(allowed.len(), 2);
+    assert!(allowed[1].packet().bth.ack_req);
+    pair.answer(&credited(allowed[1].psn(), 31, 4));
+    assert_eq!(pair.requests().len(), 2);
 }
 
 #[test]
