@@ -6,6 +6,7 @@
 //! checksum; of the BTH the byte with FECN and BECN.
 
 use super::grh::{IPV4_LEN, IPV6_LEN};
+use super::{get, put, Bth};
 
 /// Bytes of a UDP header.
 pub const UDP_LEN: usize = 8;
@@ -63,6 +64,14 @@ fn update(mut crc: u32, bytes: &[u8]) -> u32 {
             crc ^= table[usize::from(byte)];
         }
     }
+    // All that is sent is words.
+    let (words, rest) = rest.as_chunks::<4>();
+    for word in words {
+        let [a, b, c, d] = (crc ^ u32::from_le_bytes(*word))
+            .to_le_bytes()
+            .map(usize::from);
+        crc = TABLES[3][a] ^ TABLES[2][b] ^ TABLES[1][c] ^ TABLES[0][d];
+    }
     for byte in rest {
         crc = crc >> 8 ^ TABLES[0][usize::from(crc as u8 ^ byte)];
     }
@@ -92,44 +101,48 @@ const LRH: u32 = {
 /// The BTH's byte with FECN, BECN and reserved bits.
 const BTH_CONGESTION: usize = 4;
 
-/// Adds the UDP header and what it carries.
-fn finish(mut crc: u32, udp: &[u8; UDP_LEN], transport: &[u8]) -> [u8; 4] {
-    let [ports @ .., _, _] = *udp;
-    crc = update(crc, &ports);
-    crc = update(crc, &[0xff; 2]);
-    if let Some((before, [_, after @ ..])) = transport.split_at_checked(BTH_CONGESTION) {
-        crc = update(crc, before);
-        crc = update(crc, &[0xff]);
-        crc = update(crc, after);
-    }
-    (!crc).to_le_bytes()
+/// Adds what follows the IP header: the UDP header, and what that carries.
+fn finish(crc: u32, udp: &[u8; UDP_LEN], transport: &[u8]) -> [u8; 4] {
+    let Some((bth, rest)) = transport.split_first_chunk::<{ Bth::LEN }>() else {
+        // No packet is that short.
+        return [0; 4];
+    };
+    let mut head = [0xff; UDP_LEN + Bth::LEN];
+    let [ports_and_length @ .., _, _] = *udp;
+    put::<{ UDP_LEN - 2 }>(&mut head, 0, ports_and_length);
+    let mut masked = *bth;
+    put(&mut masked, BTH_CONGESTION, [0xff]);
+    put(&mut head, UDP_LEN, masked);
+    (!update(update(crc, &head), rest)).to_le_bytes()
 }
 
 /// The ICRC of a packet over IPv4, as it is sent. `transport` is what UDP carries, from the BTH up to
 /// the ICRC; lengths, identification and ports are as they are on the wire, checksums need not be set.
 pub fn ipv4(ip: &[u8; IPV4_LEN], udp: &[u8; UDP_LEN], transport: &[u8]) -> [u8; 4] {
     let mut masked = *ip;
-    let [_, type_of_service, _, _, _, _, _, _, time_to_live, _, checksum @ ..] = &mut masked;
-    *type_of_service = 0xff;
-    *time_to_live = 0xff;
-    if let Some(checksum) = checksum.first_chunk_mut::<2>() {
-        *checksum = [0xff; 2];
-    }
+    put(&mut masked, ipv4_field::TYPE_OF_SERVICE, [0xff]);
+    put(&mut masked, ipv4_field::TIME_TO_LIVE, [0xff]);
+    put(&mut masked, ipv4_field::CHECKSUM, [0xff; 2]);
     finish(update(LRH, &masked), udp, transport)
+}
+
+mod ipv4_field {
+    pub(super) const TYPE_OF_SERVICE: usize = 1;
+    pub(super) const TIME_TO_LIVE: usize = 8;
+    pub(super) const CHECKSUM: usize = 10;
 }
 
 /// The ICRC of a packet over IPv6, as it is sent; see [`ipv4`].
 pub fn ipv6(ip: &[u8; IPV6_LEN], udp: &[u8; UDP_LEN], transport: &[u8]) -> [u8; 4] {
     let mut masked = *ip;
-    let [version, flow @ .., _, _, _, _] = &mut masked;
-    *version |= 0x0f;
-    if let Some(flow) = flow.first_chunk_mut::<3>() {
-        *flow = [0xff; 3];
-    }
-    let [_, _, _, _, _, _, _, hop_limit, ..] = &mut masked;
-    *hop_limit = 0xff;
+    // The version stays, traffic class and flow label do not.
+    let [version] = get(ip, 0);
+    put(&mut masked, 0, [version | 0x0f, 0xff, 0xff, 0xff]);
+    put(&mut masked, IPV6_HOP_LIMIT, [0xff]);
     finish(update(LRH, &masked), udp, transport)
 }
+
+const IPV6_HOP_LIMIT: usize = 7;
 
 #[cfg(test)]
 mod tests {
