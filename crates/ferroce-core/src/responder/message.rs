@@ -19,27 +19,36 @@ pub(super) enum Progress {
     Write(Reth, u32),
 }
 
-/// A receive that was taken for a message.
+/// The receive that was taken for a message, if one was. It is filled in where it stays: it is too much
+/// for the stack of a bottom half.
 pub(super) struct HeldReceive {
+    is_held: bool,
     wr_id: u64,
     entries: [[u8; SGE_LEN]; MAX_RECV_SGE as usize],
     count: usize,
 }
 
 impl HeldReceive {
-    fn new(receive: &Receive<'_>) -> Self {
-        let mut entries = [[0; SGE_LEN]; MAX_RECV_SGE as usize];
-        let sges = receive.scatter.iter();
-        let count = entries
-            .iter_mut()
-            .zip(sges)
-            .map(|(place, sge)| *place = sge.to_bytes())
-            .count();
+    /// No receive.
+    pub(super) const fn none() -> Self {
         Self {
-            wr_id: receive.wr_id,
-            entries,
-            count,
+            is_held: false,
+            wr_id: 0,
+            entries: [[0; SGE_LEN]; MAX_RECV_SGE as usize],
+            count: 0,
         }
+    }
+
+    fn hold(&mut self, receive: &Receive<'_>) {
+        let places = self.entries.iter_mut().zip(receive.scatter.iter());
+        self.count = places.map(|(place, sge)| *place = sge.to_bytes()).count();
+        self.wr_id = receive.wr_id;
+        self.is_held = true;
+    }
+
+    /// Gives the receive up. Returns its number.
+    fn take(&mut self) -> Option<u64> {
+        core::mem::take(&mut self.is_held).then_some(self.wr_id)
     }
 
     fn scatter(&self) -> SgeList<'_> {
@@ -53,12 +62,11 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         &mut self,
         peer: &P,
     ) -> Result<(), Refusal> {
-        if self.receive.is_some() {
+        if self.receive.is_held {
             return Ok(());
         }
-        match peer.take_receive(|_| true, HeldReceive::new) {
-            Taken::Done(receive) => {
-                self.receive = Some(receive);
+        match peer.take_receive(|_| true, |receive| self.receive.hold(receive)) {
+            Taken::Done(()) => {
                 self.scatter.forget();
                 Ok(())
             }
@@ -77,11 +85,8 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         peer: &P,
     ) -> Result<(), Refusal> {
         self.take_receive(peer)?;
-        let Some(receive) = &self.receive else {
-            return Err(Refusal::NotReady);
-        };
         let total = u64::from(at) + payload.len() as u64;
-        let scatter = receive.scatter();
+        let scatter = self.receive.scatter();
         if total > scatter.length() {
             // Without an answer, it is dropped, and the receive is there for the next (IBTA 9.8.2).
             if self.qp_type == QpType::Rc {
@@ -144,9 +149,9 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         peer: &P,
     ) {
         self.scatter.forget();
-        if let Some(receive) = self.receive.take() {
+        if let Some(wr_id) = self.receive.take() {
             peer.complete(&Received {
-                wr_id: receive.wr_id,
+                wr_id,
                 status,
                 opcode,
                 byte_len,

@@ -64,7 +64,7 @@ pub struct Responder<S, R> {
     /// The message that has begun to arrive.
     message: Option<Progress>,
     /// The receive that it goes to; of UC it may wait for the next one.
-    receive: Option<HeldReceive>,
+    receive: HeldReceive,
     /// What is to be said once the responses before are sent.
     answer: Option<(Psn, Syndrome)>,
     failed: bool,
@@ -89,7 +89,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             msn: 0,
             told: false,
             message: None,
-            receive: None,
+            receive: HeldReceive::none(),
             answer: None,
             failed: false,
             scatter: Cursor::new(),

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a driver is around a requester and a responder, with queues that are vectors.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+
+use ferroce_core::local::{self, AccessError, LocalMemory, Receive, Received, Taken};
+use ferroce_core::qp::QpAttr;
+use ferroce_core::requester::{self, Completed, Requester, Slot, Transmit};
+use ferroce_core::responder::{Resource, Responder};
+use ferroce_core::ring::{
+    Executor, Origin, Payload, Poster, Remote, SendQueue, SendRequest, Sge, SgeList, WqGeometry,
+};
+use ferroce_core::verbs::{AccessFlags, EventType, QpType, RnrTimer};
+use ferroce_core::wire::{Packet, MAX_HEADERS_LEN};
+
+use crate::memory::{Memory, Range};
+
+pub const LKEY: u32 = 0x11;
+pub const RKEY: u32 = 0x2200;
+/// A key that a peer may invalidate.
+pub const WINDOW: u32 = 0x3300;
+
+/// Entries of a send queue.
+pub const SEND_ENTRIES: u32 = 16;
+pub const SEND_SGES: u32 = 4;
+pub const INLINE: u32 = 64;
+
+/// A receive as it was posted.
+pub type Posted = (u64, Vec<[u8; 16]>);
+
+/// A QP's queues and memory.
+pub struct Queues {
+    pub memory: Memory,
+    pub access: AccessFlags,
+    pub takes_reads: bool,
+    pub rnr_timer: RnrTimer,
+    pub entries: RefCell<Vec<Vec<u8>>>,
+    pub receives: RefCell<VecDeque<Posted>>,
+    pub completed: RefCell<VecDeque<Completed>>,
+    pub received: RefCell<VecDeque<Received>>,
+    pub failed: Cell<Option<Option<EventType>>>,
+}
+
+impl LocalMemory for Queues {
+    type Region = Range;
+
+    fn local(&self, sge: Sge, _write: bool) -> Result<Range, AccessError> {
+        if sge.lkey != LKEY {
+            return Err(AccessError);
+        }
+        self.memory.range(sge.addr, sge.length)
+    }
+}
+
+impl requester::Host for Queues {
+    fn entry(&self, slot: u32) -> &[u8] {
+        let entries = self.entries.borrow();
+        let entry: &[u8] = &entries[slot as usize];
+        // SAFETY: An entry is replaced when its slot is posted to, which no call of the requester's does.
+        unsafe { std::slice::from_raw_parts(entry.as_ptr(), entry.len()) }
+    }
+
+    fn complete(&self, completed: &Completed) {
+        self.completed.borrow_mut().push_back(*completed);
+    }
+}
+
+impl local::Responder for Queues {
+    fn remote(
+        &self,
+        remote: Remote,
+        length: u32,
+        _access: AccessFlags,
+    ) -> Result<Range, AccessError> {
+        if remote.rkey != RKEY {
+            return Err(AccessError);
+        }
+        self.memory.range(remote.addr, length)
+    }
+
+    fn access(&self) -> AccessFlags {
+        self.access
+    }
+
+    fn takes_reads(&self) -> bool {
+        self.takes_reads
+    }
+
+    fn min_rnr_timer(&self) -> RnrTimer {
+        self.rnr_timer
+    }
+
+    fn take_receive<T>(
+        &self,
+        accept: impl FnOnce(&Receive<'_>) -> bool,
+        place: impl FnOnce(&Receive<'_>) -> T,
+    ) -> Taken<T> {
+        let mut receives = self.receives.borrow_mut();
+        let Some((wr_id, entries)) = receives.front() else {
+            return Taken::Empty;
+        };
+        let receive = Receive {
+            wr_id: *wr_id,
+            scatter: SgeList::of(entries),
+        };
+        if !accept(&receive) {
+            return Taken::Refused;
+        }
+        let done = place(&receive);
+        receives.pop_front();
+        Taken::Done(done)
+    }
+
+    fn complete(&self, received: &Received) {
+        self.received.borrow_mut().push_back(*received);
+    }
+
+    fn invalidate(&self, rkey: u32) -> Result<(), AccessError> {
+        (rkey == WINDOW).then_some(()).ok_or(AccessError)
+    }
+
+    fn fail(&self, event: Option<EventType>) {
+        assert_eq!(self.failed.get(), None, "it has failed before");
+        self.failed.set(Some(event));
+    }
+}
+
+/// Makes entries of work requests, by way of a ring.
+struct Encoder {
+    _memory: Vec<Line>,
+    poster: Poster<SendQueue>,
+    executor: Executor<SendQueue>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Line([u64; 8]);
+
+impl Encoder {
+    fn new() -> Self {
+        let geometry = WqGeometry::<SendQueue>::new(2, SEND_SGES, INLINE).unwrap();
+        let mut memory = vec![Line([0; 8]); geometry.len().div_ceil(64)];
+        let base = NonNull::new(memory.as_mut_ptr().cast()).unwrap();
+        let len = memory.len() * 64;
+        Self {
+            // SAFETY: The memory is kept as long as they are, and nobody else uses it.
+            poster: unsafe { Poster::new(base, len, geometry) }.unwrap(),
+            // SAFETY: As above.
+            executor: unsafe { Executor::new(base, len, geometry) }.unwrap(),
+            _memory: memory,
+            buffer: vec![0; geometry.stride()],
+        }
+    }
+
+    fn encode(&mut self, request: &SendRequest, payload: Payload<'_>) -> Vec<u8> {
+        self.poster.push(request, payload).unwrap();
+        let _ = self.poster.publish();
+        let entry = self.executor.fetch(&mut self.buffer).unwrap().unwrap();
+        let entry = entry.to_vec();
+        self.executor.hand_back(1);
+        entry
+    }
+}
+
+/// A QP.
+pub struct Front {
+    pub queues: Queues,
+    pub requester: Requester<Vec<Slot>, Range>,
+    pub responder: Responder<Vec<Resource>, Range>,
+    /// Requests posted.
+    pub posted: u32,
+    encoder: Encoder,
+    buffer: Vec<u8>,
+}
+
+impl Front {
+    pub fn new(qp_type: QpType, attr: &QpAttr, memory: Memory) -> Self {
+        let resources = vec![Resource::default(); attr.max_dest_rd_atomic.into()];
+        let slots = vec![Slot::default(); SEND_ENTRIES as usize];
+        Self {
+            queues: Queues {
+                memory,
+                access: attr.qp_access_flags,
+                takes_reads: attr.max_dest_rd_atomic > 0,
+                rnr_timer: attr.min_rnr_timer,
+                entries: RefCell::new(vec![Vec::new(); SEND_ENTRIES as usize]),
+                receives: RefCell::default(),
+                completed: RefCell::default(),
+                received: RefCell::default(),
+                failed: Cell::new(None),
+            },
+            requester: Requester::new(qp_type, Origin::User, attr, slots),
+            responder: Responder::new(qp_type, attr, resources),
+            posted: 0,
+            encoder: Encoder::new(),
+            buffer: vec![0; MAX_HEADERS_LEN + attr.path_mtu.bytes() as usize],
+        }
+    }
+
+    pub fn post(&mut self, request: &SendRequest, payload: Payload<'_>) {
+        let entry = self.encoder.encode(request, payload);
+        self.post_entry(entry);
+    }
+
+    pub fn post_entry(&mut self, entry: Vec<u8>) {
+        let slot = (self.posted % SEND_ENTRIES) as usize;
+        self.queues.entries.borrow_mut()[slot] = entry;
+        self.posted += 1;
+        self.requester.posted();
+    }
+
+    /// Takes a packet of the peer's. Says what came of it.
+    pub fn on_packet(&mut self, now: u64, packet: &Packet<'_>) -> String {
+        if packet.bth.opcode.kind().is_response() {
+            format!("{:?}", self.requester.on_packet(now, packet, &self.queues))
+        } else {
+            format!("{:?}", self.responder.on_packet(packet, &self.queues))
+        }
+    }
+
+    /// The next response packet.
+    pub fn respond(&mut self) -> Result<&[u8], Transmit> {
+        match self.responder.poll_transmit(&self.queues, &mut self.buffer) {
+            Transmit::Packet(length) => Ok(&self.buffer[..length]),
+            nothing => Err(nothing),
+        }
+    }
+
+    /// The next request packet.
+    pub fn request(&mut self, now: u64) -> Result<&[u8], Transmit> {
+        let queues = &self.queues;
+        match self.requester.poll_transmit(now, queues, &mut self.buffer) {
+            Transmit::Packet(length) => Ok(&self.buffer[..length]),
+            nothing => Err(nothing),
+        }
+    }
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Requesters and responders over a network that is simulated, and packets that rdma_rxe made.
+//!
+//! [`simulator`] has the random runs. One of them is run again, with all that happens, by
+//!
+//! ```sh
+//! FERROCE_SEED=1234 cargo test --release -p ferroce-core --test wire -- simulator --nocapture
+//! ```
+//!
+//! and `FERROCE_LONG=1` has ten times as many.
+
+mod captures;
+mod directed;
+mod front;
+mod memory;
+mod network;
+mod plan;
+mod simulator;
+mod world;

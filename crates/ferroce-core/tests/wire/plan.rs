@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a QP is asked for, and what has to come of it.
+
+use std::collections::VecDeque;
+
+use fastrand::Rng;
+use ferroce_core::local::{Extra, Received};
+use ferroce_core::requester::Completed;
+use ferroce_core::ring::{BindMw, Operation, Payload, Remote, SendRequest, Sge};
+use ferroce_core::verbs::{
+    AccessFlags, FlushPlacement, FlushSelectivity, ImmData, QpType, SendFlags, SendOpcode,
+    WcOpcode, WcStatus,
+};
+
+use crate::front::{Front, INLINE, LKEY, RKEY, SEND_ENTRIES, SEND_SGES, WINDOW};
+use crate::memory::BASE;
+
+/// Receives that are posted at most.
+pub const RECEIVES: usize = 8;
+
+/// What a receive's buffer is filled with beforehand.
+const UNTOUCHED: u8 = 0xee;
+
+/// Where what is in a QP's memory; the same in all.
+#[derive(Clone, Copy)]
+pub struct Layout {
+    pub mtu: usize,
+    /// The longest message, in bytes.
+    pub longest: usize,
+}
+
+impl Layout {
+    fn area(&self) -> usize {
+        self.longest.next_multiple_of(64).max(1024)
+    }
+
+    /// What is sent, and read by the peer: it never changes.
+    pub fn source(&self) -> usize {
+        0
+    }
+
+    /// What the peer writes to, and reads again.
+    pub fn target(&self) -> usize {
+        self.area()
+    }
+
+    /// Where a READ's data goes, or an atomic's result.
+    fn result(&self, slot: u32) -> usize {
+        2 * self.area() + slot as usize * self.area()
+    }
+
+    fn receive(&self, number: usize) -> usize {
+        self.result(SEND_ENTRIES) + number * self.area()
+    }
+
+    pub fn len(&self) -> usize {
+        self.receive(RECEIVES)
+    }
+}
+
+/// What has to have come of a request of a QP's own.
+struct Expected {
+    wr_id: u64,
+    opcode: SendOpcode,
+    length: u32,
+    /// Bytes that are in its own memory afterwards, at these places.
+    result: Vec<(usize, Vec<u8>)>,
+}
+
+/// What has to come of a receive of the peer's.
+struct Message {
+    data: Vec<u8>,
+    byte_len: u32,
+    extra: Extra,
+    opcode: WcOpcode,
+    solicited: bool,
+}
+
+/// One QP's requests, and a model of what they do to the peer.
+pub struct Plan {
+    layout: Layout,
+    qp_type: QpType,
+    pub left: u32,
+    next: u64,
+    under_way: VecDeque<Expected>,
+    messages: VecDeque<Message>,
+    /// What the peer's target has to be when all is done.
+    model: Vec<u8>,
+    /// The peer's source.
+    source: Vec<u8>,
+    /// A READ of the target may be under way: a change to it waits for that (IBTA 10.8.3.3).
+    reads_target: bool,
+}
+
+type Verdict = Result<(), String>;
+
+impl Plan {
+    pub fn new(layout: Layout, qp_type: QpType, left: u32, peer_source: Vec<u8>) -> Self {
+        Self {
+            layout,
+            qp_type,
+            left,
+            next: 0,
+            under_way: VecDeque::new(),
+            messages: VecDeque::new(),
+            model: vec![0; layout.area()],
+            source: peer_source,
+            reads_target: false,
+        }
+    }
+
+    /// Whether one more request may be posted.
+    pub fn has_room(&self) -> bool {
+        self.left > 0 && self.under_way.len() < SEND_ENTRIES as usize
+    }
+
+    /// Whether what is asked for is what comes of it.
+    pub fn is_reliable(&self) -> bool {
+        self.qp_type == QpType::Rc
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.left == 0 && self.under_way.is_empty()
+    }
+
+    fn length(&self, rng: &mut Rng) -> usize {
+        let Layout { mtu, longest } = self.layout;
+        let length = match rng.u32(..8) {
+            0 => 0,
+            1..=3 => rng.usize(1..=64),
+            4 => mtu * rng.usize(1..=3),
+            5 => (mtu * rng.usize(1..=2) + rng.usize(..4)).saturating_sub(2),
+            _ => rng.usize(..=longest),
+        };
+        length.min(longest)
+    }
+
+    /// Posts one more request.
+    pub fn post(&mut self, front: &mut Front, rng: &mut Rng) -> String {
+        let slot = front.posted % SEND_ENTRIES;
+        let wr_id = self.next;
+        self.next += 1;
+        self.left -= 1;
+        let rc = self.qp_type == QpType::Rc;
+        let imm = ImmData(rng.u32(..).to_ne_bytes());
+        let length = self.length(rng);
+        let at = rng.usize(..=self.layout.area() - length);
+        let word = rng.usize(..8) * 8;
+        let remote = |at: usize| Remote {
+            addr: BASE + at as u64,
+            rkey: RKEY,
+        };
+        let target = remote(self.layout.target() + at);
+        let cell = remote(self.layout.target() + word);
+        let operation = match rng.u32(..if rc { 20 } else { 9 }) {
+            0..=2 => Operation::Send,
+            3 => Operation::SendImm(imm),
+            4..=5 => Operation::RdmaWrite(target),
+            6..=7 => Operation::RdmaWriteImm(target, imm),
+            8 => Operation::BindMw(BindMw {
+                addr: BASE,
+                length: 1,
+                mr_lkey: LKEY,
+                mw_rkey: 1,
+                new_rkey: 2,
+                access: AccessFlags::REMOTE_READ,
+            }),
+            9 => Operation::SendInvalidate { rkey: WINDOW },
+            10..=11 => Operation::RdmaRead(target),
+            12..=13 => Operation::RdmaRead(remote(self.layout.source() + at)),
+            14 => Operation::CompareSwap {
+                remote: cell,
+                compare: if rng.bool() {
+                    self.cell(word)
+                } else {
+                    rng.u64(..)
+                },
+                swap: rng.u64(..),
+            },
+            15..=16 => Operation::FetchAdd {
+                remote: cell,
+                add: rng.u64(..),
+            },
+            17 => Operation::AtomicWrite(cell),
+            18 => Operation::Flush {
+                remote: target,
+                length: length as u32,
+                selectivity: FlushSelectivity::Range,
+                placement: FlushPlacement::GLOBAL,
+            },
+            _ => Operation::RdmaWrite(target),
+        };
+        let opcode = operation.opcode();
+        let length = match opcode {
+            SendOpcode::CompareSwap | SendOpcode::FetchAdd | SendOpcode::AtomicWrite => 8,
+            _ if opcode.has_no_data() => 0,
+            _ => length,
+        };
+        let mut flags = SendFlags::SIGNALED;
+        let solicited = rng.bool();
+        if solicited {
+            flags |= SendFlags::SOLICITED;
+        }
+        let changes = matches!(
+            opcode,
+            SendOpcode::RdmaWrite
+                | SendOpcode::RdmaWriteImm
+                | SendOpcode::CompareSwap
+                | SendOpcode::FetchAdd
+                | SendOpcode::AtomicWrite
+        );
+        if (changes && self.reads_target) || rng.u32(..16) == 0 {
+            flags |= SendFlags::FENCE;
+            self.reads_target = false;
+        }
+        let request = SendRequest {
+            wr_id,
+            flags,
+            operation,
+            destination: None,
+        };
+        let mut expected = Expected {
+            wr_id,
+            opcode,
+            length: length as u32,
+            result: Vec::new(),
+        };
+        match opcode {
+            SendOpcode::RdmaRead | SendOpcode::CompareSwap | SendOpcode::FetchAdd => {
+                let result = self.layout.result(slot);
+                let bytes = self.read(&operation, at, length, word);
+                front.queues.memory.fill(result, length, UNTOUCHED);
+                let sges = pieces(result, length, rng);
+                expected.result.push((result, bytes));
+                front.post(&request, Payload::Sges(&sges));
+            }
+            _ if opcode.has_no_data() => front.post(&request, Payload::NONE),
+            _ => {
+                let (data, sges) = self.gather(front, length, rng);
+                self.deliver(&operation, at, word, data.clone(), solicited);
+                if length <= INLINE as usize && rng.bool() {
+                    let pieces = data.split_at(data.len() / 2);
+                    front.post(&request, Payload::Inline(&[pieces.0, pieces.1]));
+                } else {
+                    front.post(&request, Payload::Sges(&sges));
+                }
+            }
+        }
+        self.under_way.push_back(expected);
+        format!("posts {wr_id}: {operation:?}, {length} bytes, {flags:?}")
+    }
+
+    fn cell(&self, word: usize) -> u64 {
+        u64::from_ne_bytes(self.model[word..word + 8].try_into().unwrap())
+    }
+
+    /// What a request brings back, and what it does to the model.
+    fn read(&mut self, operation: &Operation, at: usize, length: usize, word: usize) -> Vec<u8> {
+        let before = self.cell(word);
+        let mut store = |value: u64| {
+            self.model[word..word + 8].copy_from_slice(&value.to_ne_bytes());
+        };
+        match *operation {
+            Operation::RdmaRead(remote) => {
+                let is_source = remote.addr < BASE + self.layout.target() as u64;
+                let from = if is_source { &self.source } else { &self.model };
+                self.reads_target |= !is_source;
+                return from[at..at + length].to_vec();
+            }
+            Operation::CompareSwap { compare, swap, .. } if compare == before => store(swap),
+            Operation::FetchAdd { add, .. } => store(before.wrapping_add(add)),
+            _ => {}
+        }
+        before.to_ne_bytes().to_vec()
+    }
+
+    /// Data of the QP's source, in pieces.
+    fn gather(&self, front: &Front, length: usize, rng: &mut Rng) -> (Vec<u8>, Vec<Sge>) {
+        let at = self.layout.source() + rng.usize(..=self.layout.area() - length);
+        let sges = pieces(at, length, rng);
+        (front.queues.memory.get(at, length), sges)
+    }
+
+    /// What data does to the peer.
+    fn deliver(
+        &mut self,
+        operation: &Operation,
+        at: usize,
+        word: usize,
+        data: Vec<u8>,
+        solicited: bool,
+    ) {
+        let (extra, opcode) = match *operation {
+            Operation::RdmaWrite(_) => {
+                self.model[at..at + data.len()].copy_from_slice(&data);
+                return;
+            }
+            Operation::AtomicWrite(_) => {
+                self.model[word..word + 8].copy_from_slice(&data);
+                return;
+            }
+            Operation::RdmaWriteImm(_, imm) => {
+                self.model[at..at + data.len()].copy_from_slice(&data);
+                (Extra::Immediate(imm), WcOpcode::RecvRdmaWithImm)
+            }
+            Operation::SendImm(imm) => (Extra::Immediate(imm), WcOpcode::Recv),
+            Operation::SendInvalidate { rkey } => (Extra::Invalidated(rkey), WcOpcode::Recv),
+            _ => (Extra::None, WcOpcode::Recv),
+        };
+        let byte_len = data.len() as u32;
+        let in_receive = opcode == WcOpcode::Recv;
+        self.messages.push_back(Message {
+            data: if in_receive { data } else { Vec::new() },
+            byte_len,
+            extra,
+            opcode,
+            solicited,
+        });
+    }
+
+    /// Judges a completion of the QP's own.
+    pub fn completed(&mut self, front: &Front, completed: &Completed) -> Verdict {
+        let expected = self.under_way.pop_front();
+        let expected = expected.ok_or_else(|| format!("{completed:?} of nothing"))?;
+        let as_expected = completed.wr_id == expected.wr_id
+            && completed.opcode == expected.opcode
+            && completed.length == expected.length
+            && completed.status == WcStatus::Success;
+        if !as_expected {
+            return Err(format!(
+                "{completed:?} instead of {} ({:?}, {} bytes)",
+                expected.wr_id, expected.opcode, expected.length
+            ));
+        }
+        for (at, bytes) in expected.result {
+            if !front.queues.memory.is(at, &bytes) {
+                return Err(format!("the data of {} is wrong", expected.wr_id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges a receive of the peer's.
+    pub fn received(&mut self, peer: &Front, received: &Received) -> Verdict {
+        if self.qp_type == QpType::Uc {
+            // Messages get lost, and come in another order, or twice: a first packet begins a message
+            // whatever its PSN (IBTA 9.8.2.2.1).
+            let mut messages = self.messages.iter();
+            let was_sent = messages.any(|sent| self.is_message(peer, received, sent).is_ok());
+            return was_sent
+                .then_some(())
+                .ok_or_else(|| format!("{received:?} was never sent"));
+        }
+        let message = self.messages.pop_front();
+        let message = message.ok_or_else(|| format!("{received:?} of nothing"))?;
+        self.is_message(peer, received, &message)
+    }
+
+    fn is_message(&self, peer: &Front, received: &Received, message: &Message) -> Verdict {
+        let as_expected = received.status == WcStatus::Success
+            && received.opcode == message.opcode
+            && received.byte_len == message.byte_len
+            && received.extra == message.extra
+            && received.solicited == message.solicited;
+        if !as_expected {
+            return Err(format!(
+                "{received:?} instead of {:?}, {} bytes, {:?}",
+                message.opcode, message.byte_len, message.extra
+            ));
+        }
+        let at = self.layout.receive(received.wr_id as usize);
+        if !peer.queues.memory.is(at, &message.data) {
+            return Err(format!(
+                "the message of receive {} is wrong",
+                received.wr_id
+            ));
+        }
+        let behind = at + message.data.len();
+        let rest = vec![UNTOUCHED; self.layout.area() - message.data.len()];
+        if received.status == WcStatus::Success
+            && self.qp_type == QpType::Rc
+            && !peer.queues.memory.is(behind, &rest)
+        {
+            return Err(format!(
+                "receive {} was written to beyond its message",
+                received.wr_id
+            ));
+        }
+        Ok(())
+    }
+
+    /// Judges what is left when all is done.
+    pub fn finish(&self, peer: &Front) -> Verdict {
+        if !self.is_reliable() {
+            return Ok(());
+        }
+        if !self.messages.is_empty() {
+            return Err(format!("{} messages did not arrive", self.messages.len()));
+        }
+        if !peer.queues.memory.is(self.layout.target(), &self.model) {
+            return Err("what was written is not what is there".into());
+        }
+        Ok(())
+    }
+}
+
+/// Some memory as a list of pieces, one after the other.
+fn pieces(at: usize, length: usize, rng: &mut Rng) -> Vec<Sge> {
+    let mut sges = Vec::new();
+    let (mut at, mut left) = (at, length);
+    let count = rng.u32(1..=SEND_SGES);
+    for number in 1..=count {
+        let now = if number == count {
+            left
+        } else {
+            rng.usize(..=left)
+        };
+        // A piece of no bytes names no memory.
+        let lkey = if now == 0 { 0 } else { LKEY };
+        sges.push(Sge {
+            addr: BASE + at as u64,
+            length: now as u32,
+            lkey,
+        });
+        at += now;
+        left -= now;
+    }
+    sges
+}
+
+/// Posts a receive.
+pub fn post_receive(front: &Front, layout: &Layout, number: usize, rng: &mut Rng) {
+    let at = layout.receive(number);
+    let length = layout.area();
+    front.queues.memory.fill(at, length, UNTOUCHED);
+    let entries = pieces(at, length, rng);
+    let entries = entries.iter().map(bytes_of).collect();
+    let mut receives = front.queues.receives.borrow_mut();
+    receives.push_back((number as u64, entries));
+}
+
+/// An entry of a list as it is in a ring.
+pub fn bytes_of(sge: &Sge) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&sge.addr.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&sge.length.to_ne_bytes());
+    bytes[12..].copy_from_slice(&sge.lkey.to_ne_bytes());
+    bytes
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Pairs of QPs and the network between them, in virtual time.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use ferroce_core::requester::Transmit;
+use ferroce_core::wire::Packet;
+
+use crate::front::Front;
+use crate::network::{Conditions, Frame, Path, Time};
+use crate::plan::{post_receive, Layout, Plan, RECEIVES};
+
+/// How long it takes until a page is there, or something of the host's own is done.
+const SOON: Time = 20_000;
+
+/// More than this is not patience any more: the two go on for ever.
+const MOST_EVENTS: u64 = 20_000_000;
+
+enum Event {
+    Arrives(Frame),
+    /// A timer, a page, or a program that wants to post.
+    Kick,
+    Executed(u32),
+    PostReceive(usize),
+}
+
+/// A QP with what it is asked for.
+pub struct Endpoint {
+    pub front: Front,
+    plan: Plan,
+    layout: Layout,
+    path: Path,
+    conditions: Conditions,
+    /// When its timer runs out.
+    armed: Option<Time>,
+}
+
+impl Endpoint {
+    pub fn new(front: Front, plan: Plan, layout: Layout, conditions: Conditions) -> Self {
+        Self {
+            front,
+            plan,
+            layout,
+            path: Path::default(),
+            conditions,
+            armed: None,
+        }
+    }
+}
+
+/// All there is. Endpoints 2n and 2n + 1 are connected.
+pub struct World {
+    pub endpoints: Vec<Endpoint>,
+    rng: Rng,
+    now: Time,
+    count: u64,
+    events: BTreeMap<(Time, u64), (usize, Event)>,
+    /// What happened, if that is wanted.
+    pub trace: Option<Vec<String>>,
+    pub packets: u64,
+}
+
+type Verdict = Result<(), String>;
+
+impl World {
+    pub fn new(endpoints: Vec<Endpoint>, rng: Rng, trace: bool) -> Self {
+        Self {
+            endpoints,
+            rng,
+            now: 0,
+            count: 0,
+            events: BTreeMap::new(),
+            trace: trace.then(Vec::new),
+            packets: 0,
+        }
+    }
+
+    fn note(&mut self, qp: usize, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            let micros = self.now as f64 / 1000.0;
+            trace.push(format!("{micros:>12.3} µs  qp {qp}: {}", what()));
+        }
+    }
+
+    fn at(&mut self, time: Time, qp: usize, event: Event) {
+        self.count += 1;
+        self.events.insert((time, self.count), (qp, event));
+    }
+
+    /// Runs until all is done, and judges it.
+    pub fn run(&mut self) -> Verdict {
+        for qp in 0..self.endpoints.len() {
+            for number in 0..RECEIVES {
+                self.at(0, qp, Event::PostReceive(number));
+            }
+            self.at(0, qp, Event::Kick);
+        }
+        while let Some(((time, _), (qp, event))) = self.events.pop_first() {
+            self.now = time;
+            if self.count > MOST_EVENTS {
+                return Err("it does not end".into());
+            }
+            self.happens(qp, event)
+                .map_err(|what| format!("qp {qp}: {what}"))?;
+        }
+        for qp in 0..self.endpoints.len() {
+            let (own, peer) = (&self.endpoints[qp], &self.endpoints[qp ^ 1]);
+            if !own.plan.is_done() {
+                return Err(format!("qp {qp} hangs: {} to be posted", own.plan.left));
+            }
+            own.plan
+                .finish(&peer.front)
+                .map_err(|what| format!("qp {qp}: {what}"))?;
+        }
+        Ok(())
+    }
+
+    fn happens(&mut self, qp: usize, event: Event) -> Verdict {
+        match event {
+            Event::Arrives(frame) => self.arrives(qp, &frame),
+            Event::Kick => {
+                let now = self.now;
+                let own = &mut self.endpoints[qp];
+                if own.armed.is_some_and(|armed| armed <= now) {
+                    own.armed = None;
+                }
+                let due = own.front.requester.next_deadline();
+                if due.is_some_and(|due| due <= now) {
+                    self.note(qp, || "its time is up".into());
+                    let front = &mut self.endpoints[qp].front;
+                    if let Some(status) = front.requester.on_deadline(now, &front.queues) {
+                        return Err(format!("it gives up: {status:?}"));
+                    }
+                }
+            }
+            Event::Executed(slot) => {
+                let front = &mut self.endpoints[qp].front;
+                front.requester.executed(slot, Ok(()), &front.queues);
+            }
+            Event::PostReceive(number) => {
+                let own = &self.endpoints[qp];
+                post_receive(&own.front, &own.layout, number, &mut self.rng);
+            }
+        }
+        self.serve(qp)
+    }
+
+    fn arrives(&mut self, qp: usize, frame: &Frame) {
+        let Some(bytes) = frame.packet() else {
+            self.note(qp, || "drops a packet: its ICRC is wrong".into());
+            return;
+        };
+        // An ICRC that is right by chance would be a wonder.
+        let packet = Packet::parse(bytes).expect("what was sent is a packet");
+        let now = self.now;
+        let verdict = self.endpoints[qp].front.on_packet(now, &packet);
+        self.note(qp, || format!("gets {}: {verdict}", describe(&packet)));
+    }
+
+    /// Sends what there is to be sent, posts what there is room for, and judges what is complete.
+    fn serve(&mut self, qp: usize) -> Verdict {
+        loop {
+            self.post(qp);
+            self.transmit(qp);
+            if !self.judge(qp)? {
+                break;
+            }
+        }
+        let own = &mut self.endpoints[qp];
+        if let Some(event) = own.front.queues.failed.get() {
+            return Err(format!("the responder failed: {event:?}"));
+        }
+        let due = own.front.requester.next_deadline();
+        if let Some(due) = due.filter(|due| own.armed.is_none_or(|armed| armed > *due)) {
+            own.armed = Some(due);
+            self.at(due.max(self.now), qp, Event::Kick);
+        }
+        Ok(())
+    }
+
+    fn post(&mut self, qp: usize) {
+        while self.endpoints[qp].plan.has_room() {
+            if self.rng.u32(..8) == 0 {
+                let later = self.now + self.rng.u64(..SOON);
+                self.at(later, qp, Event::Kick);
+                return;
+            }
+            let own = &mut self.endpoints[qp];
+            let what = own.plan.post(&mut own.front, &mut self.rng);
+            self.note(qp, || what);
+        }
+    }
+
+    fn transmit(&mut self, qp: usize) {
+        let now = self.now;
+        for is_request in [false, true] {
+            loop {
+                let own = &mut self.endpoints[qp];
+                let packet = if is_request {
+                    own.front.request(now)
+                } else {
+                    own.front.respond()
+                };
+                let packet = match packet {
+                    Ok(packet) => packet,
+                    Err(Transmit::Local(slot)) => {
+                        let soon = now + self.rng.u64(..SOON);
+                        self.at(soon, qp, Event::Executed(slot));
+                        break;
+                    }
+                    Err(Transmit::Later) => {
+                        self.at(now + SOON, qp, Event::Kick);
+                        break;
+                    }
+                    Err(Transmit::NeedsRoom(length)) => panic!("a packet of {length} bytes"),
+                    Err(_) => break,
+                };
+                self.packets += 1;
+                let sent = Packet::parse(packet).expect("what is sent is a packet");
+                let line = self
+                    .trace
+                    .is_some()
+                    .then(|| format!("sends {}", describe(&sent)));
+                let frame = Frame::new(packet);
+                let conditions = own.conditions;
+                let copies = own.path.send(now, frame, &conditions, &mut self.rng);
+                if let Some(line) = line {
+                    let fate = match copies.len() {
+                        0 => " (lost)",
+                        1 => "",
+                        _ => " (twice)",
+                    };
+                    self.note(qp, || line + fate);
+                }
+                for (arrival, frame) in copies {
+                    self.at(arrival, qp ^ 1, Event::Arrives(frame));
+                }
+            }
+        }
+    }
+
+    /// Returns whether there was something.
+    fn judge(&mut self, qp: usize) -> Result<bool, String> {
+        let mut any = false;
+        loop {
+            let own = &mut self.endpoints[qp];
+            let Some(completed) = own.front.queues.completed.borrow_mut().pop_front() else {
+                break;
+            };
+            own.plan.completed(&own.front, &completed)?;
+            any = true;
+            let status = completed.status;
+            self.note(qp, || format!("completes {}: {status:?}", completed.wr_id));
+        }
+        loop {
+            let received = self.endpoints[qp]
+                .front
+                .queues
+                .received
+                .borrow_mut()
+                .pop_front();
+            let Some(received) = received else {
+                break;
+            };
+            let (low, high) = self.endpoints.split_at_mut(qp | 1);
+            let (own, peer) = if qp & 1 == 0 {
+                (&mut low[qp], &mut high[0])
+            } else {
+                (&mut high[0], &mut low[qp - 1])
+            };
+            peer.plan.received(&own.front, &received)?;
+            self.note(qp, || {
+                format!("received {} bytes: {:?}", received.byte_len, received.extra)
+            });
+            let again = self.now
+                + if self.rng.bool() {
+                    0
+                } else {
+                    self.rng.u64(..4 * SOON)
+                };
+            self.at(again, qp, Event::PostReceive(received.wr_id as usize));
+        }
+        Ok(any)
+    }
+}
+
+/// A packet in a line.
+fn describe(packet: &Packet<'_>) -> String {
+    let bth = &packet.bth;
+    let ask = if bth.ack_req { " asks" } else { "" };
+    format!(
+        "{:?} {:?}{ask} {:?} {} bytes",
+        bth.psn,
+        bth.opcode.kind(),
+        packet.headers,
+        packet.payload.len()
+    )
+}
