@@ -97,11 +97,13 @@ struct Attended {
     busy_at: Instant<Monotonic>,
 }
 
-/// How long all queues may be empty before the CPU is given up.
-const PAUSE: Delta = Delta::from_millis(1);
+/// How long all queues may be empty before the CPU is given up. A host may let a guest's thread wait
+/// that long for a CPU.
+const PAUSE: Delta = Delta::from_millis(5);
 
-/// How long one queue may be empty, while others are not, before its program has to ring again.
-const LONG_PAUSE: Delta = Delta::from_millis(20);
+/// How long one queue may be empty, while others are not, before its program has to ring again. A
+/// program with a thousand queues may come back to each several times a second only.
+const LONG_PAUSE: Delta = Delta::from_millis(200);
 
 impl Drainer {
     /// Makes a device's drainer.
@@ -194,7 +196,8 @@ impl Run for Drainer {
             });
             if executed > 0 {
                 self.rhythm.served();
-                busy_at = now;
+                // With many queues that was a while.
+                busy_at = Instant::now();
             }
             cpu_relax();
             rdma::cond_resched();
