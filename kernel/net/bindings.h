@@ -34,6 +34,7 @@ bool net_helper_skb_is_ipv6(const struct sk_buff *skb);
 void net_helper_skb_set_udp(struct sk_buff *skb, unsigned int network_len, bool ipv6);
 void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst);
 
+bool net_helper_sock_is_full(const struct sock *sk);
 struct net *net_helper_sock_net(const struct sock *sk);
 u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6);
 bool net_helper_dst_check(struct dst_entry *dst, u32 cookie);

@@ -71,6 +71,11 @@ void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst)
 	skb_dst_set_noref(skb, dst);
 }
 
+bool net_helper_sock_is_full(const struct sock *sk)
+{
+	return sk_wmem_alloc_get(sk) >= READ_ONCE(sk->sk_sndbuf);
+}
+
 struct net *net_helper_sock_net(const struct sock *sk)
 {
 	return sock_net(sk);

@@ -129,6 +129,13 @@ impl<T: Receiver> UdpSocket<T> {
         }
     }
 
+    /// Whether so much is on its way that more would be lost in a queue: in this host, or in another
+    /// namespace of it.
+    pub fn is_full(&self) -> bool {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::net_helper_sock_is_full(self.sk.as_ptr()) }
+    }
+
     /// Sends a packet on its way. What becomes of it nobody hears. In any context but interrupts.
     pub fn send(&self, packet: Packet, route: &Route) {
         let skb = packet.into_skb(route).into_raw();
@@ -139,6 +146,7 @@ impl<T: Receiver> UdpSocket<T> {
         // reference.
         unsafe {
             bindings::net_helper_skb_set_dst(skb, route.as_raw());
+            bindings::skb_set_owner_w(skb, self.sk.as_ptr());
             match self.ipv6 {
                 true => bindings::ip6_local_out(self.net(), self.sk.as_ptr(), skb),
                 false => bindings::ip_local_out(self.net(), self.sk.as_ptr(), skb),

@@ -151,6 +151,12 @@ pub fn has_cpu_to_itself() -> bool {
     unsafe { bindings::single_task_running() }
 }
 
+/// Lets those run first that want the CPU as well.
+pub fn give_way() {
+    // SAFETY: This thread may sleep, and so it may stop for a while.
+    unsafe { kernel::bindings::yield_() };
+}
+
 /// A CPU other than this one, if there is one: `after` says how many to pass over.
 pub fn another_cpu(after: usize) -> Option<CpuId> {
     let here = CpuId::current().as_u32();

@@ -476,6 +476,10 @@ fn datagram(
     };
     let own_qkey = qp.shared.lock().attr.qkey;
     let qkey = limits::datagram_qkey(to.remote_qkey, own_qkey);
+    let is_full = |path: &roce::Path| path.is_full(device);
+    if datagrams.path.as_ref().is_some_and(is_full) {
+        return Attempt::Wait(Delta::from_nanos(roce::PAUSE as i64));
+    }
     let source = local::Source {
         qpn: qp.number,
         grh: address::grh(&address, data.length()),

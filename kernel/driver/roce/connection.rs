@@ -6,7 +6,7 @@ use super::{
     alarm::Alarm,
     burst::Burst,
     host::Host,
-    path::{Address, Path},
+    path::{Address, Path, PAUSE},
 };
 use crate::{
     counters,
@@ -362,6 +362,12 @@ impl State {
         let next = loop {
             if sent >= PACKETS_AT_ONCE {
                 break Next::More;
+            }
+            if qp.qp_type == QpType::Uc && path.is_full(device) {
+                if let Some(sending) = &mut self.sending {
+                    sending.alarm.set(now + PAUSE);
+                }
+                break Next::Idle;
             }
             // With no room at all: to learn how much it takes.
             let length = match self.poll(qp, now, processing, &mut []) {

@@ -24,7 +24,7 @@ pub(crate) mod port;
 mod receive;
 
 pub(crate) use connection::{is_elsewhere, Connection, Next};
-pub(crate) use path::{Address, Path};
+pub(crate) use path::{Address, Path, PAUSE};
 
 pub(crate) use crate::wire::UDP_PORT;
 

@@ -17,6 +17,9 @@ const UDP: u8 = 17;
 /// The flag of IPv4 that forbids fragments: a path MTU is meant.
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
 
+/// How long to wait when too much is on its way, in nanoseconds.
+pub(crate) const PAUSE: u64 = 50_000;
+
 /// What an address vector says of a path.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -100,6 +103,13 @@ impl Path {
         if sent.flatten().is_none() {
             device.counters.count(Counter::NoRoute);
         }
+    }
+
+    /// Whether so much is on its way already that more would be lost. Who is not held back by its peer,
+    /// as a reliable connection is, waits for [`PAUSE`].
+    pub(crate) fn is_full(&self, device: &Device<Ferroce>) -> bool {
+        let is_full = |sockets: &Sockets| Some(self.socket(sockets)?.is_full());
+        device.port().and_then(|port| port.with(is_full)?) == Some(true)
     }
 
     /// Notes that packets were made.

@@ -11,7 +11,6 @@
 /* helpers.c */
 unsigned long rdma_helper_local_irq_save(void);
 void rdma_helper_local_irq_restore(unsigned long flags);
-bool rdma_helper_in_softirq(void);
 void rdma_helper_sg_set_buf(struct scatterlist *sg, const void *buf, unsigned int len);
 
 struct ib_pd *rdma_helper_ib_alloc_pd(struct ib_device *device, unsigned int flags);

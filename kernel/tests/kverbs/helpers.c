@@ -17,11 +17,6 @@ void rdma_helper_local_irq_restore(unsigned long flags)
 	local_irq_restore(flags);
 }
 
-bool rdma_helper_in_softirq(void)
-{
-	return in_softirq();
-}
-
 void rdma_helper_sg_set_buf(struct scatterlist *sg, const void *buf, unsigned int len)
 {
 	sg_set_buf(sg, buf, len);
