@@ -10,6 +10,7 @@ use super::*;
 use crate::ring::{Sge, SGE_LEN};
 use crate::verbs::limits::{GRH_LENGTH, MAX_SEND_SGE};
 use crate::verbs::{FlushPlacement, FlushSelectivity, ImmData};
+use crate::wire::{Deth, Headers, Packet, Psn};
 
 type Bytes = Rc<RefCell<Vec<u8>>>;
 
@@ -613,4 +614,39 @@ fn a_datagram_is_one_packet() {
     let mut list = RegionList::new();
     let result = datagram(&Side::new(64), &entries, 11, &mut list);
     assert_eq!(result.err(), Some(WcStatus::LocLenErr));
+}
+
+#[test]
+fn a_datagram_is_the_same_on_the_wire() {
+    let (sender, receiver) = (Side::new(64), Side::new(128));
+    receiver.post_receive(3, &[sge(0, 128)]);
+    let entries = entries(&pieces());
+    let request = SendRequest {
+        flags: SendFlags::SOLICITED,
+        ..request(Operation::SendImm(IMM))
+    };
+    let mut list = RegionList::new();
+    let data = Data::Sges(SgeList::of(&entries));
+    let sent = Datagram::new(&request, data, &sender, 1024, SOURCE, &mut list);
+    let mut buffer = [0; 64];
+    let length = sent.ok().unwrap().emit(9, 0x1111, Psn::new(7), &mut buffer);
+    let length = length.unwrap().unwrap();
+    // BTH, DETH, immediate data, and twelve bytes.
+    assert_eq!(length, 12 + 8 + 4 + 12);
+
+    let packet = Packet::parse(&buffer[..length]).unwrap();
+    let deth = Deth {
+        qkey: 0x1111,
+        src_qp: SOURCE.qpn,
+    };
+    assert_eq!(packet.headers, Headers::DethImm(deth, IMM));
+    assert_eq!((packet.bth.dest_qp, packet.bth.psn), (9, Psn::new(7)));
+    assert!(Arrived::new(&packet, SOURCE.grh)
+        .unwrap()
+        .deliver(&receiver));
+    assert_eq!(receiver.bytes(40, 12), gathered());
+    let completed = receiver.completed.borrow();
+    assert!(completed[0].solicited);
+    assert_eq!(completed[0].extra, Extra::Immediate(IMM));
+    assert_eq!(completed[0].source, Some(SOURCE));
 }
