@@ -6,12 +6,7 @@ use super::{
     send::{broken, execute_local, Extent, Stopped},
     Qp,
 };
-use crate::{
-    rdma,
-    ring::{Idle, SendQueue},
-    rings::WorkQueue,
-    roce::Next,
-};
+use crate::{rdma, ring::SendQueue, rings::WorkQueue, roce::Next};
 
 /// Hands what is posted to the requester, and has it sent as far as that goes now.
 pub(super) fn drain(
@@ -21,14 +16,11 @@ pub(super) fn drain(
 ) -> Stopped {
     let mut fetched = 0;
     loop {
-        let (now, next) = match qp.connection.post(qp, queue) {
-            Ok(posted) => posted,
-            Err(_) => {
-                broken(qp);
-                // What was fetched before is flushed.
-                let _ = qp.connection.post(qp, queue);
-                return Stopped::Waiting;
-            }
+        let Ok((now, next)) = qp.connection.post(qp, queue, extent == Extent::All) else {
+            broken(qp);
+            // What was fetched before is flushed.
+            qp.connection.settle(qp);
+            return Stopped::Waiting;
         };
         fetched += now;
         match next {
@@ -36,18 +28,10 @@ pub(super) fn drain(
                 let result = execute_local(qp, &operation).unwrap_or(Ok(()));
                 qp.connection.executed(qp, slot, result);
             }
-            Next::Idle if now == 0 => match extent {
-                Extent::Batch => return Stopped::After(fetched),
-                Extent::All => match queue.executor.sleep() {
-                    Ok(Idle::Work) => {}
-                    Ok(Idle::Asleep) => return Stopped::After(fetched),
-                    Err(_) => {
-                        broken(qp);
-                        return Stopped::Waiting;
-                    }
-                },
-            },
-            Next::Idle | Next::More | Next::Later => {}
+            Next::Idle if now == 0 => return Stopped::After(fetched),
+            Next::Idle | Next::More => {}
+            // By then the memory may be there.
+            Next::Later => return Stopped::Waiting,
         }
         match extent {
             // One that is to end does not wait for another that goes on posting.

@@ -21,7 +21,7 @@ use crate::{
     rdma::{self, qp::QpEvent, Device, Gid, GidType},
     requester::{Requester, Response, Slot, Transmit},
     responder::{Request, Resource, Responder},
-    ring::{Operation, Origin, RingError, SendQueue, SendRequest},
+    ring::{Idle, Operation, Origin, RingError, SendQueue, SendRequest},
     rings::{SlotReturner, WorkQueue},
     verbs::{QpType, WcStatus},
     wire::Packet,
@@ -84,6 +84,13 @@ pub(crate) enum Next {
     Later,
 }
 
+impl Next {
+    /// Whether a thread is to go on.
+    fn is_for_a_thread(self) -> bool {
+        matches!(self, Self::More | Self::Local(..))
+    }
+}
+
 /// How many packets are sent while the lock is held, with bottom halves off.
 const PACKETS_AT_ONCE: u32 = 64;
 
@@ -143,11 +150,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Fetches what is posted, and sends what can be sent. Returns how many requests were fetched too.
+    /// Fetches what is posted, and sends what can be sent. Returns how many requests were fetched too. If
+    /// there were none, and nothing is left to do, whoever posts one rings, if it is to `sleep`.
     pub(crate) fn post(
         &self,
         qp: &rdma::Qp<Qp>,
         queue: &mut WorkQueue<SendQueue>,
+        sleep: bool,
     ) -> Result<(u32, Next), RingError> {
         let mut state = self.state.lock();
         let mut fetched = 0;
@@ -156,7 +165,19 @@ impl Connection {
                 fetched += 1;
             }
         }
-        Ok((fetched, state.run(qp, rdma::clock())))
+        let mut next = state.run(qp, rdma::clock());
+        if let (Some(sending), Next::Idle, 0, true) = (&mut state.sending, next, fetched, sleep) {
+            sending.note_returned(queue);
+            if queue.executor.sleep()? == Idle::Work {
+                next = Next::More;
+            }
+        }
+        Ok((fetched, next))
+    }
+
+    /// Does what the queue pair's state calls for.
+    pub(crate) fn settle(&self, qp: &rdma::Qp<Qp>) {
+        self.state.lock().run(qp, rdma::clock());
     }
 
     /// Notes how a request of this host's alone ended.
@@ -240,7 +261,7 @@ impl Connection {
     /// Sends what packets that were taken have led to.
     pub(super) fn answer(&self, qp: &rdma::Qp<Qp>) {
         let next = self.state.lock().run(qp, rdma::clock());
-        if next != Next::Idle {
+        if next.is_for_a_thread() {
             qp.deferred.soon();
         }
     }
@@ -263,18 +284,22 @@ impl Connection {
         }
         let next = state.run(qp, now);
         drop(state);
-        if next != Next::Idle {
+        if next.is_for_a_thread() {
             qp.deferred.soon();
         }
     }
 }
 
 impl Sending {
+    /// Lets the executor know which slots the poster has again.
+    fn note_returned(&mut self, queue: &mut WorkQueue<SendQueue>) {
+        let position = self.returner.get_mut().returner.position();
+        queue.executor.returned(position);
+    }
+
     /// Copies the next entry to its slot, if there is one.
     fn fetch(&mut self, queue: &mut WorkQueue<SendQueue>) -> Result<bool, RingError> {
-        queue
-            .executor
-            .returned(self.returner.get_mut().returner.position());
+        self.note_returned(queue);
         let at = self.next as usize * self.stride;
         let place = self.entries.get_mut(at..at + self.stride);
         let place = place.ok_or(RingError::Buffer)?;
@@ -373,7 +398,12 @@ impl State {
             let length = match self.poll(qp, now, processing, &mut []) {
                 Transmit::NeedsRoom(length) => length,
                 Transmit::Packet(_) | Transmit::Nothing => break Next::Idle,
-                Transmit::Later => break Next::Later,
+                Transmit::Later => {
+                    if let Some(sending) = &mut self.sending {
+                        sending.alarm.set(now + PAUSE);
+                    }
+                    break Next::Later;
+                }
                 Transmit::Local(slot) => break self.local(qp, slot),
             };
             let Some(mut burst) = Burst::new(&mut path, length, 1) else {
