@@ -43,7 +43,9 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
         .chain(machine.kernel_arguments());
     let mut command = base(accelerator);
     command
-        .args(["-smp", &machine.cpus.to_string()])
+        // Each in a socket of its own: the firmware's MP table, by which the kernel finds them, lists
+        // one for each.
+        .args(["-smp", &format!("{0},sockets={0}", machine.cpus)])
         .args(["-m", &format!("{}K", machine.memory >> 10)])
         .arg("-kernel")
         .arg(machine.kernel.image())

@@ -55,6 +55,10 @@ pub const QEMU_TESTS: &[Test] = &[
         stdin_round_trip,
     ),
     ("qemu: changes vanish, except in --rw folders", overlay),
+    (
+        "qemu: --cpus and --mem are what the guest has",
+        machine_size,
+    ),
     ("qemu: Ctrl-C ends the guest and leaves nothing", interrupt),
     ("qemu: it says which accelerator it uses", accelerator),
 ];
