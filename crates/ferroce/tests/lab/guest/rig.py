@@ -117,6 +117,7 @@ class Qp:
         self.send_cq = cq or device.cq(cqe)
         self.recv_cq = device.cq(cqe)
         self.sq_sig_all = caps.pop("sq_sig_all", 0)
+        send_ops = caps.pop("send_ops", SEND_OPS[qp_type])
         wanted = {
             "max_send_wr": 64,
             "max_recv_wr": 64,
@@ -134,7 +135,7 @@ class Qp:
             sq_sig_all=self.sq_sig_all,
             pd=self.pd,
             comp_mask=e.IBV_QP_INIT_ATTR_PD | e.IBV_QP_INIT_ATTR_SEND_OPS_FLAGS,
-            send_ops_flags=SEND_OPS[qp_type],
+            send_ops_flags=send_ops,
         )
         self.qp = QPEx(device.context, attr)
         self.number = self.qp.qp_num
@@ -147,23 +148,23 @@ class Qp:
         mask |= e.IBV_QP_QKEY if self.type == UD else e.IBV_QP_ACCESS_FLAGS
         self.qp.modify(attr, mask)
 
-    def to_rtr(self, peer, peer_number=None, rnr_timer=1, reads=16):
+    def to_rtr(self, peer, peer_number=None, rnr_timer=1, reads=16, mtu=e.IBV_MTU_1024, psn=0x123456):
         """rnr_timer: 1 is 10 µs (IBTA table 46)."""
         attr, mask = QPAttr(qp_state=RTR), e.IBV_QP_STATE
         if self.type == UD:
             self.ah = self.device.ah(peer)
         else:
-            attr.path_mtu, attr.ah_attr = e.IBV_MTU_1024, self.device.address(peer)
-            attr.dest_qp_num, attr.rq_psn = peer_number, 0x123456
+            attr.path_mtu, attr.ah_attr = mtu, self.device.address(peer)
+            attr.dest_qp_num, attr.rq_psn = peer_number, psn
             mask |= e.IBV_QP_AV | e.IBV_QP_PATH_MTU | e.IBV_QP_DEST_QPN | e.IBV_QP_RQ_PSN
         if self.type == RC:
             attr.max_dest_rd_atomic, attr.min_rnr_timer = reads, rnr_timer
             mask |= e.IBV_QP_MAX_DEST_RD_ATOMIC | e.IBV_QP_MIN_RNR_TIMER
         self.qp.modify(attr, mask)
 
-    def to_rts(self, timeout=14, retry_cnt=7, rnr_retry=7, reads=16):
+    def to_rts(self, timeout=14, retry_cnt=7, rnr_retry=7, reads=16, psn=0x123456):
         attr, mask = QPAttr(qp_state=RTS), e.IBV_QP_STATE | e.IBV_QP_SQ_PSN
-        attr.sq_psn = 0x123456
+        attr.sq_psn = psn
         if self.type == RC:
             attr.timeout, attr.retry_cnt, attr.rnr_retry = timeout, retry_cnt, rnr_retry
             attr.max_rd_atomic = reads
@@ -198,7 +199,8 @@ class Qp:
 def connect(one, other, **attributes):
     """Brings two queue pairs to RTS, or one that is both."""
     init = {k: attributes.pop(k) for k in ("access", "qkey") if k in attributes}
-    rtr = {k: attributes.pop(k) for k in ("rnr_timer",) if k in attributes}
+    rtr = {k: attributes.pop(k) for k in ("rnr_timer", "mtu") if k in attributes}
+    rtr.update({k: attributes[k] for k in ("psn", "reads") if k in attributes})
     for qp in {one, other}:
         qp.to_init(**init)
     for qp, peer in {(one, other), (other, one)}:

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""Work requests between two hosts, every byte of which is looked at.
+
+    wire.py sizes DEVICE DEVICE GID_INDEX
+    wire.py many DEVICE DEVICE GID_INDEX COUNT [SEED]
+
+`sizes`: each opcode of each transport, both ways, of all path MTUs and of lengths from 0 to 8 MiB.
+`many`: random requests over a reliable connection, some of them under way at once, on a network of
+which nothing is expected.
+
+The devices may be in network namespaces of their own, and of different drivers.
+"""
+
+import random
+import sys
+
+import pyverbs.enums as e
+
+from rig import *
+
+MTUS = {256: e.IBV_MTU_256, 512: e.IBV_MTU_512, 1024: e.IBV_MTU_1024, 2048: e.IBV_MTU_2048, 4096: e.IBV_MTU_4096}
+SEND, SEND_IMM = e.IBV_WR_SEND, e.IBV_WR_SEND_WITH_IMM
+WRITE_IMM, READ = e.IBV_WR_RDMA_WRITE_WITH_IMM, e.IBV_WR_RDMA_READ
+RDMA_WRITE = e.IBV_WR_RDMA_WRITE
+CMP_SWAP, FETCH_ADD = e.IBV_WR_ATOMIC_CMP_AND_SWP, e.IBV_WR_ATOMIC_FETCH_AND_ADD
+ATOMICS = CMP_SWAP, FETCH_ADD
+OPCODES = {
+    RC: (SEND, SEND_IMM, RDMA_WRITE, WRITE_IMM, READ) + ATOMICS,
+    UC: (SEND, SEND_IMM, RDMA_WRITE, WRITE_IMM),
+    UD: (SEND, SEND_IMM),
+}
+# What every driver's provider has of the extended verbs; they are not used here.
+SEND_OPS_OF_ALL = e.IBV_QP_EX_WITH_SEND
+
+LONGEST = 8 << 20
+GUARD = 64
+
+rng = random.Random()
+
+
+class Side:
+    """A device and its memory."""
+
+    def __init__(self, device, length):
+        self.device = device
+        self.memory = Memory(length + 2 * GUARD + GRH)
+        self.mr = self.memory.region(device.pd, LOCAL_WRITE | REMOTE)
+
+    def sge(self, at, length):
+        return [(self.memory.address + at, length, self.mr.lkey)] if length else []
+
+
+def request(sender, source, receiver, target, opcode, at, length, wr_id):
+    """Posts a request of bytes of `source` at `at`, and returns what checks it when it is done."""
+    to, mine = target.memory, source.memory
+    address = to.address + at
+    imm = rng.getrandbits(32)
+    data = rng.randbytes(length)
+    if opcode == READ:
+        to.put(at, data)
+    else:
+        mine.put(at, data)
+    wr = send_wr(opcode, source.sge(at, length), wr_id, imm=imm)
+    received = None
+    if opcode in (SEND, SEND_IMM, WRITE_IMM):
+        grh = GRH if sender.type == UD else 0
+        room = length + grh if opcode != WRITE_IMM else 0
+        receiver.post_recv([(wr_id, target.sge(at - grh, room))])
+        received = room if opcode != WRITE_IMM else length
+    if opcode in (RDMA_WRITE, WRITE_IMM, READ):
+        wr.set_wr_rdma(target.mr.rkey, address)
+    before = bytes(to.view[at : at + 8])
+    operands = rng.getrandbits(64), rng.getrandbits(64)
+    if opcode == CMP_SWAP and rng.random() < 0.5:
+        operands = int.from_bytes(before, sys.byteorder), operands[1]
+    if opcode in ATOMICS:
+        wr.set_wr_atomic(target.mr.rkey, address, *operands)
+    if sender.type == UD:
+        wr.set_wr_ud(sender.ah, receiver.number, QKEY)
+    sender.qp.post_send(wr)
+
+    def check():
+        if opcode in ATOMICS:
+            old, (first, swap) = int.from_bytes(before, sys.byteorder), operands
+            new = old + first if opcode == FETCH_ADD else swap if old == first else old
+            to.expect(at, (new % (1 << 64)).to_bytes(8, sys.byteorder))
+            mine.expect(at, before)
+        elif opcode == READ:
+            mine.expect(at, data)
+        else:
+            to.expect(at, data)
+        if sender.type == UD:
+            # The GRH is none of what was sent.
+            to.expect(at - GRH, bytes(to.view[at - GRH : at]))
+        for memory in (to, mine):
+            part = slice(at - GUARD, at + length + GUARD)
+            assert memory.view[part] == memory.expected[part], memory.difference()
+
+    return received, imm if opcode in (SEND_IMM, WRITE_IMM) else None, check
+
+
+def finish(sender, receiver, posted):
+    """Waits for requests to be done, and checks them."""
+    for wc, (wr_id, _) in zip(sender.sent(len(posted)), posted):
+        assert wc.status == e.IBV_WC_SUCCESS and wc.wr_id == wr_id, str(wc)
+    taken = [(wr_id, r) for wr_id, r in posted if r[0] is not None]
+    for wc, (wr_id, (length, imm, _)) in zip(receiver.received(len(taken)) if taken else [], taken):
+        assert wc.status == e.IBV_WC_SUCCESS and wc.wr_id == wr_id, str(wc)
+        assert wc.byte_len == length, f"{wc}, not {length} bytes"
+        assert imm is None or wc.imm_data == imm, str(wc)
+    for _, (_, _, check) in posted:
+        check()
+
+
+def lengths(qp_type, mtu):
+    around = (0, 1, 3, mtu - 1, mtu)
+    if qp_type == UD:
+        return around
+    longer = (mtu + 1, 2 * mtu, 5 * mtu + 7, 65536, (1 << 20) + 3)
+    # Nobody sends again what an unreliable connection loses.
+    return around + longer + ((LONGEST,) if qp_type == RC and mtu in (256, 4096) else ())
+
+
+def sizes(one, other):
+    sides = {device: Side(device, LONGEST) for device in (one, other)}
+    done = 0
+    for mtu, number in MTUS.items():
+        for qp_type, opcodes in OPCODES.items():
+            ends = [Qp(device, qp_type, send_ops=SEND_OPS_OF_ALL) for device in (one, other)]
+            # So that PSNs begin anew on the way.
+            connect(*ends, mtu=number, psn=0xFFFFF0)
+            for sender, receiver in (ends, ends[::-1]):
+                source, target = sides[sender.device], sides[receiver.device]
+                for opcode in opcodes:
+                    for length in (8,) if opcode in ATOMICS else lengths(qp_type, mtu):
+                        at = GUARD + (GRH if qp_type == UD else 0)
+                        posted = request(
+                            sender, source, receiver, target, opcode, at, length, done
+                        )
+                        try:
+                            finish(sender, receiver, [(done, posted)])
+                        except Exception:
+                            names = sender.device.name, receiver.device.name
+                            print(f"{TRANSPORTS[qp_type]} {opcode} of {length} bytes, MTU {mtu}, {names}")
+                            raise
+                        done += 1
+            for end in ends:
+                end.close()
+    print(f"{done} requests")
+
+
+AT_ONCE, SLOT = 8, 20_000
+
+
+def many(one, other, count):
+    sides = {device: Side(device, AT_ONCE * (SLOT + 2 * GUARD)) for device in (one, other)}
+    ends = [Qp(device, RC, send_ops=SEND_OPS_OF_ALL) for device in (one, other)]
+    # 1 ms, so that what is lost does not take long.
+    connect(*ends, psn=rng.getrandbits(24), timeout=8)
+    done = 0
+    while done < count:
+        sender, receiver = rng.sample(ends, 2)
+        source, target = sides[sender.device], sides[receiver.device]
+        posted = []
+        for slot in range(rng.randint(1, AT_ONCE)):
+            opcode = rng.choice(OPCODES[RC])
+            length = 8 if opcode in ATOMICS else rng.choice((0, 8, rng.randint(1, 300), rng.randint(1, SLOT)))
+            at = GUARD + slot * (SLOT + 2 * GUARD)
+            wr_id = done + slot
+            posted.append(
+                (wr_id, request(sender, source, receiver, target, opcode, at, length, wr_id))
+            )
+        finish(sender, receiver, posted)
+        done += len(posted)
+    for side in sides.values():
+        assert not side.memory.difference(), side.memory.difference()
+    assert all(end.state() == RTS for end in ends)
+    print(f"{done} requests")
+
+
+def main():
+    what, names, gid_index = sys.argv[1], sys.argv[2:4], int(sys.argv[4])
+    seed = int(sys.argv[6]) if len(sys.argv) > 6 else random.SystemRandom().getrandbits(32)
+    print(f"seed {seed}", flush=True)
+    rng.seed(seed)
+    devices = [Device(name, gid_index) for name in names]
+    if what == "sizes":
+        sizes(*devices)
+    else:
+        many(*devices, int(sys.argv[5]))
+
+
+main()
