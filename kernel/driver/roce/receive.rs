@@ -27,6 +27,11 @@ impl Receiver for Incoming {
             return;
         }
         let payload = datagram.payload();
+        if payload.is_empty() {
+            device.counters.count(Port::RcvdPackets);
+            device.counters.count(Port::Malformed);
+            return;
+        }
         let size = datagram.segment_size().unwrap_or(payload.len()).max(1);
         let mut receiving = Receiving {
             device: &device,

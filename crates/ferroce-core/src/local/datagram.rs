@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Datagrams: on the way to another QP of this host, or to and from the wire.
 
+use core::cell::Cell;
+
 use super::{
-    extra_of, list, AccessError, Checked, Extra, Fault, LocalMemory, Message, Received, Region,
-    RegionList, Responder, Source, Taken,
+    extra_of, list, AccessError, Checked, Extra, Fault, LocalMemory, Message, Receive, Received,
+    Region, RegionList, Responder, Source, Taken,
 };
 use crate::ring::{Data, SendRequest, SgeList};
 use crate::verbs::limits::GRH_LENGTH;
@@ -140,13 +142,25 @@ impl<'a> Arrived<'a> {
         self.length
     }
 
-    /// As [`Datagram::deliver`]. Memory that is not there fails the receive.
+    /// As [`Datagram::deliver`]. If memory is only there [`Later`](Fault::Later), the datagram is lost, and
+    /// the receive is there for the next.
     pub fn deliver<P: Responder>(&self, peer: &P) -> bool {
         let received = received(self.length, self.extra, self.solicited, self.from);
-        deliver(peer, received, |scatter| {
-            list::write(peer, scatter, 0, &self.from.grh)?;
-            list::write(peer, scatter, GRH_LENGTH, self.payload)
-        })
+        // It is written before the receive is taken, and taken only if that can be told.
+        let placed = Cell::new(Ok(()));
+        let taken = peer.take_receive(
+            |receive| {
+                if receive.capacity() < u64::from(received.byte_len) {
+                    return false;
+                }
+                let written = list::write(peer, receive.scatter, 0, &self.from.grh)
+                    .and_then(|()| list::write(peer, receive.scatter, GRH_LENGTH, self.payload));
+                placed.set(written);
+                written != Err(Fault::Later)
+            },
+            |receive| received_as(receive, received, placed.get()),
+        );
+        complete(peer, taken)
     }
 }
 
@@ -170,15 +184,25 @@ fn deliver<P: Responder>(
 ) -> bool {
     let taken = peer.take_receive(
         |receive| receive.capacity() >= u64::from(received.byte_len),
-        |receive| Received {
-            wr_id: receive.wr_id,
-            status: match place(receive.scatter) {
-                Ok(()) => WcStatus::Success,
-                Err(_) => WcStatus::LocProtErr,
-            },
-            ..received
-        },
+        |receive| received_as(receive, received, place(receive.scatter)),
     );
+    complete(peer, taken)
+}
+
+/// How a receive ends that a datagram was put in, or could not be.
+fn received_as(receive: &Receive<'_>, received: Received, placed: Result<(), Fault>) -> Received {
+    Received {
+        wr_id: receive.wr_id,
+        status: match placed {
+            Ok(()) => WcStatus::Success,
+            Err(_) => WcStatus::LocProtErr,
+        },
+        ..received
+    }
+}
+
+/// Completes the receive of a datagram, and says whether that has arrived.
+fn complete<P: Responder>(peer: &P, taken: Taken<Received>) -> bool {
     let Taken::Done(received) = taken else {
         return false;
     };

@@ -23,6 +23,7 @@ mod run;
 mod strict;
 mod support;
 mod verbs;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -82,10 +83,12 @@ fn trials() -> Vec<Trial> {
         (UML, bench::TESTS),
         (UML, loader::TESTS),
         (UML, strict::TESTS),
+        (UML, wire::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
         (DEBUG, hostile::DEBUG_TESTS),
+        (DEBUG, wire::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
         (QEMU, verbs::QEMU_TESTS),

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The wire: two network namespaces of a guest, joined by a pair of virtual Ethernet devices, each with
+//! an RDMA device of ferroce or of rdma_rxe.
+
+use crate::support::{Flavor, Ran, Test};
+use crate::verbs::guest_script;
+
+pub const TESTS: &[Test] = &[
+    ("wire: ping-pong between hosts, IPv4 and IPv6", pingpong),
+    (
+        "wire: ping-pong with rdma_rxe, IPv4 and IPv6, both ways",
+        pingpong_with_rxe,
+    ),
+    ("wire: perftest's programs between hosts", perftest),
+    (
+        "wire: perftest's programs with rdma_rxe, both ways",
+        perftest_with_rxe,
+    ),
+    (
+        "wire: every byte of random work requests is where it should be",
+        |flavor| every_byte(flavor, 3000),
+    ),
+    (
+        "wire: every opcode with every path MTU, 0 bytes to 8 MiB",
+        |flavor| sizes(flavor, "ferroce", "ferroce", "1"),
+    ),
+    (
+        "wire: every opcode with every path MTU, with rdma_rxe, over IPv6",
+        |flavor| sizes(flavor, "ferroce", "rxe", "2"),
+    ),
+    ("wire: nothing is lost on a bad network", bad_network),
+    (
+        "wire: packets that nobody should send are dropped and counted",
+        hostile,
+    ),
+    ("wire: the UDP port is one driver's", port),
+    (
+        "wire: a device follows its network device to another namespace",
+        moves,
+    ),
+];
+
+pub const DEBUG_TESTS: &[Test] = &[
+    ("debug: wire: ping-pong between hosts", pingpong),
+    (
+        "debug: wire: every byte of random work requests is where it should be",
+        |flavor| every_byte(flavor, 1000),
+    ),
+    ("debug: wire: nothing is lost on a bad network", bad_network),
+    (
+        "debug: wire: packets that nobody should send are dropped and counted",
+        hostile,
+    ),
+];
+
+/// The devices fa and fb of two drivers, in the namespaces a and b. The addresses are usable at once but
+/// for the link-local ones, which have no part in this.
+fn hosts(one: &str, other: &str) -> String {
+    format!(
+        "set -e; modprobe rdma_rxe; for n in a b; do ip netns add $n; ip -n $n link set lo up; done; \
+         ip link add va netns a mtu 4300 type veth peer name vb netns b mtu 4300; \
+         ip -n a addr add 10.0.0.1/24 dev va; ip -n b addr add 10.0.0.2/24 dev vb; \
+         ip -n a addr add fd00::1/64 dev va nodad; ip -n b addr add fd00::2/64 dev vb nodad; \
+         ip -n a link set va up; ip -n b link set vb up; \
+         A='ip netns exec a'; B='ip netns exec b'; \
+         $A rdma link add fa type {one} netdev va; $B rdma link add fb type {other} netdev vb; \
+         listening() {{ until $A cat /proc/net/tcp /proc/net/tcp6 | grep -q ':4853 [^ ]* 0A'; \
+         do sleep 0.05; done; }}; \
+         until ip -n a -6 neigh replace fd00::2 dev va lladdr $(ip -n b -br link show vb | awk '{{print $3}}') \
+         && ip -n b -6 neigh replace fd00::1 dev vb lladdr $(ip -n a -br link show va | awk '{{print $3}}'); \
+         do sleep 0.1; done; "
+    )
+}
+
+/// Both devices go, and the module of ours with them.
+const THE_END: &str = "; $A rdma link delete fa; $B rdma link delete fb; modprobe -r ferroce; \
+    ip netns delete a; ip netns delete b";
+
+fn between(flavor: &Flavor, one: &str, other: &str, script: &str) -> Ran {
+    flavor
+        .sh(&format!("{}{script}{THE_END}", hosts(one, other)))
+        .ends_with(0)
+}
+
+fn pingpongs(flavor: &Flavor, one: &str, other: &str) {
+    let script = "for gid in 1 2; do for p in rc uc ud srq; do \
+        $A ibv_${p}_pingpong -d fa -g $gid >/dev/null & listening; \
+        $B timeout 60 ibv_${p}_pingpong -d fb -g $gid 10.0.0.1 | grep iters; wait $!; done; done";
+    let ran = between(flavor, one, other, script);
+    assert_eq!(ran.stdout.matches("1000 iters").count(), 8, "{ran:#?}");
+}
+
+fn pingpong(flavor: &Flavor) {
+    pingpongs(flavor, "ferroce", "ferroce");
+}
+
+fn pingpong_with_rxe(flavor: &Flavor) {
+    pingpongs(flavor, "ferroce", "rxe");
+    pingpongs(flavor, "rxe", "ferroce");
+}
+
+const PERFTEST: &[&str] = &[
+    "ib_write_bw -c RC -s 65536",
+    "ib_write_bw -c UC -s 65536",
+    "ib_write_bw -c RC -b -q 4",
+    "ib_write_lat -c RC",
+    "ib_write_lat -c UC",
+    "ib_read_bw -s 1048576 -n 10",
+    "ib_read_lat",
+    "ib_send_bw -c RC -s 1048576 -n 10",
+    "ib_send_bw -c RC --use-srq",
+    "ib_send_bw -c RC -e",
+    "ib_send_lat -c RC",
+    "ib_send_lat -c UC",
+    "ib_send_lat -c UD",
+    "ib_atomic_bw",
+    "ib_atomic_bw -A CMP_AND_SWAP",
+    "ib_atomic_lat",
+];
+
+fn perftests(flavor: &Flavor, one: &str, other: &str) {
+    let run =
+        "run() { $A timeout 100 \"$1\" -d fa -x 1 -F -n 50 $2 >/tmp/server 2>&1 & listening; \
+        $B timeout 60 \"$1\" -d fb -x 1 -F -n 50 $2 10.0.0.1 >/tmp/client 2>&1 && wait $! || \
+        { echo \"$@\"; cat /tmp/server /tmp/client; exit 1; }; echo \"$1 done\"; }; ";
+    let script = PERFTEST.iter().fold(run.to_owned(), |script, command| {
+        let (program, options) = command.split_once(' ').unwrap_or((command, ""));
+        format!("{script}run {program} '{options}'; ")
+    });
+    let ran = between(flavor, one, other, script.trim_end_matches("; "));
+    assert_eq!(
+        ran.stdout.matches(" done").count(),
+        PERFTEST.len(),
+        "{ran:#?}"
+    );
+}
+
+fn perftest(flavor: &Flavor) {
+    perftests(flavor, "ferroce", "ferroce");
+}
+
+fn perftest_with_rxe(flavor: &Flavor) {
+    perftests(flavor, "ferroce", "rxe");
+    perftests(flavor, "rxe", "ferroce");
+}
+
+fn every_byte(flavor: &Flavor, batches: u32) {
+    let script = guest_script("every_byte.py", &format!("fa fb {batches}"));
+    between(flavor, "ferroce", "ferroce", &script).prints("23 kinds of work requests");
+    // What stays on one host goes by the wire as well.
+    flavor
+        .sh(&format!(
+            "modprobe -r ferroce; modprobe ferroce local=0; {}{script}{THE_END}",
+            hosts("ferroce", "ferroce")
+        ))
+        .ends_with(0)
+        .prints("23 kinds of work requests");
+}
+
+fn sizes(flavor: &Flavor, one: &str, other: &str, gid_index: &str) {
+    let script = guest_script("wire.py", &format!("sizes fa fb {gid_index}"));
+    between(flavor, one, other, &script).prints(" requests");
+}
+
+fn bad_network(flavor: &Flavor) {
+    for netem in [
+        "loss 5%",
+        "duplicate 5%",
+        "delay 1ms reorder 75%",
+        "corrupt 1%",
+        "delay 1ms reorder 75% loss 5% duplicate 5% corrupt 1%",
+    ] {
+        let script = format!(
+            "tc -n a qdisc add dev va root netem {netem}; tc -n b qdisc add dev vb root netem {netem}; {}",
+            guest_script("wire.py", "many fa fb 1 1000 8")
+        );
+        between(flavor, "ferroce", "ferroce", &script).prints(" requests");
+    }
+}
+
+fn hostile(flavor: &Flavor) {
+    let script = guest_script("wire_hostile.py", "fa 10.0.0.1 fb 10.0.0.2 b");
+    between(flavor, "ferroce", "ferroce", &script).prints("18 kinds of packets dropped, 6 lies");
+}
+
+fn port(flavor: &Flavor) {
+    let script = "$B rdma link delete fb; $B rdma link add r0 type rxe netdev vb; \
+        ! $B rdma link add fb type ferroce netdev vb; \
+        dmesg | grep 'UDP port 4791 of this network namespace is somebody else'; \
+        $B rdma link delete r0; $B rdma link add fb type ferroce netdev vb; \
+        ! $B rdma link add r0 type rxe netdev vb";
+    between(flavor, "ferroce", "ferroce", script).prints("somebody else");
+}
+
+fn moves(flavor: &Flavor) {
+    let script = "ip netns add c; ip -n b link set vb netns c; ip -n c addr add 10.0.0.2/24 dev vb; \
+        ip -n c link set vb up; $A ibv_rc_pingpong -d fa -g 1 >/dev/null & listening; \
+        until cat /sys/class/infiniband/fb/ports/1/gids/1 | grep -q 0a00:0002; do sleep 0.05; done; \
+        ip netns exec c timeout 60 ibv_rc_pingpong -d fb -g 1 10.0.0.1 | grep iters; wait $!; \
+        ip netns delete c; until ! rdma link show fb/1 2>/dev/null; do sleep 0.05; done; \
+        ip link add vc netns b type dummy; ip -n b link set vc up; $B rdma link add fb type ferroce netdev vc";
+    between(flavor, "ferroce", "ferroce", script).prints("1000 iters");
+}
