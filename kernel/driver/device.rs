@@ -36,6 +36,8 @@ pub(crate) struct Ferroce {
     apart: AtomicBool,
     #[pin]
     settling: Mutex<()>,
+    /// There is a queue pair for general services.
+    has_gsi: AtomicBool,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -56,12 +58,31 @@ impl Ferroce {
             drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
             settling <- new_mutex!((), "ferroce::Ferroce::settling"),
+            has_gsi: AtomicBool::new(false),
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
+            // The first number is that of the queue pair for general services.
+            _: { qps.reserve(GFP_KERNEL)?.keep(); },
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
             ahs <- Table::new(1, MAX_AH, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
         })
+    }
+}
+
+/// General services, which are on a queue pair with a number of its own.
+impl Ferroce {
+    /// Its number, unless there is one already.
+    pub(crate) fn claim_gsi(&self) -> Result<u32> {
+        match self.has_gsi.swap(true, Ordering::Relaxed) {
+            false => Ok(limits::GSI_QPN),
+            true => Err(EBUSY),
+        }
+    }
+
+    /// Makes room for another. What was at the number must have been taken away.
+    pub(crate) fn release_gsi(&self) {
+        self.has_gsi.store(false, Ordering::Relaxed);
     }
 }
 
@@ -120,7 +141,7 @@ const VERSION_NUMBER: u64 = {
 };
 
 /// What the port does for the RDMA core.
-const PORT_CAPS: PortCoreCaps = PortCoreCaps::PROT_ROCE_UDP_ENCAP;
+const PORT_CAPS: PortCoreCaps = PortCoreCaps::IBA_ROCE_UDP_ENCAP;
 
 /// How long an acknowledgement may take that the device itself holds up: 4.096 µs · 2^15, 134 ms, for
 /// which a thread that executes requests may have to wait for a CPU (as rdma_rxe has it).
@@ -246,6 +267,7 @@ impl rdma::Operations for Ferroce {
         immutable.gid_tbl_len = attr.gid_tbl_len;
         immutable.pkey_tbl_len = attr.pkey_tbl_len.into();
         immutable.core_cap_flags = PORT_CAPS.bits();
+        immutable.max_mad_size = limits::MAD_LENGTH;
         Ok(())
     }
 

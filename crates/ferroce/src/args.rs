@@ -252,7 +252,7 @@ pub struct Build {
     #[arg(long)]
     pub clippy: bool,
     /// Install the verbs programs that the demo and the tests run, too:
-    /// ibverbs-utils, perftest, pyverbs
+    /// ibverbs-utils, rdmacm-utils, perftest, pyverbs
     #[arg(long)]
     pub verbs: bool,
     #[command(flatten)]
