@@ -400,6 +400,35 @@ def test_which_network_devices():
     remove("fr0", "eth0")
 
 
+def test_the_interface_is_found_in_sysfs():
+    folder = "/sys/class/infiniband/fr0/device/net"
+    add("fr0", "eth0", "10.0.0.1/24")
+    assert os.listdir(folder) == ["eth0"]
+    assert read(f"{folder}/eth0/address") == read("/sys/class/net/eth0/address")
+    run("ip", "link", "set", "eth0", "name", "eth7")
+    assert os.listdir(folder) == ["eth7"]
+    assert read(f"{folder}/eth7/address") == read("/sys/class/net/eth7/address")
+    # A device has another name; its place is the same.
+    run("rdma", "dev", "set", "fr0", "name", "fr7")
+    place = os.path.realpath("/sys/class/infiniband/fr7/device")
+    assert os.listdir(f"{place}/net") == ["eth7"]
+    add("fr0", "eth0", "10.0.1.1/24")
+    assert os.listdir(folder) == ["eth0"]
+    remove("fr0", "eth0")
+    # In another namespace the interface can have another name from the beginning.
+    run("ip", "netns", "add", "c1")
+    run("ip", "link", "set", "eth7", "netns", "c1", "name", "eth8")
+    assert os.listdir(f"{place}/net") == ["eth8"]
+    inside = "ip", "netns", "exec", "c1"
+    assert read_inside(inside, f"{place}/net/eth8/address") == read_inside(inside, "/sys/class/net/eth8/address")
+    run("ip", "netns", "delete", "c1")
+    until(lambda: not os.path.exists(place))
+
+
+def read_inside(inside, path):
+    return run(*inside, "cat", path)
+
+
 def test_namespaces_with_the_same_address():
     # In the mode that shares devices: this process may open both.
     add("fr0", "eth0", "10.0.0.1/24")

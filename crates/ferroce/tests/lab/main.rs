@@ -12,6 +12,7 @@
 mod bench;
 mod broken;
 mod build;
+mod cm;
 mod device;
 mod errors;
 mod hostile;
@@ -76,6 +77,7 @@ fn trials() -> Vec<Trial> {
         (UML, errors::TESTS),
         (UML, build::TESTS),
         (UML, device::TESTS),
+        (UML, cm::TESTS),
         (UML, verbs::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
@@ -84,6 +86,7 @@ fn trials() -> Vec<Trial> {
         (UML, strict::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
+        (DEBUG, cm::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
         (DEBUG, hostile::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
