@@ -23,6 +23,7 @@ mod modules;
 mod run;
 mod strict;
 mod support;
+mod trace;
 mod verbs;
 
 use std::process::ExitCode;
@@ -84,6 +85,7 @@ fn trials() -> Vec<Trial> {
         (UML, bench::TESTS),
         (UML, loader::TESTS),
         (UML, strict::TESTS),
+        (UML, trace::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, cm::DEBUG_TESTS),
