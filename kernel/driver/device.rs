@@ -8,6 +8,7 @@ use super::{
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
+    place::Place,
     queue_pair::{self, Drainer, Qp, QpRef},
     srq::Srq,
     table::Table,
@@ -23,7 +24,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::{
     new_mutex,
     prelude::*,
-    sync::{static_lock_class, Mutex},
+    sync::{aref::ARef, static_lock_class, Mutex},
 };
 
 /// The driver's data for one device.
@@ -35,7 +36,9 @@ pub(crate) struct Ferroce {
     /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
     apart: AtomicBool,
     #[pin]
-    settling: Mutex<()>,
+    settling: Mutex<Place>,
+    /// There is a queue pair for general services.
+    has_gsi: AtomicBool,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -48,20 +51,39 @@ pub(crate) struct Ferroce {
 }
 
 impl Ferroce {
-    fn new(guid: [u8; 8]) -> impl PinInit<Self, Error> {
+    fn new(guid: [u8; 8], place: Place) -> impl PinInit<Self, Error> {
         let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
             drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
-            settling <- new_mutex!((), "ferroce::Ferroce::settling"),
+            settling <- new_mutex!(place, "ferroce::Ferroce::settling"),
+            has_gsi: AtomicBool::new(false),
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
+            // The first number is that of the queue pair for general services.
+            _: { qps.reserve(GFP_KERNEL)?.keep(); },
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
             ahs <- Table::new(1, MAX_AH, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
         })
+    }
+}
+
+/// General services, which are on a queue pair with a number of its own.
+impl Ferroce {
+    /// Its number, unless there is one already.
+    pub(crate) fn claim_gsi(&self) -> Result<u32> {
+        match self.has_gsi.swap(true, Ordering::Relaxed) {
+            false => Ok(limits::GSI_QPN),
+            true => Err(EBUSY),
+        }
+    }
+
+    /// Makes room for another. What was at the number must have been taken away.
+    pub(crate) fn release_gsi(&self) {
+        self.has_gsi.store(false, Ordering::Relaxed);
     }
 }
 
@@ -86,12 +108,15 @@ impl Ferroce {
         self.apart.store(true, Ordering::Relaxed);
     }
 
-    /// Looks at where the device and its network device are. To be called when one of them has moved.
+    /// Looks at where the device and its network device are. To be called when one of them has moved, or
+    /// has another name.
     fn settle(device: &Device<Self>) {
         // So that who comes last has seen both moves.
-        let _guard = device.settling.lock();
+        let mut place = device.settling.lock();
         let netdev = device.netdev(1);
-        let together = netdev.is_some_and(|netdev| device.shares_netns(&netdev));
+        let netdev = netdev.as_deref();
+        place.show(netdev);
+        let together = netdev.is_some_and(|netdev| device.shares_netns(netdev));
         device.apart.store(!together, Ordering::Relaxed);
     }
 }
@@ -120,7 +145,7 @@ const VERSION_NUMBER: u64 = {
 };
 
 /// What the port does for the RDMA core.
-const PORT_CAPS: PortCoreCaps = PortCoreCaps::PROT_ROCE_UDP_ENCAP;
+const PORT_CAPS: PortCoreCaps = PortCoreCaps::IBA_ROCE_UDP_ENCAP;
 
 /// How long an acknowledgement may take that the device itself holds up: 4.096 µs · 2^15, 134 ms, for
 /// which a thread that executes requests may have to wait for a CPU (as rdma_rxe has it).
@@ -246,6 +271,7 @@ impl rdma::Operations for Ferroce {
         immutable.gid_tbl_len = attr.gid_tbl_len;
         immutable.pkey_tbl_len = attr.pkey_tbl_len.into();
         immutable.core_cap_flags = PORT_CAPS.bits();
+        immutable.max_mad_size = limits::MAD_LENGTH;
         Ok(())
     }
 
@@ -318,7 +344,10 @@ impl LinkOps for Link {
         }
         let guid = eui64(mac);
 
-        let mut device = NewDevice::new(netdev, Ferroce::new(guid))?;
+        let place = Place::new()?;
+        let parent = ARef::from(place.parent());
+        let mut device = NewDevice::new(netdev, Ferroce::new(guid, place))?;
+        device.set_parent(&parent);
         device.set_node_guid(guid);
         device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
         device.set_netdev(1, netdev)?;
@@ -356,9 +385,12 @@ impl rdma::NetEvents for NetEvents {
             return;
         };
         match event {
-            NetEvent::Unregister => device.unregister_queued(),
+            NetEvent::Unregister => {
+                Ferroce::settle(&device);
+                device.unregister_queued();
+            }
             NetEvent::Leave => device.leave(),
-            NetEvent::Register => Ferroce::settle(&device),
+            NetEvent::Register | NetEvent::ChangeName => Ferroce::settle(&device),
             NetEvent::Up | NetEvent::Down | NetEvent::Change => device.dispatch_port_state(netdev),
             _ => {}
         }

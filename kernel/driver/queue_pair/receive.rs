@@ -4,6 +4,7 @@
 
 use super::{fail, Qp};
 use crate::{
+    address,
     counters::Port,
     cq,
     local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
@@ -262,6 +263,7 @@ impl Responder for Peer<'_> {
         };
         if let Some(source) = &received.source {
             cqe.src_qp = source.qpn;
+            cqe.network_hdr_type = address::network_type(&source.grh) as u8;
             cqe.flags = cqe.flags.union(WcFlags::GRH);
         }
         let solicited = received.solicited || received.status != WcStatus::Success;

@@ -311,7 +311,7 @@ fn attempt(qp: &rdma::Qp<Qp>, request: &SendRequest, data: Data<'_>, tries: &mut
         }
         _ => {}
     }
-    if qp.qp_type == QpType::Ud {
+    if qp.qp_type.is_datagram() {
         return datagram(qp, request, data);
     }
     let (attr, sgid) = {
