@@ -6,7 +6,8 @@ use super::{device::Ferroce, memory::PdId};
 use crate::{
     qp::{AddressVector, AttrMask, QpAttr, RequestedAttr},
     rdma::{
-        self, ah, qp_attr::QpAttrOut, AccessFlags, AhAttr, MigState, Mtu, NewAh, QpState, UserCall,
+        self, ah, qp_attr::QpAttrOut, AccessFlags, AhAttr, MigState, Mtu, NetworkType, NewAh,
+        QpState, UserCall,
     },
     roce, uapi,
     verbs::limits::GRH_LENGTH,
@@ -104,6 +105,8 @@ pub(crate) fn grh(address: &Address, length: u64) -> [u8; GRH_LENGTH as usize] {
         ip[9] = UDP;
         ip[12..16].copy_from_slice(&address.sgid[12..]);
         ip[16..20].copy_from_slice(&address.dgid[12..]);
+        let checksum = checksum(ip);
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
     } else {
         let first =
             6 << 28 | u32::from(address.traffic_class) << 20 | address.flow_label & 0xf_ffff;
@@ -115,6 +118,28 @@ pub(crate) fn grh(address: &Address, length: u64) -> [u8; GRH_LENGTH as usize] {
         grh[24..40].copy_from_slice(&address.dgid);
     }
     grh
+}
+
+/// The checksum of an IPv4 header whose checksum is zero (RFC 1071). Programs tell by it whether there
+/// is one (`ibv_init_ah_from_wc(3)`).
+fn checksum(header: &[u8]) -> u16 {
+    let words = header.chunks_exact(2).map(|word| match word {
+        [high, low] => u32::from(u16::from_be_bytes([*high, *low])),
+        _ => 0,
+    });
+    let sum: u32 = words.sum();
+    // Each time the carry of a sum of ten words.
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// What network header the first 40 bytes of a datagram have.
+pub(crate) fn network_type(grh: &[u8; GRH_LENGTH as usize]) -> NetworkType {
+    // The first four bits are IPv6's version, or they are before the IPv4 header, where all are zero.
+    match grh[0] >> 4 {
+        6 => NetworkType::Ipv6,
+        _ => NetworkType::Ipv4,
+    }
 }
 
 /// What a Modify QP asks for, in the core's terms: the numbers are Linux's in both.

@@ -8,6 +8,7 @@ use super::{
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::Groups,
+    place::Place,
     queue_pair::{self, Drainer, Qp, QpRef},
     roce::{
         self,
@@ -31,7 +32,7 @@ use core::{
 use kernel::{
     fmt, new_mutex,
     prelude::*,
-    sync::{static_lock_class, Arc, Mutex},
+    sync::{aref::ARef, static_lock_class, Arc, Mutex},
 };
 
 /// The driver's data for one device.
@@ -43,7 +44,9 @@ pub(crate) struct Ferroce {
     /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
     apart: AtomicBool,
     #[pin]
-    settling: Mutex<()>,
+    settling: Mutex<Place>,
+    /// There is a queue pair for general services.
+    has_gsi: AtomicBool,
     /// The UDP port of the namespace that its addresses are in.
     #[pin]
     share: SpinLockBh<Option<Share>>,
@@ -59,21 +62,40 @@ pub(crate) struct Ferroce {
 }
 
 impl Ferroce {
-    fn new(guid: [u8; 8], share: Share) -> impl PinInit<Self, Error> {
+    fn new(guid: [u8; 8], place: Place, share: Share) -> impl PinInit<Self, Error> {
         let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
             drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
-            settling <- new_mutex!((), "ferroce::Ferroce::settling"),
+            settling <- new_mutex!(place, "ferroce::Ferroce::settling"),
+            has_gsi: AtomicBool::new(false),
             share <- SpinLockBh::new(Some(share), c"ferroce::Ferroce::share", static_lock_class!()),
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
+            // The first number is that of the queue pair for general services.
+            _: { qps.reserve(GFP_KERNEL)?.keep(); },
             // Key zero is for nobody: programs take it for none.
             keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
             ahs <- Table::new(1, MAX_AH, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
         })
+    }
+}
+
+/// General services, which are on a queue pair with a number of its own.
+impl Ferroce {
+    /// Its number, unless there is one already.
+    pub(crate) fn claim_gsi(&self) -> Result<u32> {
+        match self.has_gsi.swap(true, Ordering::Relaxed) {
+            false => Ok(limits::GSI_QPN),
+            true => Err(EBUSY),
+        }
+    }
+
+    /// Makes room for another. What was at the number must have been taken away.
+    pub(crate) fn release_gsi(&self) {
+        self.has_gsi.store(false, Ordering::Relaxed);
     }
 }
 
@@ -119,14 +141,15 @@ impl Ferroce {
         self.set_share(None);
     }
 
-    /// Looks at where the device and its network device are. To be called when one of them has moved.
+    /// Looks at where the device and its network device are. To be called when one of them has moved, or
+    /// has another name.
     fn settle(device: &Device<Self>) {
         // So that who comes last has seen both moves.
-        let _guard = device.settling.lock();
+        let mut place = device.settling.lock();
         let netdev = device.netdev(1);
-        let together = netdev
-            .as_ref()
-            .is_some_and(|netdev| device.shares_netns(netdev));
+        let netdev = netdev.as_deref();
+        place.show(netdev);
+        let together = netdev.is_some_and(|netdev| device.shares_netns(netdev));
         device.apart.store(!together, Ordering::Relaxed);
         let Some(netdev) = netdev else { return };
         let is_there = device
@@ -166,7 +189,7 @@ const VERSION_NUMBER: u64 = {
 };
 
 /// What the port does for the RDMA core.
-const PORT_CAPS: PortCoreCaps = PortCoreCaps::PROT_ROCE_UDP_ENCAP;
+const PORT_CAPS: PortCoreCaps = PortCoreCaps::IBA_ROCE_UDP_ENCAP;
 
 /// How long an acknowledgement may take that the device itself holds up: 4.096 µs · 2^15, 134 ms, for
 /// which a thread that executes requests may have to wait for a CPU (as rdma_rxe has it).
@@ -292,6 +315,7 @@ impl rdma::Operations for Ferroce {
         immutable.gid_tbl_len = attr.gid_tbl_len;
         immutable.pkey_tbl_len = attr.pkey_tbl_len.into();
         immutable.core_cap_flags = PORT_CAPS.bits();
+        immutable.max_mad_size = limits::MAD_LENGTH;
         Ok(())
     }
 
@@ -380,7 +404,10 @@ impl LinkOps for Link {
         let guid = eui64(mac);
         let share = Share::of(netdev).inspect_err(|error| warn_port(&name, *error))?;
 
-        let mut device = NewDevice::new(netdev, Ferroce::new(guid, share))?;
+        let place = Place::new()?;
+        let parent = ARef::from(place.parent());
+        let mut device = NewDevice::new(netdev, Ferroce::new(guid, place, share))?;
+        device.set_parent(&parent);
         device.set_node_guid(guid);
         device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
         device.set_netdev(1, netdev)?;
@@ -418,9 +445,12 @@ impl rdma::NetEvents for NetEvents {
             return;
         };
         match event {
-            NetEvent::Unregister => device.unregister_queued(),
+            NetEvent::Unregister => {
+                Ferroce::settle(&device);
+                device.unregister_queued();
+            }
             NetEvent::Leave => device.leave(),
-            NetEvent::Register => Ferroce::settle(&device),
+            NetEvent::Register | NetEvent::ChangeName => Ferroce::settle(&device),
             NetEvent::Up | NetEvent::Down | NetEvent::Change => device.dispatch_port_state(netdev),
             _ => {}
         }

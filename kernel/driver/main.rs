@@ -47,6 +47,7 @@ mod device;
 mod kernel_user;
 mod memory;
 mod multicast;
+mod place;
 mod queue_pair;
 mod rings;
 mod roce;

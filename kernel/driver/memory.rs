@@ -99,6 +99,16 @@ impl State {
     fn is_named(&self, pd: PdId, key: u32) -> bool {
         self.phase == Phase::Valid && self.key == key && self.pd == pd
     }
+
+    /// The memory behind a range of the region, and where it begins there.
+    fn range(&self, addr: u64, length: u32) -> Result<(Arc<Umem>, usize), AccessError> {
+        let offset = addr.checked_sub(self.start).ok_or(AccessError)?;
+        let end = offset.checked_add(length.into()).ok_or(AccessError)?;
+        if end > self.length {
+            return Err(AccessError);
+        }
+        Ok((self.memory.clone(), self.offset + offset as usize))
+    }
 }
 
 /// How many pages can be registered by a work request.
@@ -125,13 +135,18 @@ impl Range {
         let Some(Named::Region(region)) = keys.get(key >> KEY_BITS) else {
             return Err(AccessError);
         };
-        {
+        let (memory, offset) = {
             let state = region.state.lock();
             if !state.is_named(pd, key) || !state.access.contains(access) {
                 return Err(AccessError);
             }
-        }
-        Self::of(&region, addr, length)
+            state.range(addr, length)?
+        };
+        Ok(Self {
+            memory,
+            offset,
+            _region: region,
+        })
     }
 
     /// By a local key.
@@ -151,15 +166,7 @@ impl Range {
         addr: u64,
         length: u32,
     ) -> Result<Self, AccessError> {
-        let (memory, offset) = {
-            let state = region.state.lock();
-            let offset = addr.checked_sub(state.start).ok_or(AccessError)?;
-            let end = offset.checked_add(length.into()).ok_or(AccessError)?;
-            if end > state.length {
-                return Err(AccessError);
-            }
-            (state.memory.clone(), state.offset + offset as usize)
-        };
+        let (memory, offset) = region.state.lock().range(addr, length)?;
         Ok(Self {
             memory,
             offset,

@@ -11,6 +11,7 @@
 #include <linux/hmm.h>
 #include <linux/if_vlan.h>
 #include <linux/inetdevice.h>
+#include <linux/kobject.h>
 #include <linux/kthread.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -20,6 +21,7 @@
 #include <linux/sched.h>
 #include <linux/sched/stat.h>
 #include <linux/spinlock.h>
+#include <linux/sysfs.h>
 #include <linux/vmalloc.h>
 #include <net/addrconf.h>
 #include <net/netlink.h>
@@ -68,6 +70,8 @@ int rdma_helper_dev_ifindex(const struct net_device *dev);
 unsigned int rdma_helper_dev_mtu(const struct net_device *dev);
 bool rdma_helper_dev_is_ether(const struct net_device *dev);
 const unsigned char *rdma_helper_dev_addr(const struct net_device *dev);
+const char *rdma_helper_dev_name(const struct net_device *dev);
+struct kobject *rdma_helper_dev_kobj(struct net_device *dev);
 bool rdma_helper_netif_running(const struct net_device *dev);
 bool rdma_helper_netif_carrier_ok(const struct net_device *dev);
 bool rdma_helper_dev_is_registered(const struct net_device *dev);

@@ -51,13 +51,14 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `ib` is an `ib_device` and `data` is initialised, from [`NewDevice::new`] until `ib_core` calls
+/// `ib` is an `ib_device`, and `parent` and `data` are initialised, from [`NewDevice::new`] until `ib_core` calls
 /// [`Device::dealloc`]. `type_id` is that of `T`.
 #[repr(C)]
 pub struct Device<T> {
     // First, as `ib_core` requires: it takes a pointer to the one for a pointer to the other.
     ib: Opaque<bindings::ib_device>,
     type_id: TypeId,
+    parent: Opaque<Option<ARef<kernel::device::Device>>>,
     data: Opaque<T>,
 }
 
@@ -74,6 +75,16 @@ impl<T> Deref for Device<T> {
         // SAFETY: By the type invariants `data` is initialised, and it is only ever shared.
         unsafe { &*self.data.get() }
     }
+}
+
+/// The `struct device` in an `ib_device`.
+///
+/// # Safety
+///
+/// `raw` must point to an `ib_device`.
+unsafe fn device_of(raw: *mut bindings::ib_device) -> *mut kernel::bindings::device {
+    // SAFETY: By the function's requirements. All fields of the union begin with it.
+    unsafe { (&raw mut (*raw).__bindgen_anon_1).cast() }
 }
 
 /// The name of a device, for messages.
@@ -135,12 +146,8 @@ impl<T: Operations> Device<T> {
 
     /// The device as the driver model knows it.
     pub fn as_device(&self) -> &kernel::device::Device {
-        // SAFETY: A valid device; all fields of the union begin with the `struct device`, which is
-        // initialised with the rest. It lives as long as the `ib_device`.
-        unsafe {
-            let dev = &raw mut (*self.as_raw()).__bindgen_anon_1;
-            kernel::device::Device::from_raw(dev.cast())
-        }
+        // SAFETY: A valid device, whose `struct device` is initialised with the rest, and lives as long.
+        unsafe { kernel::device::Device::from_raw(device_of(self.as_raw())) }
     }
 
     /// Keeps the device registered as long as the result exists; `None` if it no longer is.
@@ -241,7 +248,7 @@ impl<T: Operations> Device<T> {
         unsafe { bindings::ib_dispatch_event(&event) };
     }
 
-    /// Drops the driver's data. `dealloc_driver` of `struct ib_device_ops`.
+    /// Drops the driver's data, and what else is behind `ib`. `dealloc_driver` of `struct ib_device_ops`.
     ///
     /// # Safety
     ///
@@ -250,7 +257,12 @@ impl<T: Operations> Device<T> {
         let this = raw.cast::<Self>();
         // SAFETY: By the type invariants `data` is initialised. `ib_core` calls no other operation
         // after this one, so there is no reference to it any more. (It may keep `ib` for longer.)
-        unsafe { ptr::drop_in_place(Opaque::cast_into(&raw const (*this).data)) };
+        unsafe {
+            ptr::drop_in_place(Opaque::cast_into(&raw const (*this).data));
+            // From here on `ib_core` looks at it for messages alone.
+            (*device_of(raw)).parent = ptr::null_mut();
+            ptr::drop_in_place(Opaque::cast_into(&raw const (*this).parent));
+        }
     }
 }
 
@@ -277,6 +289,7 @@ impl<T: Operations> NewDevice<T> {
         // SAFETY: The memory is ours, as large as a `Device<T>`, and stays where it is.
         let init = unsafe {
             (&raw mut (*this.as_ptr()).type_id).write(TypeId::of::<T>());
+            Opaque::cast_into(&raw const (*this.as_ptr()).parent).write(None);
             data.__pinned_init(Opaque::cast_into(&raw const (*this.as_ptr()).data))
         };
         if let Err(err) = init {
@@ -323,6 +336,19 @@ impl<T: Operations> NewDevice<T> {
     pub fn set_comp_vectors(&mut self, count: u32) {
         // SAFETY: By the type invariants the device is ours.
         unsafe { (*self.as_raw()).num_comp_vectors = count as c_int };
+    }
+
+    /// Sets the device that it is below of in sysfs. Without one it is with the virtual devices.
+    ///
+    /// The driver must have it registered as long as the RDMA device is: until its data is dropped.
+    pub fn set_parent(&mut self, parent: &kernel::device::Device) {
+        let this = self.device.as_ptr();
+        // SAFETY: By the type invariants the device is ours, and `parent` is initialised. The reference
+        // in it keeps what `ib_core` has a pointer to.
+        unsafe {
+            *Opaque::cast_into(&raw const (*this).parent) = Some(ARef::from(parent));
+            (*device_of(self.as_raw())).parent = ptr::from_ref(parent).cast_mut().cast();
+        }
     }
 
     /// Associates a port with a network device. `ib_core` holds a reference on that until the RDMA

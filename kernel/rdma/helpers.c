@@ -164,6 +164,16 @@ const unsigned char *rdma_helper_dev_addr(const struct net_device *dev)
 	return dev->dev_addr;
 }
 
+const char *rdma_helper_dev_name(const struct net_device *dev)
+{
+	return dev->name;
+}
+
+struct kobject *rdma_helper_dev_kobj(struct net_device *dev)
+{
+	return &dev->dev.kobj;
+}
+
 struct net_device *rdma_helper_notifier_to_dev(const void *info)
 {
 	return netdev_notifier_info_to_dev(info);

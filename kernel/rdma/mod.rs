@@ -92,6 +92,7 @@ pub mod qp;
 pub mod qp_attr;
 pub mod srq;
 pub mod stats;
+pub mod sysfs;
 pub mod thread;
 pub mod types;
 pub mod ucontext;

@@ -13,6 +13,7 @@ use core::{marker::PhantomData, net::IpAddr, ptr::NonNull};
 use kernel::{
     bindings::{net_device, notifier_block},
     error::to_result,
+    fmt,
     prelude::*,
     sync::{
         aref::{ARef, AlwaysRefCounted},
@@ -69,6 +70,24 @@ impl NetDevice {
 
     pub(super) fn as_raw(&self) -> *mut net_device {
         self.0.get()
+    }
+
+    /// The name, such as `eth0`. The administrator may rename the device at any time; only then can it
+    /// be neither the name before nor the one after, and [`NetEvent::ChangeName`] follows.
+    pub fn name(&self) -> InterfaceName {
+        // SAFETY: A valid device, whose name is an array in it. Another thread may be changing it.
+        let name = unsafe { bindings::rdma_helper_dev_name(self.as_raw()) }.cast::<u8>();
+        let mut copy = [0; IFNAMSIZ];
+        // The last one stays zero.
+        for (i, to) in copy.iter_mut().enumerate().take(IFNAMSIZ - 1) {
+            // SAFETY: The array has `IFNAMSIZ` bytes.
+            *to = unsafe { name.add(i).read_volatile() };
+            if *to == 0 {
+                break;
+            }
+        }
+        // INVARIANT: It ends with a zero, after which there are but zeros.
+        InterfaceName(copy)
     }
 
     /// Index of the interface, unique in its network namespace.
@@ -140,6 +159,33 @@ impl NetDevice {
         // SAFETY: A valid device, and the read lock is held. The result is null or comes with a
         // reference for us.
         NonNull::new(unsafe { bindings::rdma_helper_dev_get_net(self.as_raw()) }).map(Net)
+    }
+}
+
+const IFNAMSIZ: usize = bindings::IFNAMSIZ as usize;
+
+/// The name of a network device.
+///
+/// # Invariants
+///
+/// It ends with a zero, and all after the first zero are zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct InterfaceName([u8; IFNAMSIZ]);
+
+impl InterfaceName {
+    /// The name as C has it.
+    pub fn as_c_str(&self) -> &CStr {
+        // By the type invariants it has one.
+        CStr::from_bytes_until_nul(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.as_c_str().to_bytes() {
+            write!(f, "{}", byte.escape_ascii())?;
+        }
+        Ok(())
     }
 }
 

@@ -109,6 +109,16 @@ c_enum! {
 }
 
 c_enum! {
+    /// What a packet has for a network layer.
+    NetworkType: u32 {
+        Ib = rdma_network_type_RDMA_NETWORK_IB,
+        RoceV1 = rdma_network_type_RDMA_NETWORK_ROCE_V1,
+        Ipv4 = rdma_network_type_RDMA_NETWORK_IPV4,
+        Ipv6 = rdma_network_type_RDMA_NETWORK_IPV6,
+    }
+}
+
+c_enum! {
     /// What atomic operations of a device are atomic with respect to.
     AtomicCap: u32 {
         /// There are none.

@@ -6,6 +6,7 @@
 
 use super::{
     bindings, ops,
+    types::NetworkType,
     verbs::{WcOpcode, WcStatus},
     Qp,
 };
@@ -67,6 +68,13 @@ impl<'a, D: ops::Operations> Wc<'a, D> {
         if grh {
             self.raw.wc_flags |= bindings::ib_wc_flags_IB_WC_GRH as i32;
         }
+        self
+    }
+
+    /// Sets what the header in the first 40 bytes is. Without it `ib_core` guesses.
+    pub fn network_type(mut self, network_type: NetworkType) -> Self {
+        self.raw.network_hdr_type = network_type.as_raw() as u8;
+        self.raw.wc_flags |= bindings::ib_wc_flags_IB_WC_WITH_NETWORK_HDR_TYPE as i32;
         self
     }
 

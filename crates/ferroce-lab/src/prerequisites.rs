@@ -61,8 +61,9 @@ const RUN: [Need; 2] = [
     Need(Probe::Program("modprobe"), "kmod"),
     Need(Probe::Program("ip"), "iproute2"),
 ];
-const VERBS: [Need; 5] = [
+const VERBS: [Need; 6] = [
     Need(Probe::Program("ibv_rc_pingpong"), "ibverbs-utils"),
+    Need(Probe::Program("rping"), "rdmacm-utils"),
     Need(Probe::Program("ib_write_bw"), "perftest"),
     Need(
         Probe::File("/usr/lib/python3/dist-packages/pyverbs"),

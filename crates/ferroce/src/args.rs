@@ -54,6 +54,28 @@ pub enum Command {
     /// Add, delete and show RDMA devices of this machine's kernel
     #[command(subcommand)]
     Link(Link),
+    /// Write an RDMA device's packets into a file, for Wireshark
+    ///
+    /// Takes the RoCE v2 packets, those to UDP port 4791, that go over the
+    /// device's network interface in either direction, and writes them as pcap,
+    /// with Ethernet headers and timestamps in nanoseconds. It serves devices of
+    /// ferroce, of rdma_rxe, and of all hardware whose packets the kernel sees.
+    /// It ends by Ctrl-C, by --count or --duration, or with the interface, and
+    /// then says how many packets there were, and how many the kernel had no
+    /// room for and dropped.
+    ///
+    /// Messages between programs of this host are no packets: ferroce copies
+    /// them from one's memory to the other's, and they are not in the file.
+    ///
+    /// Where the kernel has an interface cut large packets up (UDP segmentation
+    /// offload), tcpdump shows what goes into that. Here it is what comes out:
+    /// packets as they are on the wire, each with its checksums. The tags of
+    /// VLANs are left out.
+    ///
+    ///   ferroce trace fr0 -o out.pcap
+    ///   ferroce trace fr0 -o - | wireshark -k -i -
+    #[command(verbatim_doc_comment)]
+    Trace(Trace),
     /// Install the plug-in by which programs on this machine use ferroce
     ///
     /// Programs reach an RDMA device by libibverbs, and that by a plug-in for
@@ -146,6 +168,24 @@ impl Bench {
     pub fn flavor(&self) -> Flavor {
         self.which.flavor()
     }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Trace {
+    /// The RDMA device, such as fr0
+    pub device: String,
+    /// The file to write; - is the standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// End after so many packets
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after so many seconds
+    #[arg(short, long, value_name = "S", value_parser = seconds)]
+    pub duration: Option<Duration>,
+    /// Keep no more of a packet than so many bytes; 128 has all headers
+    #[arg(short, long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub snap_length: Option<u32>,
 }
 
 /// Where the plug-in is installed.
@@ -252,7 +292,7 @@ pub struct Build {
     #[arg(long)]
     pub clippy: bool,
     /// Install the verbs programs that the demo and the tests run, too:
-    /// ibverbs-utils, perftest, pyverbs
+    /// ibverbs-utils, rdmacm-utils, perftest, pyverbs
     #[arg(long)]
     pub verbs: bool,
     #[command(flatten)]

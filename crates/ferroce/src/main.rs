@@ -9,6 +9,7 @@ mod lab;
 mod link;
 mod module;
 mod root;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::BenchGuest { plan } => bench::guest::run(&plan),
         Command::Link(command) => link::run(&command),
+        Command::Trace(args) => trace::run(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
         Command::Module(command) => module::run(command),

@@ -9,7 +9,7 @@ use crate::{
     rdma::{
         self,
         wr::{RecvWr, SendWr, Sge},
-        Wc, WcOpcode, WcStatus, WrOpcode,
+        NetworkType, Wc, WcOpcode, WcStatus, WrOpcode,
     },
     ring::{
         self, Cqe, Destination, Operation, Payload, Poster, RecvQueue, RecvRequest, RegMr, Remote,
@@ -153,6 +153,9 @@ pub(super) fn completion<'a>(qp: &'a rdma::Qp<Qp>, cqe: &Cqe) -> Wc<'a, Ferroce>
     }
     if cqe.flags.contains(WcFlags::GRH) {
         wc = wc.datagram(cqe.src_qp, 1, cqe.pkey_index, true);
+        if let Ok(network_type) = NetworkType::try_from(u32::from(cqe.network_hdr_type)) {
+            wc = wc.network_type(network_type);
+        }
     }
     wc
 }

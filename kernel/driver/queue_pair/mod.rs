@@ -95,7 +95,11 @@ impl PinnedDrop for Qp {
         self.deferred.cancel();
         self.for_each_polling(|polling| polling.disown(self.number));
         // Not before: the next queue pair of that number is to find no completions of this one.
-        self.send_cq.device().qps.remove(self.number);
+        let device = self.send_cq.device();
+        match self.qp_type {
+            QpType::Gsi => device.release_gsi(),
+            _ => device.qps.remove(self.number),
+        }
     }
 }
 
@@ -135,6 +139,7 @@ impl Operations for Qp {
             rdma::QpType::Rc => QpType::Rc,
             rdma::QpType::Uc => QpType::Uc,
             rdma::QpType::Ud => QpType::Ud,
+            rdma::QpType::Gsi => QpType::Gsi,
             _ => return Err(eopnotsupp()),
         };
         let srq = qp.srq().map(ARef::from);
@@ -167,7 +172,10 @@ impl Operations for Qp {
 
         let pd = PdId::of(qp.pd());
         let deferred = work::Deferred::new()?;
-        let number = qp.device().qps.reserve(GFP_KERNEL)?.keep();
+        let number = match qp_type {
+            QpType::Gsi => qp.device().claim_gsi()?,
+            _ => qp.device().qps.reserve(GFP_KERNEL)?.keep(),
+        };
         qp.set_number(number);
         let shared = Shared {
             attr: QpAttr::new(),
@@ -531,6 +539,6 @@ pub(crate) fn receiving_ends(qp: &rdma::Qp<Qp>) {
     }
 }
 
-/// The number of queue pairs from which on, and below which, numbers are given. 0 and 1 are QPs of
-/// their own (IBTA 3.5.10), all ones is multicast.
-pub(crate) const NUMBERS: (u32, u32) = (2, limits::MULTICAST_QPN);
+/// The numbers of queue pairs, from the first to the one before the second. 0 is for subnet
+/// management, which RoCE has none of, 1 for general services (IBTA 3.5.10), all ones is multicast.
+pub(crate) const NUMBERS: (u32, u32) = (limits::GSI_QPN, limits::MULTICAST_QPN);

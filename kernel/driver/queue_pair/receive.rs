@@ -4,11 +4,12 @@
 
 use super::{fail, Qp};
 use crate::{
+    address,
     counters::Port,
     cq,
     local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
     memory::{self, Range},
-    qp::state,
+    qp::{state, QpAttr},
     rdma,
     ring::{
         Cqe, Idle, Operation, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE,
@@ -111,7 +112,12 @@ impl ReceiveQueue {
 }
 
 /// A queue pair as its peer sees it.
-pub(crate) struct Peer<'a>(&'a rdma::Qp<Qp>);
+pub(crate) struct Peer<'a> {
+    qp: &'a rdma::Qp<Qp>,
+    access: AccessFlags,
+    takes_reads: bool,
+    min_rnr_timer: RnrTimer,
+}
 
 impl<'a> Peer<'a> {
     /// If the queue pair takes messages of a connected peer: it is in a state to, and connected to
@@ -127,7 +133,7 @@ impl<'a> Peer<'a> {
             && qp.qp_type == from.qp_type
             && shared.attr.dest_qp_num == from.number
             && shared.attr.ah_attr.dgid == *from_gid;
-        takes.then_some(Self(qp))
+        takes.then(|| Self::of(qp, &shared.attr))
     }
 
     /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42).
@@ -137,12 +143,21 @@ impl<'a> Peer<'a> {
             && state::accepts_requests(shared.attr.state)
             && qp.qp_type.is_datagram()
             && shared.attr.qkey == qkey;
-        takes.then_some(Self(qp))
+        takes.then(|| Self::of(qp, &shared.attr))
     }
 
     /// For a packet. Whoever has it has checked that the queue pair takes it.
     pub(crate) fn by_packet(qp: &'a rdma::Qp<Qp>) -> Self {
-        Self(qp)
+        Self::of(qp, &qp.shared.lock().attr)
+    }
+
+    fn of(qp: &'a rdma::Qp<Qp>, attr: &QpAttr) -> Self {
+        Self {
+            qp,
+            access: attr.qp_access_flags,
+            takes_reads: attr.max_dest_rd_atomic > 0,
+            min_rnr_timer: attr.min_rnr_timer,
+        }
     }
 }
 
@@ -159,8 +174,8 @@ impl LocalMemory for Own<'_> {
 
 impl Peer<'_> {
     fn count_no_receive(&self) {
-        let counters = &self.0.device().counters;
-        counters.count(match self.0.qp_type {
+        let counters = &self.qp.device().counters;
+        counters.count(match self.qp.qp_type {
             QpType::Rc => Port::SentRnr,
             _ => Port::OutOfBuffer,
         });
@@ -168,7 +183,7 @@ impl Peer<'_> {
 
     /// Counts what has been moved for a request of a queue pair.
     pub(super) fn count_moved(&self, from: &rdma::Qp<Qp>, operation: &Operation, length: u32) {
-        let (mine, theirs) = (&self.0.device().counters, &from.device().counters);
+        let (mine, theirs) = (&self.qp.device().counters, &from.device().counters);
         let (sender, receiver) = match operation {
             Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. } => {
                 (mine, theirs)
@@ -184,7 +199,7 @@ impl LocalMemory for Peer<'_> {
     type Region = Range;
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        Own(self.0).local(sge, write)
+        Own(self.qp).local(sge, write)
     }
 }
 
@@ -195,20 +210,20 @@ impl Responder for Peer<'_> {
         length: u32,
         access: AccessFlags,
     ) -> Result<Range, AccessError> {
-        let keys = &self.0.device().keys;
-        Range::remote(keys, self.0.pd, self.0.number, remote, length, access)
+        let keys = &self.qp.device().keys;
+        Range::remote(keys, self.qp.pd, self.qp.number, remote, length, access)
     }
 
     fn access(&self) -> AccessFlags {
-        self.0.shared.lock().attr.qp_access_flags
+        self.access
     }
 
     fn takes_reads(&self) -> bool {
-        self.0.shared.lock().attr.max_dest_rd_atomic > 0
+        self.takes_reads
     }
 
     fn min_rnr_timer(&self) -> RnrTimer {
-        self.0.shared.lock().attr.min_rnr_timer
+        self.min_rnr_timer
     }
 
     fn take_receive<T>(
@@ -217,9 +232,9 @@ impl Responder for Peer<'_> {
         place: impl FnOnce(&Receive<'_>) -> T,
     ) -> Taken<T> {
         let mut copy = [0; MAX_RECV_STRIDE];
-        let looked = match &self.0.srq {
+        let looked = match &self.qp.srq {
             Some(srq) => srq::take(srq, &mut copy, accept),
-            None => match &mut self.0.shared.lock().receives {
+            None => match &mut self.qp.shared.lock().receives {
                 Some(receives) => receives.take_into(&mut copy, accept),
                 None => Looked::Empty,
             },
@@ -243,19 +258,19 @@ impl Responder for Peer<'_> {
             Err(error) => {
                 // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
                 let wr_id = RecvRequest::wr_id(entry);
-                let cqe = Cqe::new(wr_id, self.0.number, WcOpcode::Recv, error.status());
-                cq::complete(&self.0.recv_cq, &cqe, false);
-                fail(self.0, None);
+                let cqe = Cqe::new(wr_id, self.qp.number, WcOpcode::Recv, error.status());
+                cq::complete(&self.qp.recv_cq, &cqe, false);
+                fail(self.qp, None);
                 Taken::Empty
             }
         }
     }
 
     fn complete(&self, received: &Received) {
-        self.0.device().counters.count(Port::RdmaRecvs);
+        self.qp.device().counters.count(Port::RdmaRecvs);
         let mut cqe = Cqe::new(
             received.wr_id,
-            self.0.number,
+            self.qp.number,
             received.opcode,
             received.status,
         );
@@ -267,20 +282,21 @@ impl Responder for Peer<'_> {
         };
         if let Some(source) = &received.source {
             cqe.src_qp = source.qpn;
+            cqe.network_hdr_type = address::network_type(&source.grh) as u8;
             cqe.flags = cqe.flags.union(WcFlags::GRH);
         }
         let solicited = received.solicited || received.status != WcStatus::Success;
-        cq::complete(&self.0.recv_cq, &cqe, solicited);
+        cq::complete(&self.qp.recv_cq, &cqe, solicited);
     }
 
     fn invalidate(&self, rkey: u32) -> Result<(), AccessError> {
-        memory::invalidate(&self.0.device().keys, self.0.pd, rkey, self.0.number)
+        memory::invalidate(&self.qp.device().keys, self.qp.pd, rkey, self.qp.number)
     }
 
     fn fail(&self, event: Option<EventType>) {
         if event == Some(EventType::QpAccessErr) {
-            self.0.device().counters.count(Port::ResponseAccess);
+            self.qp.device().counters.count(Port::ResponseAccess);
         }
-        fail(self.0, event);
+        fail(self.qp, event);
     }
 }

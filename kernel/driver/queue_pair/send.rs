@@ -172,6 +172,7 @@ pub(super) enum Stopped {
 /// Executes requests until there is none, or one that has to wait.
 pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> Stopped {
     send.queue.executor.stay_awake();
+    let mut known = Known::default();
     let mut executed = 0;
     loop {
         if qp.connection.is_engaged() {
@@ -202,13 +203,14 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> S
                 complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
             }
             _ => {
-                if !execute(qp, send) {
+                if !execute(qp, send, &mut known) {
                     return Stopped::Waiting;
                 }
             }
         }
         executed += 1;
         if executed % BATCH == 0 {
+            known = Known::default();
             match extent {
                 // One that is to end does not wait for another that goes on posting: its child, say.
                 Extent::All if kernel::current!().signal_pending() => {
@@ -267,7 +269,7 @@ pub(super) fn broken(qp: &rdma::Qp<Qp>) {
 }
 
 /// Executes the current entry. Returns whether to go on.
-fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
+fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known) -> bool {
     if let Some(time) = send.not_before {
         let left = time - Instant::<Monotonic>::now();
         if !left.is_negative() && !left.is_zero() {
@@ -293,7 +295,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide) -> bool {
             (
                 opcode,
                 signaled,
-                attempt(qp, &request, data, &mut send.tries, &mut send.datagrams),
+                attempt(qp, &request, data, &mut send.tries, &mut send.datagrams, known),
             )
         }
         Err(error) => (SendOpcode::Send, true, Attempt::Failed(error.status())),
@@ -368,11 +370,12 @@ fn attempt(
     data: Data<'_>,
     tries: &mut Tries,
     datagrams: &mut Datagrams,
+    known: &mut Known,
 ) -> Attempt {
     if let Some(result) = execute_local(qp, &request.operation) {
         return result.map_or_else(Attempt::Failed, |()| Attempt::Done(0));
     }
-    if qp.qp_type == QpType::Ud {
+    if qp.qp_type.is_datagram() {
         return datagram(qp, request, data, datagrams);
     }
     let (attr, sgid) = {
@@ -381,8 +384,8 @@ fn attempt(
     };
     let reliable = qp.qp_type == QpType::Rc;
     let counters = &qp.device().counters;
-    let peer = find(qp, &attr.ah_attr.dgid, attr.dest_qp_num);
-    let peer = peer.as_ref().and_then(|p| Peer::connected(p, qp, &sgid));
+    let peer = known.find(qp, &attr.ah_attr.dgid, attr.dest_qp_num);
+    let peer = peer.and_then(|p| Peer::connected(p, qp, &sgid));
     let Some(peer) = peer else {
         if roce::is_elsewhere(qp.device(), &attr.ah_attr.dgid) {
             return Attempt::Elsewhere;
@@ -435,6 +438,20 @@ fn attempt(
             }
             Attempt::Wait(Delta::from_nanos(timer.nanos() as i64))
         }
+    }
+}
+
+/// The peer that was found for the request before, for a batch: whoever destroys it waits no longer.
+#[derive(Default)]
+struct Known(Option<([u8; 16], u32, QpRef)>);
+
+impl Known {
+    fn find(&mut self, qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<&QpRef> {
+        let is_known = |(gid, qpn, _): &([u8; 16], u32, QpRef)| gid == dgid && *qpn == number;
+        if !self.0.as_ref().is_some_and(is_known) {
+            self.0 = find(qp, dgid, number).map(|peer| (*dgid, number, peer));
+        }
+        self.0.as_ref().map(|(.., peer)| peer)
     }
 }
 

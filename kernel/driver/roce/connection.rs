@@ -200,7 +200,7 @@ impl Connection {
     /// Has a responder be there, if the peer is on another host.
     pub(crate) fn prepare(&self, qp: &rdma::Qp<Qp>) -> Result {
         let attr = qp.shared.lock().attr;
-        let takes = qp.qp_type != QpType::Ud && state::accepts_requests(attr.state);
+        let takes = !qp.qp_type.is_datagram() && state::accepts_requests(attr.state);
         let is_needed =
             self.is_called.load(Ordering::Relaxed) || is_elsewhere(qp.device(), &attr.ah_attr.dgid);
         if !takes || !is_needed || self.state.lock().responder.is_some() {

@@ -10,7 +10,7 @@ use crate::{
     qp::state,
     queue_pair::{Qp, QpRef},
     rdma::{self, Device, DeviceRef, Gid},
-    verbs::{limits, QpType},
+    verbs::limits,
     wire::{Bth, Packet, Service, ICRC_LEN},
 };
 use core::net::IpAddr;
@@ -104,7 +104,7 @@ impl Receiving<'_> {
             self.qp = self.device.qps.get(number);
         }
         let qp = self.qp.as_ref().ok_or(Port::UnknownQp)?;
-        if qp.qp_type == QpType::Ud || Service::of(qp.qp_type) != packet.bth.opcode.service() {
+        if Service::of(qp.qp_type) != packet.bth.opcode.service() {
             return Err(Port::UnknownQp);
         }
         check_peer(qp, ip, packet)?;

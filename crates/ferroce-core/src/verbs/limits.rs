@@ -47,6 +47,9 @@ pub const MULTICAST_QPN: u32 = 0x00ff_ffff;
 
 /// The Q_Key of QP 1 (`IB_QP1_QKEY`).
 pub const GSI_QKEY: u32 = 0x8001_0000;
+/// Bytes of a management datagram (IBTA 13.4.2).
+pub const MAD_LENGTH: u32 = 256;
+
 /// A work request whose Q_Key has this bit set goes out with its QP's Q_Key instead (IBTA 10.2,
 /// "controlled" Q_Keys). Only a privileged process may give a QP such a key: the RDMA core sees to
 /// that (`IB_QP_SET_QKEY`).

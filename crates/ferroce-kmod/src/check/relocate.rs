@@ -125,13 +125,14 @@ fn judge(
     if fit == Fit::Any {
         return None;
     }
-    let base = arch.module_base();
+    // The kernel's sums wrap.
+    let address = |section| Some(arch.module_base().wrapping_add(layout.address(section)?));
     let value = match symbol.shndx() {
         0 => kernel.address(&symbol.name())?,
         index if index == abi::SHN_ABS.0 => symbol.value(),
-        index => (base + layout.address(index.into())?).wrapping_add(symbol.value()),
+        index => address(index.into())?.wrapping_add(symbol.value()),
     };
-    let place = (base + layout.address(target.index)?).wrapping_add(relocation.offset);
+    let place = address(target.index)?.wrapping_add(relocation.offset);
     let (number, fits) = handling.compute(value, relocation.addend, place)?;
     if fits {
         return None;

@@ -9,7 +9,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::{anyhow, bail, Result};
+use anyhow::{anyhow, bail, Context, Result};
 use comfy_table::{presets, Table};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -17,25 +17,43 @@ use serde::Serialize;
 use crate::args::Link;
 use gid::Gid;
 pub use nldev::Nldev;
-use nldev::{Device, Refusal};
+use nldev::{Device, Port, Refusal};
 
 /// The type of the links that ferroce's driver makes.
 const KIND: &str = "ferroce";
 
 pub fn run(command: &Link) -> Result<i32> {
-    let nldev = Nldev::open().map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::PROTONOSUPPORT) => anyhow!(
-            "this kernel has no RDMA: its module ib_core is not loaded (modprobe ib_core), \
-             or it was built without"
-        ),
-        _ => anyhow!("cannot reach the kernel's RDMA core: {error}"),
-    })?;
+    let nldev = open()?;
     match command {
         Link::Add { name, netdev } => add(&nldev, name, netdev)?,
         Link::Del { name } => del(&nldev, name)?,
         Link::Show { name, json } => show(&nldev, name.as_deref(), *json)?,
     }
     Ok(0)
+}
+
+/// A connection to this kernel's RDMA core.
+fn open() -> Result<Nldev> {
+    Nldev::open().map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::PROTONOSUPPORT) => anyhow!(
+            "this kernel has no RDMA: its module ib_core is not loaded (modprobe ib_core), \
+             or it was built without"
+        ),
+        _ => anyhow!("cannot reach the kernel's RDMA core: {error}"),
+    })
+}
+
+/// The network interface of a device's first port.
+pub fn netdev(device: &str) -> Result<String> {
+    let nldev = open()?;
+    let found = find(&nldev, device)?;
+    let ports = ports(&nldev, &found)?;
+    ports.into_iter().find_map(|p| p.netdev).with_context(|| {
+        format!(
+            "{device} has no network interface in this network namespace. Where it has one: \
+             ip netns exec NAMESPACE ..."
+        )
+    })
 }
 
 fn add(nldev: &Nldev, name: &str, netdev: &str) -> Result<()> {
@@ -86,7 +104,7 @@ fn del(nldev: &Nldev, name: &str) -> Result<()> {
 }
 
 /// What only root may do, is said with the command for root.
-fn permission() -> String {
+pub fn permission() -> String {
     let command = crate::root::command(std::env::args_os().skip(1));
     format!("only root may do that:\n  {command}")
 }
@@ -117,6 +135,12 @@ fn devices(nldev: &Nldev) -> Result<Vec<Device>> {
         .map_err(|e| said(format!("cannot list the RDMA devices: {}", e.reason), &e))
 }
 
+fn ports(nldev: &Nldev, device: &Device) -> Result<Vec<Port>> {
+    nldev
+        .ports(device.index)
+        .map_err(|e| said(format!("cannot query {}: {}", device.name, e.reason), &e))
+}
+
 /// A row of the table; the names are those of `rdma --json link`.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -138,10 +162,7 @@ fn show(nldev: &Nldev, name: Option<&str>, json: bool) -> Result<()> {
     };
     let mut rows = Vec::new();
     for device in devices {
-        let ports = nldev
-            .ports(device.index)
-            .map_err(|e| said(format!("cannot query {}: {}", device.name, e.reason), &e))?;
-        for port in ports {
+        for port in ports(nldev, &device)? {
             rows.push(Row {
                 ifindex: device.index,
                 ifname: device.name.clone(),

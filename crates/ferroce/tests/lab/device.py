@@ -264,7 +264,8 @@ def test_a_request_that_waits_ends_with_its_queue():
             child.wait()
         else:
             child.communicate("\n")
-        assert rdma("resource")[0]["qp"] == 0
+        # The kernel has one for itself.
+        assert rdma("resource")[0]["qp"] == 1
     remove("fr0", "eth0")
 
 
@@ -280,7 +281,7 @@ def test_details():
         (found,) = [
             entry
             for entry in rdma("-dd", "resource", "show", kind)
-            if all(entry[key] == value for key, value in which.items())
+            if all(entry.get(key) == value for key, value in which.items())
         ]
         return found
 
@@ -288,7 +289,7 @@ def test_details():
     assert (of_a["drv_sq_producer"], of_a["drv_sq_consumer"]) == (1, 1), of_a
     assert of_a["drv_sq_need_doorbell"] == 1, of_a
     assert (of_b["drv_rq_producer"], of_b["drv_rq_consumer"]) == (4, 1), of_b
-    of_cq = detail("cq")
+    of_cq = detail("cq", pid=os.getpid())
     assert (of_cq["drv_producer"], of_cq["drv_consumer"]) == (2, 2), of_cq
     assert (of_cq["drv_armed"], of_cq["drv_overrun"]) == ("solicited", 0), of_cq
     of_mr = detail("mr")
@@ -397,6 +398,35 @@ def test_which_network_devices():
     run("ip", "link", "delete", "br0")
     remove("fr1", "eth1")
     remove("fr0", "eth0")
+
+
+def test_the_interface_is_found_in_sysfs():
+    folder = "/sys/class/infiniband/fr0/device/net"
+    add("fr0", "eth0", "10.0.0.1/24")
+    assert os.listdir(folder) == ["eth0"]
+    assert read(f"{folder}/eth0/address") == read("/sys/class/net/eth0/address")
+    run("ip", "link", "set", "eth0", "name", "eth7")
+    assert os.listdir(folder) == ["eth7"]
+    assert read(f"{folder}/eth7/address") == read("/sys/class/net/eth7/address")
+    # A device has another name; its place is the same.
+    run("rdma", "dev", "set", "fr0", "name", "fr7")
+    place = os.path.realpath("/sys/class/infiniband/fr7/device")
+    assert os.listdir(f"{place}/net") == ["eth7"]
+    add("fr0", "eth0", "10.0.1.1/24")
+    assert os.listdir(folder) == ["eth0"]
+    remove("fr0", "eth0")
+    # In another namespace the interface can have another name from the beginning.
+    run("ip", "netns", "add", "c1")
+    run("ip", "link", "set", "eth7", "netns", "c1", "name", "eth8")
+    assert os.listdir(f"{place}/net") == ["eth8"]
+    inside = "ip", "netns", "exec", "c1"
+    assert read_inside(inside, f"{place}/net/eth8/address") == read_inside(inside, "/sys/class/net/eth8/address")
+    run("ip", "netns", "delete", "c1")
+    until(lambda: not os.path.exists(place))
+
+
+def read_inside(inside, path):
+    return run(*inside, "cat", path)
 
 
 def test_namespaces_with_the_same_address():

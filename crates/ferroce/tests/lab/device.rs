@@ -81,9 +81,10 @@ const LISTENING: &str =
 const DEVICE: &str = "set -e; ip link add eth0 type dummy; ip addr add 10.0.0.1/24 dev eth0; \
     ip link set eth0 up; rdma link add fr0 type ferroce netdev eth0; ";
 
-/// Nothing is left of what programs had, and all can go.
+/// Nothing is left of what programs had, and all can go. The kernel has a protection domain and queues
+/// of its own on each device, those of QP 1.
 const NOTHING_LEFT: &str =
-    "; rdma resource show | grep -q 'pd 0 cq 0 qp 0 cm_id 0 mr 0 ctx 0 srq 0' || \
+    "; rdma resource show | grep -q 'pd 1 cq 1 qp 1 cm_id 0 mr 0 ctx 0 srq 0' || \
     { rdma resource show; exit 1; }; rdma link delete fr0; modprobe -r ferroce";
 
 fn with_device(flavor: &Flavor, script: &str) -> Ran {

@@ -12,6 +12,7 @@
 mod bench;
 mod broken;
 mod build;
+mod cm;
 mod device;
 mod errors;
 mod hostile;
@@ -22,6 +23,7 @@ mod modules;
 mod run;
 mod strict;
 mod support;
+mod trace;
 mod verbs;
 mod wire;
 
@@ -77,6 +79,7 @@ fn trials() -> Vec<Trial> {
         (UML, errors::TESTS),
         (UML, build::TESTS),
         (UML, device::TESTS),
+        (UML, cm::TESTS),
         (UML, verbs::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
@@ -84,8 +87,10 @@ fn trials() -> Vec<Trial> {
         (UML, loader::TESTS),
         (UML, strict::TESTS),
         (UML, wire::TESTS),
+        (UML, trace::TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
+        (DEBUG, cm::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
         (DEBUG, hostile::DEBUG_TESTS),
         (DEBUG, wire::DEBUG_TESTS),

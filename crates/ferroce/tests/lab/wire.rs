@@ -197,7 +197,7 @@ fn moves(flavor: &Flavor) {
         ip -n c link set vb up; $A ibv_rc_pingpong -d fa -g 1 >/dev/null & listening; \
         until cat /sys/class/infiniband/fb/ports/1/gids/1 | grep -q 0a00:0002; do sleep 0.05; done; \
         ip netns exec c timeout 60 ibv_rc_pingpong -d fb -g 1 10.0.0.1 | grep iters; wait $!; \
-        ip netns delete c; until ! rdma link show fb/1 2>/dev/null; do sleep 0.05; done; \
+        ip netns delete c; until ! rdma link show fa/1 && ! rdma link show fb/1; do sleep 0.05; done; \
         for n in a b; do ip link add v$n netns $n type dummy; ip -n $n link set v$n up; \
         ip netns exec $n rdma link add f$n type ferroce netdev v$n; done";
     between(flavor, "ferroce", "ferroce", script).prints("1000 iters");

@@ -257,7 +257,7 @@ def fed(device, rounds):
         ignored(peer.qp.post_send, wr)
         child.kill()
         mine.context.close()
-        until("the end of the one that fed", lambda: f"{device}: pd 0 cq 0 qp 0 " in resources())
+        until("the end of the one that fed", lambda: f"{device}: pd 1 cq 1 qp 1 " in resources())
 
 
 # Commands.
@@ -540,7 +540,7 @@ def forked(device, rounds):
         orphan = parent_process.ends.hear()
         parent_process.kill()
         os.kill(orphan, signal.SIGKILL)
-        until("the orphan's end", lambda: "qp 0 " in resources())
+        until("the orphan's end", lambda: "qp 1 " in resources())
 
 
 def link_goes(device, rounds):
