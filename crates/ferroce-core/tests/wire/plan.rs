@@ -65,6 +65,7 @@ struct Expected {
     length: u32,
     /// Bytes that are in its own memory afterwards, at these places.
     result: Vec<(usize, Vec<u8>)>,
+    status: WcStatus,
 }
 
 /// What has to come of a receive of the peer's.
@@ -90,13 +91,24 @@ pub struct Plan {
     source: Vec<u8>,
     /// A READ of the target may be under way: a change to it waits for that (IBTA 10.8.3.3).
     reads_target: bool,
+    /// Whether the last request is one that has to fail.
+    ends_badly: bool,
+    failed: bool,
 }
 
 type Verdict = Result<(), String>;
 
 impl Plan {
-    pub fn new(layout: Layout, qp_type: QpType, left: u32, peer_source: Vec<u8>) -> Self {
+    pub fn new(
+        layout: Layout,
+        qp_type: QpType,
+        left: u32,
+        ends_badly: bool,
+        peer_source: Vec<u8>,
+    ) -> Self {
         Self {
+            ends_badly,
+            failed: false,
             layout,
             qp_type,
             left,
@@ -111,7 +123,12 @@ impl Plan {
 
     /// Whether one more request may be posted.
     pub fn has_room(&self) -> bool {
-        self.left > 0 && self.under_way.len() < SEND_ENTRIES as usize
+        !self.failed && self.left > 0 && self.under_way.len() < SEND_ENTRIES as usize
+    }
+
+    /// Whether the peer may fail.
+    pub fn ends_badly(&self) -> bool {
+        self.ends_badly
     }
 
     /// Whether what is asked for is what comes of it.
@@ -120,7 +137,7 @@ impl Plan {
     }
 
     pub fn is_done(&self) -> bool {
-        self.left == 0 && self.under_way.is_empty()
+        self.failed || (self.left == 0 && self.under_way.is_empty())
     }
 
     fn length(&self, rng: &mut Rng) -> usize {
@@ -141,6 +158,9 @@ impl Plan {
         let wr_id = self.next;
         self.next += 1;
         self.left -= 1;
+        if self.left == 0 && self.ends_badly {
+            return self.post_bad(front, wr_id, rng);
+        }
         let rc = self.qp_type == QpType::Rc;
         let imm = ImmData(rng.u32(..).to_ne_bytes());
         let length = self.length(rng);
@@ -224,6 +244,7 @@ impl Plan {
             opcode,
             length: length as u32,
             result: Vec::new(),
+            status: WcStatus::Success,
         };
         match opcode {
             SendOpcode::RdmaRead | SendOpcode::CompareSwap | SendOpcode::FetchAdd => {
@@ -248,6 +269,65 @@ impl Plan {
         }
         self.under_way.push_back(expected);
         format!("posts {wr_id}: {operation:?}, {length} bytes, {flags:?}")
+    }
+
+    /// Posts a request that cannot be carried out.
+    fn post_bad(&mut self, front: &mut Front, wr_id: u64, rng: &mut Rng) -> String {
+        let target = BASE + self.layout.target() as u64;
+        let remote = |addr, rkey| Remote { addr, rkey };
+        let fine = Sge {
+            addr: BASE,
+            length: 8,
+            lkey: LKEY,
+        };
+        let (operation, sges, status) = match rng.u32(..5) {
+            0 => {
+                let wrong_key = Operation::RdmaWrite(remote(target, RKEY + 1));
+                (wrong_key, vec![fine], WcStatus::RemAccessErr)
+            }
+            1 => {
+                let beyond = remote(BASE + self.layout.len() as u64 - 4, RKEY);
+                (
+                    Operation::RdmaRead(beyond),
+                    vec![fine],
+                    WcStatus::RemAccessErr,
+                )
+            }
+            2 => {
+                let misaligned = Operation::FetchAdd {
+                    remote: remote(target + 1, RKEY),
+                    add: 1,
+                };
+                (misaligned, vec![fine], WcStatus::RemInvReqErr)
+            }
+            3 => {
+                let wrong_key = Sge { lkey: 0, ..fine };
+                (Operation::Send, vec![wrong_key], WcStatus::LocProtErr)
+            }
+            _ => {
+                let longer_than_any_receive = Sge {
+                    length: self.layout.area() as u32,
+                    ..fine
+                };
+                let sges = vec![longer_than_any_receive, fine];
+                (Operation::Send, sges, WcStatus::RemInvReqErr)
+            }
+        };
+        let request = SendRequest {
+            wr_id,
+            flags: SendFlags::EMPTY,
+            operation,
+            destination: None,
+        };
+        front.post(&request, Payload::Sges(&sges));
+        self.under_way.push_back(Expected {
+            wr_id,
+            opcode: operation.opcode(),
+            length: sges.iter().map(|sge| sge.length).sum(),
+            result: Vec::new(),
+            status,
+        });
+        format!("posts {wr_id}, which has to fail: {operation:?}, {sges:?}")
     }
 
     fn cell(&self, word: usize) -> u64 {
@@ -319,18 +399,28 @@ impl Plan {
     }
 
     /// Judges a completion of the QP's own.
-    pub fn completed(&mut self, front: &Front, completed: &Completed) -> Verdict {
+    pub fn completed(&mut self, front: &Front, peer: &Front, completed: &Completed) -> Verdict {
         let expected = self.under_way.pop_front();
         let expected = expected.ok_or_else(|| format!("{completed:?} of nothing"))?;
+        if self.failed {
+            return Err(format!("{completed:?} after a failure"));
+        }
+        self.failed = completed.status != WcStatus::Success;
+        // A peer that has failed, and whose last words were lost, does not answer any more.
+        let silent =
+            completed.status == WcStatus::RetryExcErr && peer.queues.failed.get().is_some();
         let as_expected = completed.wr_id == expected.wr_id
             && completed.opcode == expected.opcode
             && completed.length == expected.length
-            && completed.status == WcStatus::Success;
+            && (completed.status == expected.status || silent);
         if !as_expected {
             return Err(format!(
-                "{completed:?} instead of {} ({:?}, {} bytes)",
-                expected.wr_id, expected.opcode, expected.length
+                "{completed:?} instead of {} ({:?}, {} bytes, {:?})",
+                expected.wr_id, expected.opcode, expected.length, expected.status
             ));
+        }
+        if self.failed {
+            return Ok(());
         }
         for (at, bytes) in expected.result {
             if !front.queues.memory.is(at, &bytes) {
@@ -350,6 +440,9 @@ impl Plan {
             return was_sent
                 .then_some(())
                 .ok_or_else(|| format!("{received:?} was never sent"));
+        }
+        if self.ends_badly && received.status != WcStatus::Success {
+            return Ok(());
         }
         let message = self.messages.pop_front();
         let message = message.ok_or_else(|| format!("{received:?} of nothing"))?;
