@@ -427,6 +427,49 @@ fn missing_packets_are_asked_for_once() {
 }
 
 #[test]
+fn a_second_gap_is_told_as_the_first_was() {
+    let mut pair = Pair::rc();
+    pair.post(Operation::RdmaWrite(TARGET), 5 * MTU);
+    let sent = pair.requests();
+    let told = [(1, 1), (0, 0), (2, 1), (3, 0), (1, 0), (4, 1)];
+    for (packet, naks) in told {
+        pair.give(&sent[packet]);
+        let answers = pair.responses();
+        let is_nak = |sent: &&Sent| {
+            matches!(sent.packet().headers, Headers::Aeth(aeth)
+                if aeth.syndrome == Syndrome::Nak(Nak::PsnSequenceError))
+        };
+        assert_eq!(answers.iter().filter(is_nak).count(), naks, "at {packet}");
+    }
+}
+
+#[test]
+fn a_key_that_is_gone_in_the_middle_of_a_message_fails_it_once() {
+    let answers = [
+        Syndrome::UNLIMITED,
+        Syndrome::Nak(Nak::RemoteAccessError),
+        Syndrome::RnrNak(RnrTimer::default()),
+        Syndrome::Nak(Nak::PsnSequenceError),
+    ];
+    for syndrome in answers {
+        let mut pair = Pair::rc();
+        pair.post(Operation::RdmaWrite(TARGET), 1);
+        let halves = [sge(0, MTU), sge(1024, MTU)];
+        pair.post_with(Operation::Send, &halves, SendFlags::EMPTY);
+        for _ in 0..2 {
+            assert!(pair.own.request(pair.now).is_ok());
+        }
+        pair.own.queues.lkey.set(LKEY + 1);
+        assert!(pair.requests().is_empty());
+        assert!(pair.completed().is_empty());
+        pair.answer(&acknowledgement(Psn::new(FIRST) + 1, syndrome));
+        let expected = [WcStatus::Success, WcStatus::LocProtErr];
+        assert_eq!(pair.completed(), expected, "{syndrome:?}");
+        assert_eq!(pair.own.requester.next_deadline(), None);
+    }
+}
+
+#[test]
 fn many_requests_get_one_acknowledgement() {
     let mut pair = Pair::rc();
     for _ in 0..10 {
