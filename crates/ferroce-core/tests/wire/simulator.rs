@@ -10,9 +10,10 @@ use ferroce_core::qp::QpAttr;
 use ferroce_core::verbs::{AccessFlags, AckTimeout, Mtu, QpType, RnrTimer};
 
 use crate::front::Front;
+use crate::layout::Layout;
 use crate::memory::Memory;
 use crate::network::Conditions;
-use crate::plan::{Layout, Plan};
+use crate::plan::Plan;
 use crate::world::{Endpoint, World};
 
 /// How many seeds are tried, and how many requests each has on average.

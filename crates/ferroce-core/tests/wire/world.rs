@@ -8,8 +8,9 @@ use ferroce_core::requester::Transmit;
 use ferroce_core::wire::Packet;
 
 use crate::front::Front;
+use crate::layout::{post_receive, Layout, RECEIVES};
 use crate::network::{Conditions, Frame, Path, Time};
-use crate::plan::{post_receive, Layout, Plan, RECEIVES};
+use crate::plan::Plan;
 
 /// How long it takes until a page is there, or something of the host's own is done.
 const SOON: Time = 20_000;
