@@ -295,7 +295,14 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known) -> bool {
             (
                 opcode,
                 signaled,
-                attempt(qp, &request, data, &mut send.tries, &mut send.datagrams, known),
+                attempt(
+                    qp,
+                    &request,
+                    data,
+                    &mut send.tries,
+                    &mut send.datagrams,
+                    known,
+                ),
             )
         }
         Err(error) => (SendOpcode::Send, true, Attempt::Failed(error.status())),
