@@ -287,12 +287,10 @@ pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), Acc
     }
 }
 
-/// What it means to a packet or a request that memory cannot be had.
-fn fault(error: Error) -> Fault {
-    match error {
-        EAGAIN => Fault::Later,
-        _ => Fault::Gone,
-    }
+/// Memory cannot be had. That is so as well, for now, for memory on demand that a bottom half would have
+/// to wait for: what goes by the wire does not reach it.
+fn fault(_error: Error) -> Fault {
+    Fault::Gone
 }
 
 impl Region for Range {
