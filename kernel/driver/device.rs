@@ -156,10 +156,10 @@ impl Ferroce {
             .share
             .lock()
             .as_ref()
-            .is_some_and(|share| share.is_of(&netdev));
+            .is_some_and(|share| share.is_of(netdev));
         if !is_there {
             let name = device.name();
-            let share = Share::of(&netdev).inspect_err(|error| warn_port(&name, *error));
+            let share = Share::of(netdev).inspect_err(|error| warn_port(&name, *error));
             device.set_share(share.ok());
         }
     }

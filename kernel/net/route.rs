@@ -96,7 +96,6 @@ impl Flow {
             saddr: u32::from_ne_bytes(source.octets()),
             daddr: u32::from_ne_bytes(destination.octets()),
             uli: Self::ports(with),
-            ..pin_init::zeroed()
         })
     }
 

@@ -4,7 +4,6 @@
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
-use super::route::Route;
 use crate::rdma::{bindings, NetDevice};
 use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -244,12 +243,11 @@ impl Packet {
     }
 
     /// Completes the packet.
-    pub(super) fn into_skb(self, route: &Route) -> SkBuff {
-        let _ = route;
+    pub(super) fn into_skb(self) -> SkBuff {
         let raw = self.skb.as_raw();
         // SAFETY: A valid packet.
         unsafe {
-            let ipv6 = self.len() > 0 && *(*raw).data >> 4 == 6;
+            let ipv6 = !self.is_empty() && *(*raw).data >> 4 == 6;
             let network = if ipv6 { 40 } else { 20 };
             bindings::net_helper_skb_set_udp(raw, network, ipv6);
         }

@@ -138,7 +138,7 @@ impl<T: Receiver> UdpSocket<T> {
 
     /// Sends a packet on its way. What becomes of it nobody hears. In any context but interrupts.
     pub fn send(&self, packet: Packet, route: &Route) {
-        let skb = packet.into_skb(route).into_raw();
+        let skb = packet.into_skb().into_raw();
         // The packet does not have a reference to the route of its own.
         let _guard = rcu::read_lock();
         // SAFETY: A valid namespace and socket, and a packet with IP header, which is given away. The

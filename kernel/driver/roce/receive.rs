@@ -99,7 +99,7 @@ impl Receiving<'_> {
     }
 
     fn connected(&mut self, ip: &IpHeader, number: u32, packet: &Packet<'_>) -> Result<(), Port> {
-        if !self.qp.as_ref().is_some_and(|qp| qp.number == number) {
+        if self.qp.as_ref().is_none_or(|qp| qp.number != number) {
             self.answer();
             self.qp = self.device.qps.get(number);
         }
