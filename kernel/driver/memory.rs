@@ -459,7 +459,10 @@ impl mr::Operations for Mr {
             state.length = memory.length;
         }
         let before = core::mem::replace(&mut *mr.state.lock(), state);
-        // Dropped with the lock released: that gives pages back.
+        if change.memory.is_some() {
+            // That gives pages back, where it may sleep: whatever packet still has them is done after this.
+            crate::net::wait_for_bottom_halves();
+        }
         drop(before);
         Ok(())
     }

@@ -38,6 +38,5 @@ bool net_helper_sock_is_full(const struct sock *sk);
 struct net *net_helper_sock_net(const struct sock *sk);
 u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6);
 bool net_helper_dst_check(struct dst_entry *dst, u32 cookie);
-u32 net_helper_dst_mtu(const struct dst_entry *dst);
 
 #endif

@@ -90,8 +90,3 @@ bool net_helper_dst_check(struct dst_entry *dst, u32 cookie)
 {
 	return dst_check(dst, cookie);
 }
-
-u32 net_helper_dst_mtu(const struct dst_entry *dst)
-{
-	return dst_mtu(dst);
-}

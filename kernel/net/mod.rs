@@ -17,6 +17,12 @@ pub mod route;
 pub mod skb;
 pub mod udp;
 
+/// Waits until all bottom halves that run now have ended. It sleeps.
+pub fn wait_for_bottom_halves() {
+    // SAFETY: In a thread. Bottom halves are read-side critical sections of RCU.
+    unsafe { kernel::bindings::synchronize_rcu() };
+}
+
 pub use self::{
     lock::SpinLockBh,
     namespace::{Namespace, NamespaceEvents, Registration},

@@ -167,12 +167,6 @@ impl Route {
         // SAFETY: By the type invariants.
         unsafe { bindings::net_helper_dst_check(self.as_raw(), self.cookie) }
     }
-
-    /// The length in bytes of the longest packet that fits.
-    pub fn mtu(&self) -> u32 {
-        // SAFETY: By the type invariants.
-        unsafe { bindings::net_helper_dst_mtu(self.as_raw()) }
-    }
 }
 
 impl Drop for Route {

@@ -157,11 +157,9 @@ impl<T: Receiver> UdpSocket<T> {
 
 impl<T: Receiver> Drop for UdpSocket<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants. UDP looks sockets up and calls their functions under RCU's
-        // read lock, so no call is under way any more after that.
-        unsafe {
-            bindings::udp_tunnel_sock_release(self.sk.as_ptr());
-            kernel::bindings::synchronize_rcu();
-        }
+        // SAFETY: By the type invariants.
+        unsafe { bindings::udp_tunnel_sock_release(self.sk.as_ptr()) };
+        // UDP looks sockets up and calls their functions in bottom halves.
+        super::wait_for_bottom_halves();
     }
 }

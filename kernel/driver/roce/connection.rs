@@ -239,9 +239,16 @@ impl Connection {
         drop(before);
     }
 
-    /// Takes a packet. To be followed by [`Self::answer`].
-    pub(super) fn take(&self, qp: &rdma::Qp<Qp>, packet: &Packet<'_>) {
+    /// Takes a packet, if `check` has nothing against it. To be followed by [`Self::answer`].
+    pub(super) fn take(
+        &self,
+        qp: &rdma::Qp<Qp>,
+        packet: &Packet<'_>,
+        check: impl FnOnce() -> Result<(), counters::Port>,
+    ) -> Result<(), counters::Port> {
         let mut state = self.state.lock();
+        // With the lock held: who has the queue pair fail flushes what was taken before.
+        check()?;
         if packet.bth.opcode.kind().is_response() {
             let now = rdma::clock();
             let response =
@@ -256,6 +263,7 @@ impl Connection {
             self.is_called.store(true, Ordering::Relaxed);
             qp.deferred.soon();
         }
+        Ok(())
     }
 
     /// Sends what packets that were taken have led to.

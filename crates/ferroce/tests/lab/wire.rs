@@ -53,16 +53,17 @@ pub const DEBUG_TESTS: &[Test] = &[
     ),
 ];
 
-/// The devices fa and fb of two drivers, in the namespaces a and b. The addresses are usable at once but
-/// for the link-local ones, which have no part in this.
+/// The devices fa and fb of two drivers, in the namespaces a and b. All addresses are usable at once: one
+/// that comes later would be an event that programs hear of.
 fn hosts(one: &str, other: &str) -> String {
     format!(
         "set -e; modprobe rdma_rxe; for n in a b; do ip netns add $n; ip -n $n link set lo up; done; \
          ip link add va netns a mtu 4300 type veth peer name vb netns b mtu 4300; \
          ip -n a addr add 10.0.0.1/24 dev va; ip -n b addr add 10.0.0.2/24 dev vb; \
          ip -n a addr add fd00::1/64 dev va nodad; ip -n b addr add fd00::2/64 dev vb nodad; \
-         ip -n a link set va up; ip -n b link set vb up; \
          A='ip netns exec a'; B='ip netns exec b'; \
+         for n in a b; do ip netns exec $n sh -c \"echo 0 > /proc/sys/net/ipv6/conf/v$n/accept_dad\"; \
+         ip -n $n link set v$n up; done; \
          $A rdma link add fa type {one} netdev va; $B rdma link add fb type {other} netdev vb; \
          listening() {{ until $A cat /proc/net/tcp /proc/net/tcp6 | grep -q ':4853 [^ ]* 0A'; \
          do sleep 0.05; done; }}; \
