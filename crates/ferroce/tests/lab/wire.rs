@@ -17,6 +17,10 @@ pub const TESTS: &[Test] = &[
         perftest_with_rxe,
     ),
     (
+        "wire: connections by address, with rdma_rxe too",
+        by_address,
+    ),
+    (
         "wire: every byte of random work requests is where it should be",
         |flavor| every_byte(flavor, 3000),
     ),
@@ -143,6 +147,20 @@ fn perftest(flavor: &Flavor) {
 fn perftest_with_rxe(flavor: &Flavor) {
     perftests(flavor, "ferroce", "rxe");
     perftests(flavor, "rxe", "ferroce");
+}
+
+fn by_address(flavor: &Flavor) {
+    // The server says when it listens; a port of RDMA shows nowhere.
+    let script = "$A timeout 60 rping -s -d -a 10.0.0.1 -C 5 -V >/tmp/server 2>&1 & \
+        until grep -q 'rdma_listen' /tmp/server; do sleep 0.05; done; \
+        $B timeout 30 rping -c -v -a 10.0.0.1 -C 5 -V | grep -c 'ping data'; wait $!";
+    for (one, other) in [
+        ("ferroce", "ferroce"),
+        ("ferroce", "rxe"),
+        ("rxe", "ferroce"),
+    ] {
+        between(flavor, one, other, &format!("modprobe rdma_ucm; {script}")).prints("5");
+    }
 }
 
 fn every_byte(flavor: &Flavor, batches: u32) {
