@@ -150,9 +150,8 @@ fn perftest_with_rxe(flavor: &Flavor) {
 }
 
 fn by_address(flavor: &Flavor) {
-    // The server says when it listens; a port of RDMA shows nowhere.
-    let script = "$A timeout 60 rping -s -d -a 10.0.0.1 -C 5 -V >/tmp/server 2>&1 & \
-        until grep -q 'rdma_listen' /tmp/server; do sleep 0.05; done; \
+    let script = "$A timeout 60 rping -s -a 10.0.0.1 -C 5 -V >/tmp/server 2>&1 & \
+        until rdma resource show cm_id | grep -q LISTEN; do sleep 0.05; done; \
         $B timeout 30 rping -c -v -a 10.0.0.1 -C 5 -V | grep -c 'ping data'; wait $!";
     for (one, other) in [
         ("ferroce", "ferroce"),
