@@ -2,7 +2,7 @@
 //! Any bytes for a packet: what is parsed is emitted again, but for reserved bits.
 #![no_main]
 
-use ferroce_core::wire::{Packet, icrc};
+use ferroce_core::wire::{icrc, Packet};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

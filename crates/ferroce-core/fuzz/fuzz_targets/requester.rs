@@ -5,11 +5,13 @@
 
 use ferroce_core::requester::Transmit;
 use ferroce_core::ring::{BindMw, Operation, Payload, SendRequest, Sge};
-use ferroce_core::verbs::{AccessFlags, FlushPlacement, FlushSelectivity, ImmData, SendFlags, WcStatus};
+use ferroce_core::verbs::{
+    AccessFlags, FlushPlacement, FlushSelectivity, ImmData, SendFlags, WcStatus,
+};
 use ferroce_core::wire::{Packet, Psn};
 use ferroce_core_fuzz::front::{Front, LKEY, SEND_ENTRIES, WINDOW};
 use ferroce_core_fuzz::memory::BASE;
-use ferroce_core_fuzz::{FIRST, Length, Made, Place, qp};
+use ferroce_core_fuzz::{qp, Length, Made, Place, FIRST};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -146,7 +148,11 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
                     length,
                     lkey: LKEY + u32::from(wrong_key),
                 };
-                let flags = if fence { SendFlags::FENCE } else { SendFlags::EMPTY };
+                let flags = if fence {
+                    SendFlags::FENCE
+                } else {
+                    SendFlags::EMPTY
+                };
                 let request = SendRequest {
                     wr_id: 0,
                     flags,
@@ -187,7 +193,11 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
             }
             Step::Executed(well) => {
                 if let Some(slot) = run.local.take() {
-                    let result = if well { Ok(()) } else { Err(WcStatus::MwBindErr) };
+                    let result = if well {
+                        Ok(())
+                    } else {
+                        Err(WcStatus::MwBindErr)
+                    };
                     let front = &mut run.front;
                     front.requester.executed(slot, result, &front.queues);
                 }

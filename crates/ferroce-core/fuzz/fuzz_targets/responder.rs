@@ -8,7 +8,7 @@ use ferroce_core::ring::Sge;
 use ferroce_core::wire::{Packet, Psn};
 use ferroce_core_fuzz::front::LKEY;
 use ferroce_core_fuzz::memory::BASE;
-use ferroce_core_fuzz::{FIRST, Length, Made, qp};
+use ferroce_core_fuzz::{qp, Length, Made, FIRST};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -16,7 +16,11 @@ use libfuzzer_sys::fuzz_target;
 enum Step {
     Packet(Made),
     Bytes(Vec<u8>),
-    Receive { at: u16, length: Length, wrong_key: bool },
+    Receive {
+        at: u16,
+        length: Length,
+        wrong_key: bool,
+    },
     /// As many response packets as that.
     Respond(u8),
     Flush,
@@ -47,7 +51,11 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
                     front.responder.on_packet(&packet, &front.queues);
                 }
             }
-            Step::Receive { at, length, wrong_key } => {
+            Step::Receive {
+                at,
+                length,
+                wrong_key,
+            } => {
                 let sge = Sge {
                     addr: BASE + u64::from(at),
                     length: length.bytes(),
@@ -57,7 +65,11 @@ fuzz_target!(|input: (bool, Vec<Step>)| {
                 entry[..8].copy_from_slice(&sge.addr.to_ne_bytes());
                 entry[8..12].copy_from_slice(&sge.length.to_ne_bytes());
                 entry[12..].copy_from_slice(&sge.lkey.to_ne_bytes());
-                front.queues.receives.borrow_mut().push_back((receives, vec![entry]));
+                front
+                    .queues
+                    .receives
+                    .borrow_mut()
+                    .push_back((receives, vec![entry]));
                 receives += 1;
             }
             Step::Respond(count) => {

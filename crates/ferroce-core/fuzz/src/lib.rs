@@ -10,14 +10,16 @@ pub mod memory;
 
 use ferroce_core::qp::QpAttr;
 use ferroce_core::ring::Remote;
-use ferroce_core::verbs::{AccessFlags, AckTimeout, FlushPlacement, ImmData, Mtu, QpType, RnrTimer};
+use ferroce_core::verbs::{
+    AccessFlags, AckTimeout, FlushPlacement, ImmData, Mtu, QpType, RnrTimer,
+};
 use ferroce_core::wire::{
     Aeth, AtomicEth, Bth, Feth, Headers, Kind, Nak, Opcode, Packet, Psn, Reth, Service, Syndrome,
 };
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
 use front::{Front, RKEY};
-use memory::{BASE, Memory};
+use memory::{Memory, BASE};
 
 pub const MTU: usize = 256;
 /// Bytes of the memory.

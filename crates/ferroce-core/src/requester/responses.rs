@@ -176,7 +176,8 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         match scatter.write(host, sges, expected.at, data) {
             Ok(()) => self.took_data(now, expected.ends, host),
             Err(Denied::Fault(Fault::Later)) => {
-                // As if it had been lost.
+                // As if it had been lost, but that the peer is there, and answers.
+                self.retries = 0;
                 self.ack_deadline = None;
                 self.resume_at = Some(now.saturating_add(LATER));
                 Response::Ignored

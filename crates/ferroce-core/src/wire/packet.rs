@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A whole packet: the BTH, the extended headers that its opcode calls for, and the payload.
 
+use core::convert::Infallible;
 use core::fmt;
 
 use super::{Aeth, AtomicEth, Bth, Deth, Feth, Kind, Reth, Service};
@@ -234,18 +235,15 @@ impl<'a> Packet<'a> {
     /// Writes the packet to the front of a buffer, and returns how long it is. The pad count of the BTH
     /// follows from the payload.
     pub fn emit(&self, buffer: &mut [u8]) -> Result<usize, EmitError> {
-        let (at, _) = emit_with(
-            &self.bth,
-            &self.headers,
-            self.payload.len(),
-            buffer,
-            |place| {
-                place.copy_from_slice(self.payload);
-                Ok::<_, core::convert::Infallible>(())
-            },
-        )?
-        .unwrap_or((0, ()));
-        Ok(at)
+        let length = self.payload.len();
+        let emitted = emit_with(&self.bth, &self.headers, length, buffer, |place| {
+            place.copy_from_slice(self.payload);
+            Ok::<(), Infallible>(())
+        })?;
+        match emitted {
+            Ok((length, ())) => Ok(length),
+            Err(never) => match never {},
+        }
     }
 }
 

@@ -33,6 +33,8 @@ pub type Posted = (u64, Vec<[u8; 16]>);
 /// A QP's queues and memory.
 pub struct Queues {
     pub memory: Memory,
+    /// The local key, which may change.
+    pub lkey: Cell<u32>,
     pub access: AccessFlags,
     pub takes_reads: bool,
     pub rnr_timer: RnrTimer,
@@ -47,7 +49,7 @@ impl LocalMemory for Queues {
     type Region = Range;
 
     fn local(&self, sge: Sge, _write: bool) -> Result<Range, AccessError> {
-        if sge.lkey != LKEY {
+        if sge.lkey != self.lkey.get() {
             return Err(AccessError);
         }
         self.memory.range(sge.addr, sge.length)
@@ -183,6 +185,7 @@ impl Front {
         Self {
             queues: Queues {
                 memory,
+                lkey: Cell::new(LKEY),
                 access: attr.qp_access_flags,
                 takes_reads: attr.max_dest_rd_atomic > 0,
                 rnr_timer: attr.min_rnr_timer,

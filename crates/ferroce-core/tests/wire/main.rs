@@ -12,6 +12,7 @@
 mod captures;
 mod directed;
 mod front;
+mod layout;
 mod memory;
 mod network;
 mod plan;

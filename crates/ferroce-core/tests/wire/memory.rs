@@ -15,7 +15,7 @@ pub struct Memory(Rc<Inner>);
 
 struct Inner {
     bytes: RefCell<Vec<u8>>,
-    /// Every so many accesses find a page missing that may be waited for; none if zero.
+    /// One access of so many finds a page missing that may be waited for; none if zero.
     later_every: u32,
     accesses: Cell<u32>,
 }
@@ -67,8 +67,12 @@ impl Memory {
     /// An access to a page, which may be missing.
     fn touch(&self) -> Result<(), Fault> {
         let inner = &self.0;
-        inner.accesses.set(inner.accesses.get().wrapping_add(1));
-        if inner.later_every > 0 && inner.accesses.get().is_multiple_of(inner.later_every) {
+        let number = inner.accesses.get().wrapping_add(1);
+        inner.accesses.set(number);
+        // Scattered, lest it be the same one that does not find it over and over again (Knuth's
+        // multiplicative hash).
+        let scattered = number.wrapping_mul(0x9e37_79b1) >> 16;
+        if inner.later_every > 0 && scattered.is_multiple_of(inner.later_every) {
             return Err(Fault::Later);
         }
         Ok(())

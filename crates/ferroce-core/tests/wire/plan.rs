@@ -12,51 +12,9 @@ use ferroce_core::verbs::{
     WcOpcode, WcStatus,
 };
 
-use crate::front::{Front, INLINE, LKEY, RKEY, SEND_ENTRIES, SEND_SGES, WINDOW};
+use crate::front::{Front, INLINE, LKEY, RKEY, SEND_ENTRIES, WINDOW};
+use crate::layout::{pieces, Layout, UNTOUCHED};
 use crate::memory::BASE;
-
-/// Receives that are posted at most.
-pub const RECEIVES: usize = 8;
-
-/// What a receive's buffer is filled with beforehand.
-const UNTOUCHED: u8 = 0xee;
-
-/// Where what is in a QP's memory; the same in all.
-#[derive(Clone, Copy)]
-pub struct Layout {
-    pub mtu: usize,
-    /// The longest message, in bytes.
-    pub longest: usize,
-}
-
-impl Layout {
-    fn area(&self) -> usize {
-        self.longest.next_multiple_of(64).max(1024)
-    }
-
-    /// What is sent, and read by the peer: it never changes.
-    pub fn source(&self) -> usize {
-        0
-    }
-
-    /// What the peer writes to, and reads again.
-    pub fn target(&self) -> usize {
-        self.area()
-    }
-
-    /// Where a READ's data goes, or an atomic's result.
-    fn result(&self, slot: u32) -> usize {
-        2 * self.area() + slot as usize * self.area()
-    }
-
-    fn receive(&self, number: usize) -> usize {
-        self.result(SEND_ENTRIES) + number * self.area()
-    }
-
-    pub fn len(&self) -> usize {
-        self.receive(RECEIVES)
-    }
-}
 
 /// What has to have come of a request of a QP's own.
 struct Expected {
@@ -65,6 +23,7 @@ struct Expected {
     length: u32,
     /// Bytes that are in its own memory afterwards, at these places.
     result: Vec<(usize, Vec<u8>)>,
+    status: WcStatus,
 }
 
 /// What has to come of a receive of the peer's.
@@ -90,13 +49,24 @@ pub struct Plan {
     source: Vec<u8>,
     /// A READ of the target may be under way: a change to it waits for that (IBTA 10.8.3.3).
     reads_target: bool,
+    /// Whether the last request is one that has to fail.
+    ends_badly: bool,
+    failed: bool,
 }
 
 type Verdict = Result<(), String>;
 
 impl Plan {
-    pub fn new(layout: Layout, qp_type: QpType, left: u32, peer_source: Vec<u8>) -> Self {
+    pub fn new(
+        layout: Layout,
+        qp_type: QpType,
+        left: u32,
+        ends_badly: bool,
+        peer_source: Vec<u8>,
+    ) -> Self {
         Self {
+            ends_badly,
+            failed: false,
             layout,
             qp_type,
             left,
@@ -111,7 +81,12 @@ impl Plan {
 
     /// Whether one more request may be posted.
     pub fn has_room(&self) -> bool {
-        self.left > 0 && self.under_way.len() < SEND_ENTRIES as usize
+        !self.failed && self.left > 0 && self.under_way.len() < SEND_ENTRIES as usize
+    }
+
+    /// Whether the peer may fail.
+    pub fn ends_badly(&self) -> bool {
+        self.ends_badly
     }
 
     /// Whether what is asked for is what comes of it.
@@ -120,7 +95,7 @@ impl Plan {
     }
 
     pub fn is_done(&self) -> bool {
-        self.left == 0 && self.under_way.is_empty()
+        self.failed || (self.left == 0 && self.under_way.is_empty())
     }
 
     fn length(&self, rng: &mut Rng) -> usize {
@@ -141,6 +116,9 @@ impl Plan {
         let wr_id = self.next;
         self.next += 1;
         self.left -= 1;
+        if self.left == 0 && self.ends_badly {
+            return self.post_bad(front, wr_id, rng);
+        }
         let rc = self.qp_type == QpType::Rc;
         let imm = ImmData(rng.u32(..).to_ne_bytes());
         let length = self.length(rng);
@@ -224,6 +202,7 @@ impl Plan {
             opcode,
             length: length as u32,
             result: Vec::new(),
+            status: WcStatus::Success,
         };
         match opcode {
             SendOpcode::RdmaRead | SendOpcode::CompareSwap | SendOpcode::FetchAdd => {
@@ -248,6 +227,65 @@ impl Plan {
         }
         self.under_way.push_back(expected);
         format!("posts {wr_id}: {operation:?}, {length} bytes, {flags:?}")
+    }
+
+    /// Posts a request that cannot be carried out.
+    fn post_bad(&mut self, front: &mut Front, wr_id: u64, rng: &mut Rng) -> String {
+        let target = BASE + self.layout.target() as u64;
+        let remote = |addr, rkey| Remote { addr, rkey };
+        let fine = Sge {
+            addr: BASE,
+            length: 8,
+            lkey: LKEY,
+        };
+        let (operation, sges, status) = match rng.u32(..5) {
+            0 => {
+                let wrong_key = Operation::RdmaWrite(remote(target, RKEY + 1));
+                (wrong_key, vec![fine], WcStatus::RemAccessErr)
+            }
+            1 => {
+                let beyond = remote(BASE + self.layout.len() as u64 - 4, RKEY);
+                (
+                    Operation::RdmaRead(beyond),
+                    vec![fine],
+                    WcStatus::RemAccessErr,
+                )
+            }
+            2 => {
+                let misaligned = Operation::FetchAdd {
+                    remote: remote(target + 1, RKEY),
+                    add: 1,
+                };
+                (misaligned, vec![fine], WcStatus::RemInvReqErr)
+            }
+            3 => {
+                let wrong_key = Sge { lkey: 0, ..fine };
+                (Operation::Send, vec![wrong_key], WcStatus::LocProtErr)
+            }
+            _ => {
+                let longer_than_any_receive = Sge {
+                    length: self.layout.area() as u32,
+                    ..fine
+                };
+                let sges = vec![longer_than_any_receive, fine];
+                (Operation::Send, sges, WcStatus::RemInvReqErr)
+            }
+        };
+        let request = SendRequest {
+            wr_id,
+            flags: SendFlags::EMPTY,
+            operation,
+            destination: None,
+        };
+        front.post(&request, Payload::Sges(&sges));
+        self.under_way.push_back(Expected {
+            wr_id,
+            opcode: operation.opcode(),
+            length: sges.iter().map(|sge| sge.length).sum(),
+            result: Vec::new(),
+            status,
+        });
+        format!("posts {wr_id}, which has to fail: {operation:?}, {sges:?}")
     }
 
     fn cell(&self, word: usize) -> u64 {
@@ -319,18 +357,28 @@ impl Plan {
     }
 
     /// Judges a completion of the QP's own.
-    pub fn completed(&mut self, front: &Front, completed: &Completed) -> Verdict {
+    pub fn completed(&mut self, front: &Front, peer: &Front, completed: &Completed) -> Verdict {
         let expected = self.under_way.pop_front();
         let expected = expected.ok_or_else(|| format!("{completed:?} of nothing"))?;
+        if self.failed {
+            return Err(format!("{completed:?} after a failure"));
+        }
+        self.failed = completed.status != WcStatus::Success;
+        // A peer that has failed, and whose last words were lost, does not answer any more.
+        let silent =
+            completed.status == WcStatus::RetryExcErr && peer.queues.failed.get().is_some();
         let as_expected = completed.wr_id == expected.wr_id
             && completed.opcode == expected.opcode
             && completed.length == expected.length
-            && completed.status == WcStatus::Success;
+            && (completed.status == expected.status || silent);
         if !as_expected {
             return Err(format!(
-                "{completed:?} instead of {} ({:?}, {} bytes)",
-                expected.wr_id, expected.opcode, expected.length
+                "{completed:?} instead of {} ({:?}, {} bytes, {:?})",
+                expected.wr_id, expected.opcode, expected.length, expected.status
             ));
+        }
+        if self.failed {
+            return Ok(());
         }
         for (at, bytes) in expected.result {
             if !front.queues.memory.is(at, &bytes) {
@@ -350,6 +398,9 @@ impl Plan {
             return was_sent
                 .then_some(())
                 .ok_or_else(|| format!("{received:?} was never sent"));
+        }
+        if self.ends_badly && received.status != WcStatus::Success {
+            return Ok(());
         }
         let message = self.messages.pop_front();
         let message = message.ok_or_else(|| format!("{received:?} of nothing"))?;
@@ -402,48 +453,4 @@ impl Plan {
         }
         Ok(())
     }
-}
-
-/// Some memory as a list of pieces, one after the other.
-fn pieces(at: usize, length: usize, rng: &mut Rng) -> Vec<Sge> {
-    let mut sges = Vec::new();
-    let (mut at, mut left) = (at, length);
-    let count = rng.u32(1..=SEND_SGES);
-    for number in 1..=count {
-        let now = if number == count {
-            left
-        } else {
-            rng.usize(..=left)
-        };
-        // A piece of no bytes names no memory.
-        let lkey = if now == 0 { 0 } else { LKEY };
-        sges.push(Sge {
-            addr: BASE + at as u64,
-            length: now as u32,
-            lkey,
-        });
-        at += now;
-        left -= now;
-    }
-    sges
-}
-
-/// Posts a receive.
-pub fn post_receive(front: &Front, layout: &Layout, number: usize, rng: &mut Rng) {
-    let at = layout.receive(number);
-    let length = layout.area();
-    front.queues.memory.fill(at, length, UNTOUCHED);
-    let entries = pieces(at, length, rng);
-    let entries = entries.iter().map(bytes_of).collect();
-    let mut receives = front.queues.receives.borrow_mut();
-    receives.push_back((number as u64, entries));
-}
-
-/// An entry of a list as it is in a ring.
-pub fn bytes_of(sge: &Sge) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&sge.addr.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&sge.length.to_ne_bytes());
-    bytes[12..].copy_from_slice(&sge.lkey.to_ne_bytes());
-    bytes
 }

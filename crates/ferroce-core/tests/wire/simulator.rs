@@ -10,9 +10,10 @@ use ferroce_core::qp::QpAttr;
 use ferroce_core::verbs::{AccessFlags, AckTimeout, Mtu, QpType, RnrTimer};
 
 use crate::front::Front;
+use crate::layout::Layout;
 use crate::memory::Memory;
 use crate::network::Conditions;
-use crate::plan::{Layout, Plan};
+use crate::plan::Plan;
 use crate::world::{Endpoint, World};
 
 /// How many seeds are tried, and how many requests each has on average.
@@ -74,12 +75,20 @@ fn connection(rng: &mut Rng, numbers: (u32, u32), requests: u32) -> [Endpoint; 2
         rng.fill(&mut source);
         source
     });
+    // Then the other one asks for nothing: what it asked for would be flushed some time.
+    let ends_badly = is_reliable && rng.u32(..8) == 0;
     let mut endpoints = [0, 1].into_iter().map(|own| {
         let memory = Memory::new(vec![0; layout.len()], later_every);
         memory.put(layout.source(), &sources[own]);
         let front = Front::new(qp_type, &attr[own], memory);
         let peer_source = sources[1 - own].clone();
-        let plan = Plan::new(layout, qp_type, requests, peer_source);
+        let requests = match (ends_badly, own) {
+            (false, _) => requests,
+            (true, 0) => 2 * requests,
+            (true, _) => 0,
+        };
+        let ends_badly = ends_badly && own == 0;
+        let plan = Plan::new(layout, qp_type, requests, ends_badly, peer_source);
         Endpoint::new(front, plan, layout, conditions)
     });
     [endpoints.next().unwrap(), endpoints.next().unwrap()]
