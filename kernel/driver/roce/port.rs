@@ -126,6 +126,10 @@ impl Drop for Share {
             // With the lock held: whoever opens the port next finds it closed.
             self.0.sockets.revoke();
             let _ = place.map(|at| ports.remove(at));
+            if ports.is_empty() {
+                // A static is never dropped.
+                *ports = KVec::new();
+            }
         }
     }
 }

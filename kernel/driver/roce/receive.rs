@@ -107,7 +107,8 @@ impl Receiving<'_> {
         if Service::of(qp.qp_type) != packet.bth.opcode.service() {
             return Err(Port::UnknownQp);
         }
-        qp.connection.take(qp, packet, || check_peer(qp, ip, packet))
+        qp.connection
+            .take(qp, packet, || check_peer(qp, ip, packet))
     }
 
     /// Has the queue pair that got the last packet answer.

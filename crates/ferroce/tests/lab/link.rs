@@ -25,8 +25,8 @@ fn comes_and_goes(flavor: &Flavor) {
     let ran = sh(
         flavor,
         "set -e; $F link show; $F link add fr0 eth0; rdma link; $F link show; \
-         rdma link add rxe0 type rxe netdev lo; $F link show fr0 --json; \
-         $F link del fr0; $F link show; $F link delete rxe0; ! rdma link | grep .",
+         rdma link add siw0 type siw netdev lo; $F link show fr0 --json; \
+         $F link del fr0; $F link show; $F link delete siw0; ! rdma link | grep .",
     )
     .ends_with(0)
     .says("there are no RDMA devices. Make one: ferroce link add fr0 NETDEV")
@@ -46,7 +46,7 @@ fn comes_and_goes(flavor: &Flavor) {
     assert_eq!(json[0]["gids"][1]["gid"], "::ffff:10.0.0.1");
     assert_eq!(json[0]["gids"][1]["type"], "RoCE v2");
     let last = ran.stdout.rsplit_once("\n]\n").unwrap().1;
-    assert!(!last.contains("fr0") && last.contains("rxe0/1"), "{ran:#?}");
+    assert!(!last.contains("fr0") && last.contains("siw0/1"), "{ran:#?}");
 }
 
 fn errors(flavor: &Flavor) {
