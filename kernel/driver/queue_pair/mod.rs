@@ -415,7 +415,9 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
         }
         modified.transition
     };
-    qp.connection.configure(&qp.shared.lock().attr);
+    // Without the lock, which is taken inside that of the connection.
+    let attr = qp.shared.lock().attr;
+    qp.connection.configure(&attr);
     match transition {
         Transition::Reset => {
             let mut send = qp.send.lock();
