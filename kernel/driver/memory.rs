@@ -17,7 +17,7 @@ use crate::{
         Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
     ring::{RegMr, Remote, Sge},
-    verbs::AccessFlags,
+    verbs::{limits::ATOMIC_LENGTH, AccessFlags},
 };
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
@@ -114,19 +114,27 @@ impl State {
 /// How many pages can be registered by a work request.
 pub(crate) const MAX_FAST_REG_PAGES: u32 = 512;
 
-/// A range of a region.
+/// A range of a region, for a queue pair.
+///
+/// The memory is given back, where it may sleep, by whoever deregisters the region or registers it anew.
+/// So a range must not be kept where bottom halves are on, but by a thread that may sleep.
+#[derive(Clone)]
 pub(crate) struct Range {
     memory: Arc<Umem>,
     offset: usize,
+    /// In bytes.
+    length: u32,
+    /// The number of the queue pair, which is told of what is missing.
+    qpn: u32,
     /// Whoever deregisters the region waits until nobody uses it.
-    _region: ARef<rdma::Mr<Mr>>,
+    region: ARef<rdma::Mr<Mr>>,
 }
 
 impl Range {
     /// Looks a key up, and checks that it allows the access (IBTA 10.6.3.1).
     fn find(
         keys: &Keys,
-        pd: PdId,
+        (pd, qpn): (PdId, u32),
         key: u32,
         addr: u64,
         length: u32,
@@ -145,19 +153,27 @@ impl Range {
         Ok(Self {
             memory,
             offset,
-            _region: region,
+            length,
+            qpn,
+            region,
         })
     }
 
-    /// By a local key.
-    pub(crate) fn local(keys: &Keys, pd: PdId, sge: Sge, write: bool) -> Result<Self, AccessError> {
+    /// By a local key, for the queue pair of that number.
+    pub(crate) fn local(
+        keys: &Keys,
+        pd: PdId,
+        qpn: u32,
+        sge: Sge,
+        write: bool,
+    ) -> Result<Self, AccessError> {
         // To read is allowed always.
         let access = if write {
             AccessFlags::LOCAL_WRITE
         } else {
             AccessFlags::EMPTY
         };
-        Self::find(keys, pd, sge.lkey, sge.addr, sge.length, access)
+        Self::find(keys, (pd, qpn), sge.lkey, sge.addr, sge.length, access)
     }
 
     /// A range of a region whose window allows the access.
@@ -165,12 +181,15 @@ impl Range {
         region: &ARef<rdma::Mr<Mr>>,
         addr: u64,
         length: u32,
+        qpn: u32,
     ) -> Result<Self, AccessError> {
         let (memory, offset) = region.state.lock().range(addr, length)?;
         Ok(Self {
             memory,
             offset,
-            _region: region.clone(),
+            length,
+            qpn,
+            region: region.clone(),
         })
     }
 
@@ -185,7 +204,77 @@ impl Range {
     ) -> Result<Self, AccessError> {
         match keys.get(remote.rkey >> KEY_BITS) {
             Some(Named::Window(window)) => window.remote(pd, qpn, remote, length, access),
-            _ => Self::find(keys, pd, remote.rkey, remote.addr, length, access),
+            _ => Self::find(keys, (pd, qpn), remote.rkey, remote.addr, length, access),
+        }
+    }
+
+    /// What becomes of an access to `length` bytes from `at` on.
+    fn accessed<T>(
+        &self,
+        result: Result<T>,
+        at: u32,
+        length: usize,
+        write: bool,
+    ) -> Result<T, Fault> {
+        result.map_err(|error| {
+            if error != EAGAIN {
+                return Fault::Gone;
+            }
+            let Some(qp) = self.region.device().qps.get(self.qpn) else {
+                return Fault::Gone;
+            };
+            let missing = Missing {
+                range: self.clone(),
+                at,
+                length,
+                write,
+            };
+            qp.connection.missing(&qp, missing)
+        })
+    }
+}
+
+/// Memory on demand that a bottom half has found missing.
+pub(crate) struct Missing {
+    range: Range,
+    at: u32,
+    length: usize,
+    write: bool,
+}
+
+/// Which memory was missing; that may be gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    memory: usize,
+    offset: usize,
+    write: bool,
+}
+
+/// How much more is had at once, as it will be needed next, in bytes.
+const AHEAD: usize = 1 << 20;
+
+impl Missing {
+    fn offset(&self) -> usize {
+        self.range.offset + self.at as usize
+    }
+
+    /// Has it be there, and more of the range if there is.
+    pub(crate) fn fault_in(&self) -> Result {
+        let (from, memory) = (self.offset(), &self.range.memory);
+        memory.prefetch(from, self.length, self.write, true)?;
+        let end = self.range.offset + self.range.length as usize;
+        let from = from + self.length;
+        let rest = end.saturating_sub(from).min(AHEAD);
+        // That may be missing for good. Who comes to it will be told.
+        let _ = memory.prefetch(from, rest, self.write, true);
+        Ok(())
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            memory: Arc::as_ptr(&self.range.memory).addr(),
+            offset: self.offset(),
+            write: self.write,
         }
     }
 }
@@ -287,17 +376,11 @@ pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), Acc
     }
 }
 
-/// Memory cannot be had. That is so as well, for now, for memory on demand that a bottom half would have
-/// to wait for: what goes by the wire does not reach it.
-fn fault(_error: Error) -> Fault {
-    Fault::Gone
-}
-
 impl Region for Range {
     fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
         self.memory
             .prefetch(self.offset, length as usize, write, true)
-            .map_err(fault)
+            .map_err(|_| Fault::Gone)
     }
 
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
@@ -308,23 +391,22 @@ impl Region for Range {
                 self.offset + at as usize,
                 length as usize,
             )
-            .map_err(fault)
+            .map_err(|_| Fault::Gone)
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
-        self.memory
-            .write(self.offset + at as usize, bytes)
-            .map_err(fault)
+        let written = self.memory.write(self.offset + at as usize, bytes);
+        self.accessed(written, at, bytes.len(), true)
     }
 
     fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
-        self.memory
-            .read(self.offset + at as usize, bytes)
-            .map_err(fault)
+        let read = self.memory.read(self.offset + at as usize, bytes);
+        self.accessed(read, at, bytes.len(), false)
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
-        self.memory
+        let before = self
+            .memory
             .with_atomic_u64(self.offset, |word| match change {
                 AtomicChange::Add(n) => word.fetch_add(n, Ordering::SeqCst),
                 AtomicChange::CompareSwap { compare, swap } => word
@@ -333,8 +415,8 @@ impl Region for Range {
                 AtomicChange::Store(bytes) => {
                     word.swap(u64::from_ne_bytes(bytes), Ordering::SeqCst)
                 }
-            })
-            .map_err(fault)
+            });
+        self.accessed(before, 0, ATOMIC_LENGTH as usize, true)
     }
 }
 
@@ -547,7 +629,7 @@ impl mr::Operations for Mr {
                 lkey: sge.lkey,
             };
             let keys = &pd.device().keys;
-            let range = Range::local(keys, PdId::of(pd), sge, false).map_err(|_| EINVAL)?;
+            let range = Range::local(keys, PdId::of(pd), 0, sge, false).map_err(|_| EINVAL)?;
             if write && !range.memory.is_writable() {
                 return Err(EPERM);
             }

@@ -165,7 +165,8 @@ impl Mw {
             return Err(AccessError);
         }
         // Within the region, as was checked when it was bound.
-        Range::of(&bound.region, bound.addr.wrapping_add(offset), length)
+        let addr = bound.addr.wrapping_add(offset);
+        Range::of(&bound.region, addr, length, qpn)
     }
 
     /// Ends the access by a key, as the owner or its peer asks (IBTA 10.6.7.2.6). Only a window of

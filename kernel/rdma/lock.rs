@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A spinlock for any context.
+//! A spinlock for any context, and bottom halves kept off.
 //!
 //! In the kernel tree this would be part of `rust/kernel/sync/lock/spinlock.rs`.
 //!
@@ -10,7 +10,27 @@ use super::bindings;
 use kernel::{
     prelude::*,
     sync::lock::{spinlock::SpinLockBackend, Backend, Lock},
+    types::NotThreadSafe,
 };
+
+/// No bottom half runs on this CPU, nor another thread, as long as this exists. The thread must not
+/// sleep in the meantime.
+pub(super) struct BottomHalvesOff(NotThreadSafe);
+
+impl BottomHalvesOff {
+    pub(super) fn new() -> Self {
+        // SAFETY: Enabled again when this is dropped, by the same thread.
+        unsafe { bindings::rdma_helper_local_bh_disable() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for BottomHalvesOff {
+    fn drop(&mut self) {
+        // SAFETY: Disabled in `new`.
+        unsafe { bindings::rdma_helper_local_bh_enable() };
+    }
+}
 
 /// A spinlock that may be taken in any context: interrupts are off while it is held. For what the
 /// kernel's users of a device reach, since they may post and poll from anywhere.

@@ -30,7 +30,7 @@ pub(super) fn drain(
             }
             Next::Idle if now == 0 => return Stopped::After(fetched),
             Next::Idle | Next::More => {}
-            // By then the memory may be there.
+            // Who has the memory be there comes back.
             Next::Later => return Stopped::Waiting,
         }
         match extent {

@@ -355,6 +355,7 @@ fn catch_up(qp: &rdma::Qp<Qp>) {
     flush_receives(qp);
     // Without memory the peer's packets are lost until there is some.
     let _ = qp.connection.prepare(qp);
+    qp.connection.resume(qp);
     kick(qp);
 }
 

@@ -168,7 +168,7 @@ impl LocalMemory for Own<'_> {
     type Region = Range;
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        Range::local(&self.0.device().keys, self.0.pd, sge, write)
+        Range::local(&self.0.device().keys, self.0.pd, self.0.number, sge, write)
     }
 }
 

@@ -6,12 +6,14 @@ use super::{
     alarm::Alarm,
     burst::Burst,
     host::Host,
+    paging::Paging,
     path::{Address, Path, PAUSE},
 };
 use crate::{
     counters,
     device::Ferroce,
-    memory::Range,
+    local::Fault,
+    memory::{Missing, Range},
     net::SpinLockBh,
     qp::{
         state::{self, Processing},
@@ -45,6 +47,8 @@ pub(crate) struct Connection {
     is_engaged: AtomicBool,
     /// A packet has come for which there is no responder yet.
     is_called: AtomicBool,
+    #[pin]
+    paging: Paging,
     #[pin]
     state: SpinLockBh<State>,
 }
@@ -80,7 +84,7 @@ pub(crate) enum Next {
     More,
     /// It is the turn of a request of this host's alone, in this slot.
     Local(u32, Operation),
-    /// Memory on demand is to be faulted in.
+    /// Memory on demand is missing, and a thread has it be there.
     Later,
 }
 
@@ -102,6 +106,7 @@ impl Connection {
         pin_init!(Self {
             is_engaged: AtomicBool::new(false),
             is_called: AtomicBool::new(false),
+            paging <- Paging::new(),
             state <- SpinLockBh::new(
                 State::default(), c"ferroce::Connection::state", static_lock_class!()
             ),
@@ -180,6 +185,33 @@ impl Connection {
         self.state.lock().run(qp, rdma::clock());
     }
 
+    /// Memory on demand is missing, in a bottom half.
+    pub(crate) fn missing(&self, qp: &rdma::Qp<Qp>, missing: Missing) -> Fault {
+        let fault = self.paging.missing(missing);
+        if fault == Fault::Later {
+            qp.deferred.soon();
+        }
+        fault
+    }
+
+    /// Has memory be there that was missing, and goes on with what was left. It may sleep.
+    pub(crate) fn resume(&self, qp: &rdma::Qp<Qp>) {
+        let is_ready = self.paging.fault_in();
+        let mut state = self.state.lock();
+        if let (Some(sending), true) = (&mut state.sending, is_ready) {
+            sending.requester.memory_ready();
+        }
+        if state.sending.is_none() && state.responder.is_none() {
+            return;
+        }
+        let next = state.run(qp, rdma::clock());
+        drop(state);
+        // Whoever looks at the send queue after this goes on with the rest.
+        if next == Next::More && !self.is_engaged() {
+            qp.deferred.soon();
+        }
+    }
+
     /// Notes how a request of this host's alone ended.
     pub(crate) fn executed(&self, qp: &rdma::Qp<Qp>, slot: u32, result: Result<(), WcStatus>) {
         self.state.lock().with_requester(qp, |requester, host| {
@@ -237,6 +269,7 @@ impl Connection {
         let before = core::mem::take(&mut *self.state.lock());
         // Dropped with the lock released, which the timer's call takes.
         drop(before);
+        self.paging.forget();
     }
 
     /// Takes a packet, if `check` has nothing against it. To be followed by [`Self::answer`].
@@ -406,34 +439,48 @@ impl State {
             let length = match self.poll(qp, now, processing, &mut []) {
                 Transmit::NeedsRoom(length) => length,
                 Transmit::Packet(_) | Transmit::Nothing => break Next::Idle,
-                Transmit::Later => {
-                    if let Some(sending) = &mut self.sending {
-                        sending.alarm.set(now + PAUSE);
-                    }
-                    break Next::Later;
-                }
+                Transmit::Later => break Next::Later,
                 Transmit::Local(slot) => break self.local(qp, slot),
             };
             let Some(mut burst) = Burst::new(&mut path, length, 1) else {
                 // Later there may be memory.
                 break Next::More;
             };
+            let mut last = Transmit::Nothing;
             while burst.has_room() {
-                let more = burst.add(|room| match self.poll(qp, now, processing, room) {
-                    Transmit::Packet(length) => (Some(length), true),
-                    _ => (None, false),
+                last = burst.add(|room| match self.poll(qp, now, processing, room) {
+                    packet @ Transmit::Packet(length) => (Some(length), packet),
+                    other => (None, other),
                 });
-                if !more {
+                if !matches!(last, Transmit::Packet(_)) {
                     break;
                 }
             }
             let count = burst.count();
+            if count == 0 {
+                // What would have been sent could not be made. That memory is missing is said once.
+                match last {
+                    Transmit::Later => break Next::Later,
+                    _ => continue,
+                }
+            }
             sent += u32::from(count);
             let packet = burst.finish();
             path.send(device, packet, count);
         };
         self.path = Some(path);
+        self.end_batch();
         next
+    }
+
+    /// Gives up what is kept of registered memory: who registers that anew waits for bottom halves only.
+    fn end_batch(&mut self) {
+        if let Some(sending) = &mut self.sending {
+            sending.requester.end_batch();
+        }
+        if let Some(responder) = &mut self.responder {
+            responder.end_batch();
+        }
     }
 
     /// Asks for the next packet. Answers come first: the peer waits for them. Not inlined, since it takes

@@ -12,6 +12,8 @@
 //!   Requests get there by `queue_pair::send`, packets by [`receive`], time by [`alarm`].
 //! - [`datagram`]: those of UD queue pairs, which have no state.
 //!
+//! - [`paging`]: memory on demand that is missing.
+//!
 //! All that a packet leads to is done where it arrives, in a bottom half: nothing there sleeps.
 
 mod alarm;
@@ -19,6 +21,7 @@ mod burst;
 mod connection;
 pub(crate) mod datagram;
 mod host;
+mod paging;
 mod path;
 pub(crate) mod port;
 mod receive;

@@ -5,7 +5,7 @@
 //! They give addresses in the kernel's linear mapping, as a device without DMA has it
 //! (`ib_uses_virt_dma()`).
 
-use super::bindings;
+use super::{super::lock::BottomHalvesOff, bindings};
 use core::{
     ptr::NonNull,
     sync::atomic::{fence, AtomicU32, AtomicUsize, Ordering},
@@ -13,7 +13,6 @@ use core::{
 use kernel::{
     bindings::{page, PAGE_SIZE},
     prelude::*,
-    types::NotThreadSafe,
 };
 
 /// Memory of the kernel.
@@ -53,16 +52,15 @@ pub(super) struct Piece<'a> {
     _use: Option<Use<'a>>,
 }
 
-/// Has [`PageList::close`] wait. No bottom half runs on this CPU in the meantime, as it may be one that
-/// waits, nor another thread. Not to be kept where the thread sleeps.
-struct Use<'a>(&'a PageList, NotThreadSafe);
+/// Has [`PageList::close`] wait. Bottom halves are off in the meantime, as it may be one that waits. Not to
+/// be kept where the thread sleeps.
+struct Use<'a>(&'a PageList, BottomHalvesOff);
 
 impl<'a> Use<'a> {
     fn new(list: &'a PageList) -> Self {
-        // SAFETY: Enabled again when this is dropped, by the same thread.
-        unsafe { bindings::rdma_helper_local_bh_disable() };
+        let off = BottomHalvesOff::new();
         list.users.fetch_add(1, Ordering::Relaxed);
-        Self(list, NotThreadSafe)
+        Self(list, off)
     }
 }
 
@@ -196,9 +194,7 @@ impl PageList {
 
 impl Drop for Use<'_> {
     fn drop(&mut self) {
-        // Release: see `close`.
+        // Release: see `close`. Bottom halves are on again after this.
         self.0.users.fetch_sub(1, Ordering::Release);
-        // SAFETY: Disabled in `new`.
-        unsafe { bindings::rdma_helper_local_bh_enable() };
     }
 }

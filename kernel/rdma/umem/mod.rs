@@ -22,8 +22,9 @@ use ::kernel::{bindings::PAGE_SIZE, prelude::*, sync::aref::ARef};
 ///
 /// Of a process: either its pages are pinned: they stay those that the process had at the time, whatever it does to
 /// its address space later, and can be reached in any context. Or they are had on demand: always those
-/// that the process has, and to reach them may sleep, and fail when there is nothing any more. To get
-/// the memory and to drop it may sleep.
+/// that the process has, and to reach them may sleep, and fail when there is nothing any more. Where
+/// bottom halves are off only those are reached that somebody has waited for before, and `EAGAIN` is for
+/// the others. To get the memory and to drop it may sleep.
 ///
 /// Of the kernel: all of it, or what a [`PageList`] has, for users in the kernel that say themselves how
 /// long it is there.

@@ -5,15 +5,23 @@
 //! Nothing is pinned. A page is looked up, or faulted in as if the process had touched it, when it is
 //! needed (`ib_umem_odp_map_dma_and_lock()`), and remembered until the process, or the kernel in need
 //! of memory, takes it away: then a notifier is called, and waits while the page is in use.
+//!
+//! A bottom half reaches the pages that are known. It cannot wait for others, and is told so.
 
-use super::{super::in_bottom_half, bindings, ops, Access, AccessFlags, Device};
+use super::{
+    super::{in_bottom_half, lock::BottomHalvesOff},
+    bindings, ops, Access, AccessFlags, Device,
+};
 use core::{cell::UnsafeCell, ptr::NonNull};
 use kernel::{
     bindings::{page, PAGE_SIZE},
     error::{from_err_ptr, to_result},
-    new_mutex,
+    new_mutex, new_spinlock,
     prelude::*,
-    sync::Mutex,
+    sync::{
+        lock::{spinlock::SpinLockBackend, Guard},
+        Mutex, SpinLock,
+    },
 };
 
 const VALID: c_ulong = bindings::hmm_pfn_flags_HMM_PFN_VALID as c_ulong;
@@ -39,25 +47,61 @@ struct Known {
     /// Held by the one thread that has the list in `ib_umem_odp` filled in.
     #[pin]
     fault: Mutex<()>,
-    /// For each page what `hmm_range_fault()` says of it, or zero. Whoever holds the `umem_mutex`
-    /// of `ib_umem_odp` may use it.
+    /// For each page what `hmm_range_fault()` says of it, or zero. One that may be written to is marked
+    /// dirty: who makes it clean again has the notifier called before.
+    ///
+    /// Whoever holds the `umem_mutex` of `ib_umem_odp`, or `lock`, may read it. To write to it takes
+    /// both.
     pages: UnsafeCell<KVVec<c_ulong>>,
+    /// What bottom halves take.
+    #[pin]
+    lock: SpinLock<()>,
+}
+
+/// How many pages are forgotten while bottom halves are off.
+const FORGOTTEN_AT_ONCE: usize = 1 << 12;
+
+impl Known {
+    /// Forgets pages, for the process to take them away. When this returns, nobody uses them.
+    ///
+    /// # Safety
+    ///
+    /// The caller holds the `umem_mutex`.
+    unsafe fn forget(&self, first: usize, end: usize) {
+        // SAFETY: The mutex is held, by the function's requirements.
+        let count = unsafe { &*self.pages.get() }.len();
+        let end = end.min(count);
+        for at in (first..end).step_by(FORGOTTEN_AT_ONCE) {
+            let _off = BottomHalvesOff::new();
+            let _locked = self.lock.lock();
+            // SAFETY: Both are held.
+            let pages = unsafe { &mut *self.pages.get() };
+            let part = at..end.min(at + FORGOTTEN_AT_ONCE);
+            pages.get_mut(part).unwrap_or_default().fill(0);
+        }
+    }
 }
 
 /// Pages that are locked: whoever takes them away waits.
 ///
 /// # Invariants
 ///
-/// The `umem_mutex` of the memory is held by this.
+/// The `umem_mutex` of the memory is held by this, or the lock of what is known, as `lock` says.
 pub(super) struct Locked<'a> {
     memory: &'a OnDemand,
     access: Access,
+    lock: Lock<'a>,
+}
+
+enum Lock<'a> {
+    Mutex,
+    BottomHalf(#[allow(dead_code)] Guard<'a, (), SpinLockBackend>),
 }
 
 // SAFETY: The functions of `ib_umem_odp` may be called by any thread.
 unsafe impl Send for OnDemand {}
-// SAFETY: The methods on `&OnDemand` use `pages` with the mutex held, and of `umem` call functions
-// that any number of threads may call.
+// SAFETY: The methods on `&OnDemand` use `pages` with the locks held that it says, and of `umem` call
+// functions that any number of threads may call.
 unsafe impl Sync for OnDemand {}
 
 static NOTIFIER: bindings::mmu_interval_notifier_ops = bindings::mmu_interval_notifier_ops {
@@ -87,9 +131,7 @@ unsafe extern "C" fn invalidate(
             let start = (*umem).notifier.interval_tree.start;
             let first = (*range).start.saturating_sub(start) as usize / PAGE_SIZE;
             let end = ((*range).end.saturating_sub(start) as usize).div_ceil(PAGE_SIZE);
-            let pages = &mut *known.pages.get();
-            let end = end.min(pages.len());
-            pages.get_mut(first..end).unwrap_or_default().fill(0);
+            known.forget(first, end);
         }
         kernel::bindings::mutex_unlock(&raw mut (*umem).umem_mutex);
     }
@@ -143,6 +185,7 @@ impl OnDemand {
             pin_init!(Known {
                 fault <- new_mutex!((), "rdma::OnDemand::fault"),
                 pages: UnsafeCell::new(pages),
+                lock <- new_spinlock!((), "rdma::OnDemand::lock"),
             }),
             GFP_KERNEL,
         )
@@ -155,13 +198,19 @@ impl OnDemand {
     }
 
     /// Has the pages of `len` bytes be there and stay there. `at` is counted from the beginning of the
-    /// first page on. `EFAULT` if the process has no such memory, `EAGAIN` in a bottom half, which cannot
-    /// wait for it.
+    /// first page on. `EFAULT` if the process has no such memory, `EAGAIN` if they are not known and this
+    /// is a bottom half, which cannot wait for them.
     ///
     /// Not while others are locked, and not with a lock held that [`invalidate`] may need.
     pub(super) fn lock(&self, at: usize, len: usize, access: Access) -> Result<Locked<'_>> {
         if in_bottom_half() {
-            return Err(EAGAIN);
+            // INVARIANT: Locked here.
+            let locked = Locked {
+                memory: self,
+                access,
+                lock: Lock::BottomHalf(self.known.lock.lock()),
+            };
+            return locked.has(at, len).then_some(locked).ok_or(EAGAIN);
         }
         let locked = self.lock_as_known(access);
         if locked.has(at, len) {
@@ -202,18 +251,34 @@ impl OnDemand {
         let locked = Locked {
             memory: self,
             access,
+            lock: Lock::Mutex,
         };
-        // SAFETY: The mutex is held. The list has an entry for each page, and nobody writes it but
-        // with `fault` held.
-        unsafe {
-            let found = (*umem).map.pfn_list;
-            let pages = &mut *self.known.pages.get();
-            for i in at / PAGE_SIZE..(at + len).div_ceil(PAGE_SIZE) {
-                if let Some(page) = pages.get_mut(i) {
-                    let found = found.add(i).read();
-                    *page = if found & VALID != 0 { found } else { 0 };
+        let range = at / PAGE_SIZE..(at + len).div_ceil(PAGE_SIZE);
+        // SAFETY: The list has an entry for each page, and nobody writes it but with `fault` held. The
+        // mutex is held, so what is valid there cannot go.
+        let found = |i: usize| unsafe { (*umem).map.pfn_list.add(i).read() };
+        if access == Access::Write {
+            for found in range.clone().map(found) {
+                if found & VALID != 0 && found & WRITE != 0 {
+                    // SAFETY: As above.
+                    unsafe {
+                        bindings::set_page_dirty(bindings::rdma_helper_hmm_pfn_to_page(found))
+                    };
                 }
             }
+        }
+        let _off = BottomHalvesOff::new();
+        let _locked = self.known.lock.lock();
+        // SAFETY: Both locks are held.
+        let pages = unsafe { &mut *self.known.pages.get() };
+        for i in range {
+            let Some(page) = pages.get_mut(i) else { break };
+            *page = match (found(i), access) {
+                (found, _) if found & VALID == 0 => 0,
+                (found, Access::Write) => found,
+                // Only those that are marked dirty may be written to.
+                (found, Access::Read) => found & !WRITE | *page & WRITE,
+            };
         }
         Ok(locked)
     }
@@ -225,13 +290,14 @@ impl OnDemand {
         Locked {
             memory: self,
             access,
+            lock: Lock::Mutex,
         }
     }
 }
 
 impl Locked<'_> {
     fn known(&self, index: usize) -> c_ulong {
-        // SAFETY: By the type invariants the mutex is held.
+        // SAFETY: By the type invariants one of the locks is held.
         let pages = unsafe { &*self.memory.known.pages.get() };
         pages.get(index).copied().unwrap_or(0)
     }
@@ -252,21 +318,18 @@ impl Locked<'_> {
         if known & VALID == 0 {
             return None;
         }
-        // SAFETY: It is valid, and cannot go while the mutex is held.
-        let page = unsafe { bindings::rdma_helper_hmm_pfn_to_page(known) };
-        if self.access == Access::Write {
-            // The process has not written to it, so nothing else tells that it must not be lost.
-            // SAFETY: As above.
-            unsafe { bindings::set_page_dirty(page) };
-        }
-        NonNull::new(page)
+        // SAFETY: It is valid, and cannot go while the lock is held.
+        NonNull::new(unsafe { bindings::rdma_helper_hmm_pfn_to_page(known) })
     }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants it is held.
-        unsafe { kernel::bindings::mutex_unlock(&raw mut (*self.memory.umem.as_ptr()).umem_mutex) };
+        if let Lock::Mutex = self.lock {
+            let umem = self.memory.umem.as_ptr();
+            // SAFETY: By the type invariants it is held.
+            unsafe { kernel::bindings::mutex_unlock(&raw mut (*umem).umem_mutex) };
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 //! to send, it calls [`Requester::poll_transmit`] until that returns no packet any more, and then arms
 //! its timer for [`Requester::next_deadline`].
 //!
-//! A batch ends when `poll_transmit` has no packet any more: a [`Region`] is kept within a batch, so that
-//! a key is looked up once for many packets, and none is kept beyond.
+//! A batch ends when `poll_transmit` has no packet any more, or with [`Requester::end_batch`]: a [`Region`]
+//! is kept within a batch, so that a key is looked up once for many packets, and none is kept beyond.
 //!
 //! # PSNs
 //! ```text
@@ -129,6 +129,8 @@ pub struct Requester<S, R> {
     ack_deadline: Option<u64>,
     /// Until when nothing is sent, since the peer or memory is not ready.
     resume_at: Option<u64>,
+    /// It is memory that is not ready.
+    faulted: bool,
     /// Retries since there was progress.
     retries: u8,
     rnr_retries: u8,
@@ -197,6 +199,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             failed: false,
             ack_deadline: None,
             resume_at: None,
+            faulted: false,
             retries: 0,
             rnr_retries: 0,
             repeated: None,
@@ -289,11 +292,12 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.broken = None;
         self.ack_deadline = None;
         self.resume_at = None;
+        self.faulted = false;
         self.end_batch();
     }
 
-    /// Gives up the regions that are kept.
-    fn end_batch(&mut self) {
+    /// Gives up the regions that are kept, for a front end that leaves packets for later.
+    pub fn end_batch(&mut self) {
         self.gather.cursor.forget();
         self.scatter.cursor.forget();
     }

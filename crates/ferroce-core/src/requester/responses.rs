@@ -28,7 +28,8 @@ pub enum Response {
     Failed(WcStatus),
 }
 
-/// How long a READ waits for memory on demand, in nanoseconds, before its data is asked for again.
+/// How long a READ waits for memory on demand, in nanoseconds, before its data is asked for again, if
+/// [`Requester::memory_ready`] does not come first.
 const LATER: u64 = 1_000_000;
 
 impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
@@ -180,6 +181,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
                 self.retries = 0;
                 self.ack_deadline = None;
                 self.resume_at = Some(now.saturating_add(LATER));
+                self.faulted = true;
                 Response::Ignored
             }
             Err(_) => {

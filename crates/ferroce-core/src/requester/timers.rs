@@ -19,8 +19,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     pub fn on_deadline<H: Host<Region = R>>(&mut self, now: u64, host: &H) -> Option<WcStatus> {
         if let Some(resume_at) = self.resume_at {
             if resume_at <= now {
-                self.resume_at = None;
-                self.send_again();
+                self.resume();
             }
             return None;
         }
@@ -31,6 +30,21 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.repeated = None;
         self.count_retry(host)?;
         Some(WcStatus::RetryExcErr)
+    }
+
+    /// Notes that memory which was missing ([`Fault::Later`](crate::local::Fault::Later)) may be there:
+    /// what was not taken for want of it is asked for again now.
+    pub fn memory_ready(&mut self) {
+        if self.faulted {
+            self.resume();
+        }
+    }
+
+    /// Goes on after a pause.
+    fn resume(&mut self) {
+        self.resume_at = None;
+        self.faulted = false;
+        self.send_again();
     }
 
     /// Sends everything again that is not acknowledged.
@@ -65,6 +79,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.rnr_retries = 0;
         self.repeated = None;
         self.resume_at = None;
+        self.faulted = false;
         self.ack_deadline = None;
         if self.next.is_before(self.una) {
             self.seek(self.una);

@@ -3,7 +3,8 @@
 //!
 //! As the [requester](crate::requester), it never waits; the front end calls it under the same lock. After
 //! a batch of [`Responder::on_packet`] it calls [`Responder::poll_transmit`] until there is no packet any
-//! more: acknowledgements are gathered until then, and a [`Region`] is kept until then and not beyond.
+//! more: acknowledgements are gathered until then, and a [`Region`] is kept until then, or until
+//! [`Responder::end_batch`], and not beyond.
 //!
 //! What the front end lends is a [`local::Responder`](crate::local::Responder), as for delivery on one
 //! host. The QP is failed by [`fail`](crate::local::Responder::fail); what is to be sent before that
@@ -155,8 +156,8 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         self.msn = self.msn.wrapping_add(1);
     }
 
-    /// Gives up the regions that are kept.
-    fn end_batch(&mut self) {
+    /// Gives up the regions that are kept, for a front end that leaves packets for later.
+    pub fn end_batch(&mut self) {
         self.scatter.forget();
         self.writing = None;
         self.reading = None;
