@@ -182,6 +182,8 @@ def unmapped(pair, here, fixed, there, addr, length, pattern):
     check(libc.munmap(addr + 4 * PAGE, PAGE))
     assert pair.write(here, fixed, PAGE, there, addr + 4 * PAGE) in FAILED
     assert pair.read(here, fixed, 8 * PAGE, there, addr) in FAILED
+    # By the wire some of it has come.
+    put(fixed, pattern)
     assert pair.write(here, fixed, PAGE, there, addr + 5 * PAGE) == OK
     map_at(addr + 4 * PAGE, PAGE)
     assert pair.write(here, fixed, 8 * PAGE, there, addr) == OK
