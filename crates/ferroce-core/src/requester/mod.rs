@@ -120,6 +120,8 @@ pub struct Requester<S, R> {
     unasked: u32,
     /// Something was sent again: an acknowledgement is asked for at the end of each message.
     cautious: bool,
+    /// The peer was not ready: one packet at a time is sent, until it is.
+    probing: bool,
     /// No other request is begun.
     hold: bool,
     /// This request cannot be sent, and completes so when those before it are done.
@@ -194,6 +196,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             limit: None,
             unasked: 0,
             cautious: false,
+            probing: false,
             hold: false,
             broken: None,
             failed: false,

@@ -77,6 +77,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     pub(super) fn progress(&mut self, now: u64) {
         self.retries = 0;
         self.rnr_retries = 0;
+        self.probing = false;
         self.repeated = None;
         self.resume_at = None;
         self.faulted = false;
@@ -124,6 +125,9 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             }
             self.rnr_retries += 1;
         }
+        // The peer is there, and answers.
+        self.retries = 0;
+        self.probing = true;
         self.ack_deadline = None;
         self.resume_at = Some(now.saturating_add(timer.nanos()));
         Response::NotReady

@@ -204,7 +204,11 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         let is_new = self.next == self.end;
         let is_rd_atomic = slot.opcode.is_rd_atomic();
         let under_way = self.next.since(self.una) as u32;
-        if under_way + plan.psns > WINDOW
+        let window = match self.probing {
+            true => plan.psns,
+            false => WINDOW,
+        };
+        if under_way + plan.psns > window
             || (is_new && is_rd_atomic && self.rd_atomic >= self.config.max_rd_atomic)
         {
             return Transmit::Nothing;
@@ -212,7 +216,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         let ends = plan.kind.part().ends();
         let asks = !is_rd_atomic
             && (self.unasked + 1 >= ASK_AFTER
-                || under_way + 1 == WINDOW
+                || under_way + 1 == window
                 || (ends && (self.cautious || !self.goes_on_after(position, host))));
         let service = Service::of(self.config.qp_type);
         let Some(opcode) = Opcode::new(service, plan.kind) else {

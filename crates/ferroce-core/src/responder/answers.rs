@@ -53,7 +53,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             return Transmit::Nothing;
         };
         let psn = match syndrome {
-            Syndrome::Ack(_) => self.expected - 1,
+            Syndrome::Ack(_) => self.acknowledged - 1,
             _ => psn,
         };
         let aeth = Aeth {

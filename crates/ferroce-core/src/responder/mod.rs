@@ -57,6 +57,8 @@ pub struct Responder<S, R> {
     resources: Resources<S>,
     /// The PSN that is expected.
     expected: Psn,
+    /// The PSN after the last request that is acknowledged, and not answered by a response.
+    acknowledged: Psn,
     /// How many messages have been completed, 24 bits.
     msn: u32,
     /// The peer has been told, by a NAK, to begin again with what is expected: until that comes,
@@ -87,6 +89,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             mtu: attr.path_mtu.bytes(),
             resources: Resources::new(resources, attr.max_dest_rd_atomic),
             expected: Psn::new(attr.rq_psn),
+            acknowledged: Psn::new(attr.rq_psn),
             msn: 0,
             told: false,
             message: None,
@@ -130,6 +133,10 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         match self.execute(packet, peer) {
             Ok(psns) => {
                 self.expected = self.expected + psns;
+                if opcode.kind().is_answered() {
+                    return Request::Taken;
+                }
+                self.acknowledged = self.expected;
                 let is_nak = !matches!(self.answer, None | Some((_, Syndrome::Ack(_))));
                 if packet.bth.ack_req || is_nak {
                     self.acknowledge();
@@ -145,10 +152,12 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         }
     }
 
-    /// Has an acknowledgement sent of all that has been carried out by then.
+    /// Has an acknowledgement sent of all that has been carried out by then, up to the last request that
+    /// is not answered by a response: only that acknowledges itself (IBTA 9.7.5.1.1), and rdma_rxe
+    /// takes an acknowledgement that has its PSN for it.
     fn acknowledge(&mut self) {
         // The PSN is filled in when it is sent.
-        self.answer = Some((self.expected, Syndrome::UNLIMITED));
+        self.answer = Some((self.acknowledged, Syndrome::UNLIMITED));
     }
 
     /// One more message is complete.

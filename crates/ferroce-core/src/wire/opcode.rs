@@ -122,6 +122,18 @@ impl Kind {
         )
     }
 
+    /// Whether it is a request that a response answers, and not an acknowledgement.
+    pub const fn is_answered(self) -> bool {
+        matches!(
+            self,
+            Self::ReadRequest
+                | Self::CompareSwap
+                | Self::FetchAdd
+                | Self::AtomicWrite
+                | Self::Flush
+        )
+    }
+
     /// Whether it may carry payload.
     pub const fn has_payload(self) -> bool {
         !matches!(

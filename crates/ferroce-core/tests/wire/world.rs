@@ -126,6 +126,9 @@ impl World {
                 if own.armed.is_some_and(|armed| armed <= now) {
                     own.armed = None;
                 }
+                if self.rng.bool() {
+                    own.front.requester.memory_ready();
+                }
                 let due = own.front.requester.next_deadline();
                 if due.is_some_and(|due| due <= now) {
                     self.note(qp, || "its time is up".into());

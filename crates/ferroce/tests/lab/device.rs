@@ -29,7 +29,7 @@ pub const TESTS: &[Test] = &[
         "what an administrator sees of a device and does to it",
         administration,
     ),
-    ("rdma-core's own tests pass", rdma_core_tests),
+    ("rdma-core's own tests pass, by the wire too", rdma_core_tests),
     (
         "the kernel's users post and poll in any context",
         kernel_users,
@@ -39,7 +39,7 @@ pub const TESTS: &[Test] = &[
         kernel_and_process,
     ),
     (
-        "memory had on demand follows its process's address space",
+        "memory had on demand follows its process's address space, by the wire too",
         on_demand,
     ),
 ];
@@ -57,7 +57,7 @@ pub const DEBUG_TESTS: &[Test] = &[
         "debug: what an administrator sees of a device and does to it",
         administration,
     ),
-    ("debug: rdma-core's own tests pass", rdma_core_tests),
+    ("debug: rdma-core's own tests pass, by the wire too", rdma_core_tests),
     (
         "debug: the kernel's users post and poll in any context",
         kernel_users,
@@ -67,7 +67,7 @@ pub const DEBUG_TESTS: &[Test] = &[
         kernel_and_process,
     ),
     (
-        "debug: memory had on demand follows its process's address space",
+        "debug: memory had on demand follows its process's address space, by the wire too",
         on_demand,
     ),
 ];
@@ -86,6 +86,9 @@ const DEVICE: &str = "set -e; ip link add eth0 type dummy; ip addr add 10.0.0.1/
 const NOTHING_LEFT: &str =
     "; rdma resource show | grep -q 'pd 1 cq 1 qp 1 cm_id 0 mr 0 ctx 0 srq 0' || \
     { rdma resource show; exit 1; }; rdma link delete fr0; modprobe -r ferroce";
+
+/// Has what stays on one host go by the wire as well.
+const BY_WIRE: &str = "modprobe -r ferroce; modprobe ferroce local=0; ";
 
 fn with_device(flavor: &Flavor, script: &str) -> Ran {
     flavor.sh(&with_device_script(script))
@@ -203,8 +206,11 @@ fn administration(flavor: &Flavor) {
 
 fn on_demand(flavor: &Flavor) {
     let script = test_script("odp.py");
-    let ran = with_device(flavor, &format!("/usr/bin/python3 {script} fr0 1")).ends_with(0);
-    assert_eq!(ran.stdout.matches("ok: ").count(), 14, "{ran:#?}");
+    let script = with_device_script(&format!("/usr/bin/python3 {script} fr0 1"));
+    for before in ["", BY_WIRE] {
+        let ran = flavor.sh(&format!("{before}{script}")).ends_with(0);
+        assert_eq!(ran.stdout.matches("ok: ").count(), 14, "{ran:#?}");
+    }
 }
 
 fn kernel_users(flavor: &Flavor) {
@@ -245,7 +251,14 @@ fn rdma_core_tests(flavor: &Flavor) {
         "cd {}; timeout 300 /usr/bin/python3 tests/run_tests.py -v --dev fr0 --port 1 --gid 1 2>&1 || :",
         dir.path().display()
     );
-    let ran = with_device(flavor, &script).ends_with(0);
+    let script = with_device_script(&script);
+    for before in ["", BY_WIRE] {
+        check_results(&flavor.sh(&format!("{before}{script}")).ends_with(0));
+    }
+}
+
+/// Checks that the tests pass that should, and none fails.
+fn check_results(ran: &Ran) {
     let results = results(&ran.stdout);
     let not_passing: Vec<_> = PASSING
         .lines()

@@ -2,13 +2,12 @@
 """Work requests between two hosts, every byte of which is looked at.
 
     wire.py sizes DEVICE DEVICE GID_INDEX
-    wire.py many DEVICE DEVICE GID_INDEX COUNT TIMEOUT [SEED]
-    wire.py anew DEVICE DEVICE GID_INDEX
+    wire.py many DEVICE DEVICE GID_INDEX COUNT TIMEOUT READERS [SEED]
 
 `sizes`: each opcode of each transport, both ways, of all path MTUs and of lengths from 0 to 8 MiB.
 `many`: random requests over a reliable connection, some of them under way at once, on a network of
-which nothing is expected. TIMEOUT is the local ACK timeout, 4.096 µs · 2^TIMEOUT.
-`anew`: memory is registered anew while it is sent from, on a network that is slow.
+which nothing is expected. TIMEOUT is the local ACK timeout, 4.096 µs · 2^TIMEOUT. READERS are the
+devices that read, with commas between.
 
 The devices may be in network namespaces of their own, and of different drivers.
 """
@@ -157,7 +156,7 @@ def sizes(one, other):
 AT_ONCE, SLOT = 8, 20_000
 
 
-def many(one, other, count, timeout):
+def many(one, other, count, timeout, readers):
     sides = {device: Side(device, AT_ONCE * (SLOT + 2 * GUARD)) for device in (one, other)}
     ends = [Qp(device, RC, send_ops=SEND_OPS_OF_ALL) for device in (one, other)]
     connect(*ends, psn=rng.getrandbits(24), timeout=timeout)
@@ -168,6 +167,8 @@ def many(one, other, count, timeout):
         posted = []
         for slot in range(rng.randint(1, AT_ONCE)):
             opcode = rng.choice(OPCODES[RC])
+            if opcode == READ and sender.device.name not in readers:
+                opcode = RDMA_WRITE
             length = 8 if opcode in ATOMICS else rng.choice((0, 8, rng.randint(1, 300), rng.randint(1, SLOT)))
             at = GUARD + slot * (SLOT + 2 * GUARD)
             wr_id = done + slot
@@ -182,35 +183,16 @@ def many(one, other, count, timeout):
     print(f"{done} requests")
 
 
-def anew(one, other):
-    length = 2 << 20
-    source, target = Side(one, length), Side(other, length)
-    ends = [Qp(device, UC, send_ops=SEND_OPS_OF_ALL) for device in (one, other)]
-    connect(*ends, mtu=e.IBV_MTU_256)
-    for wr_id in range(3):
-        request(ends[0], source, ends[1], target, SEND, GUARD, length, wr_id)
-        # More than fits on the way: by now it is full.
-        none(ends[0].send_cq)
-        memory = source.memory
-        source.mr.rereg(e.IBV_REREG_MR_CHANGE_TRANSLATION, addr=memory.address, length=memory.length)
-        none(ends[0].send_cq)
-        (wc,) = ends[0].sent()
-        assert wc.status == e.IBV_WC_SUCCESS and wc.wr_id == wr_id, str(wc)
-    print("3 times")
-
-
 def main():
     what, names, gid_index = sys.argv[1], sys.argv[2:4], int(sys.argv[4])
-    seed = int(sys.argv[7]) if len(sys.argv) > 7 else random.SystemRandom().getrandbits(32)
+    seed = int(sys.argv[8]) if len(sys.argv) > 8 else random.SystemRandom().getrandbits(32)
     print(f"seed {seed}", flush=True)
     rng.seed(seed)
     devices = [Device(name, gid_index) for name in names]
     if what == "sizes":
         sizes(*devices)
-    elif what == "anew":
-        anew(*devices)
     else:
-        many(*devices, int(sys.argv[5]), int(sys.argv[6]))
+        many(*devices, int(sys.argv[5]), int(sys.argv[6]), sys.argv[7].split(","))
 
 
 main()
