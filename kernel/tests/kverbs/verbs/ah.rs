@@ -2,9 +2,9 @@
 
 //! Address handles.
 
-use super::{atomically, Pd};
+use super::{atomically, destroyed, Pd};
 use crate::bindings::*;
-use core::marker::PhantomData;
+use core::{marker::PhantomData, ptr};
 use kernel::{error::from_err_ptr, prelude::*};
 
 /// An address handle, made and destroyed where nothing may sleep.
@@ -18,7 +18,7 @@ impl<'a> Ah<'a> {
     pub(crate) fn new(pd: &'a Pd<'a>) -> Result<Self> {
         let mut attr = pd.device.address();
         // SAFETY: A valid domain and a valid address.
-        let raw = atomically(|| unsafe { rdma_helper_create_ah(pd.raw, &mut attr, 0) });
+        let raw = atomically(|| unsafe { rdma_create_ah(pd.raw, &mut attr, 0) });
         Ok(Self {
             raw: from_err_ptr(raw)?,
             _pd: PhantomData,
@@ -29,6 +29,7 @@ impl<'a> Ah<'a> {
 impl Drop for Ah<'_> {
     fn drop(&mut self) {
         // SAFETY: Nobody uses it any more.
-        atomically(|| unsafe { rdma_helper_destroy_ah(self.raw, 0) });
+        let result = atomically(|| unsafe { rdma_destroy_ah_user(self.raw, 0, ptr::null_mut()) });
+        destroyed(result);
     }
 }

@@ -2,7 +2,7 @@
 
 //! Completion queues.
 
-use super::{atomically, wait, Device, Qp};
+use super::{atomically, destroyed, wait, Device, Qp, CALLER};
 use crate::bindings::*;
 use core::{marker::PhantomData, ptr};
 use kernel::{error::from_err_ptr, prelude::*};
@@ -35,7 +35,7 @@ impl<'a> Cq<'a> {
         };
         // SAFETY: A valid device and valid attributes, and by the function's requirements.
         let raw = from_err_ptr(unsafe {
-            rdma_helper_ib_create_cq(device.raw, completion, event, context, &attr)
+            __ib_create_cq(device.raw, completion, event, context, &attr, CALLER)
         })?;
         Ok(Self {
             raw,
@@ -98,7 +98,7 @@ impl<'a> Cq<'a> {
 impl Drop for Cq<'_> {
     fn drop(&mut self) {
         // SAFETY: Whatever uses it borrows it, and so has gone.
-        unsafe { rdma_helper_ib_destroy_cq(self.raw) };
+        destroyed(unsafe { ib_destroy_cq_user(self.raw, ptr::null_mut()) });
     }
 }
 

@@ -18,8 +18,8 @@ pub(crate) use request::{receive_wr, Op, Remote};
 pub(crate) use srq::Srq;
 
 use crate::bindings::{self, *};
+use core::ptr;
 use kernel::{
-    bindings::net_device,
     error::from_err_ptr,
     prelude::*,
     time::{Instant, Monotonic},
@@ -59,6 +59,14 @@ pub(crate) fn in_softirq() -> bool {
     unsafe { bindings::rdma_helper_in_softirq() }
 }
 
+/// Whom the kernel notes down as the owner of objects.
+pub(crate) const CALLER: *const c_char = c"kverbs".as_ptr().cast();
+
+/// An object was destroyed, which cannot fail.
+fn destroyed(result: c_int) {
+    kernel::warn_on!(result != 0);
+}
+
 /// A device, and one of its GIDs.
 pub(crate) struct Device {
     pub(super) raw: *mut ib_device,
@@ -78,8 +86,8 @@ impl Device {
         unsafe {
             let attr = rdma_get_gid_attr(raw, 1, gid_index as c_int);
             let attr = from_err_ptr(attr.cast_mut())?;
-            let netdev: *const net_device = (*attr).ndev.cast();
-            let mac = rdma_helper_dev_addr(netdev).cast::<[u8; 6]>().read();
+            let netdev: *const net_device = (*attr).ndev;
+            let mac = (*netdev).dev_addr.cast::<[u8; 6]>().read();
             let gid = (*attr).gid;
             rdma_put_gid_attr(attr);
             Ok(Self {
@@ -123,7 +131,7 @@ pub(crate) struct Pd<'a> {
 impl<'a> Pd<'a> {
     pub(crate) fn new(device: &'a Device) -> Result<Self> {
         // SAFETY: A valid device.
-        let raw = from_err_ptr(unsafe { rdma_helper_ib_alloc_pd(device.raw, 0) })?;
+        let raw = from_err_ptr(unsafe { __ib_alloc_pd(device.raw, 0, CALLER) })?;
         Ok(Self { raw, device })
     }
 
@@ -137,6 +145,6 @@ impl<'a> Pd<'a> {
 impl Drop for Pd<'_> {
     fn drop(&mut self) {
         // SAFETY: Whatever is in it borrows it, and so has gone.
-        unsafe { rdma_helper_ib_dealloc_pd(self.raw) };
+        destroyed(unsafe { ib_dealloc_pd_user(self.raw, ptr::null_mut()) });
     }
 }

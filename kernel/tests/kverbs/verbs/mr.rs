@@ -2,7 +2,7 @@
 
 //! Memory that a device reaches, and regions of it.
 
-use super::{atomically, Pd, Remote};
+use super::{atomically, destroyed, Pd, Remote};
 use crate::bindings::*;
 use core::{
     ptr,
@@ -181,9 +181,7 @@ impl<'a> Mr<'a> {
 impl Drop for Mr<'_> {
     fn drop(&mut self) {
         // SAFETY: Nobody uses it any more.
-        if unsafe { rdma_helper_ib_dereg_mr(self.raw) } != 0 {
-            pr_err!("a region cannot be deregistered\n");
-        }
+        destroyed(unsafe { ib_dereg_mr_user(self.raw, ptr::null_mut()) });
         self.unmap();
     }
 }

@@ -2,7 +2,7 @@
 
 //! Queue pairs.
 
-use super::{atomically, receive_wr, Cq, Op, Pd, Srq};
+use super::{atomically, destroyed, receive_wr, Cq, Op, Pd, Srq, CALLER};
 use crate::bindings::*;
 use core::ptr;
 use kernel::{
@@ -44,7 +44,7 @@ impl<'a> Qp<'a> {
         attr.cap.max_recv_sge = MAX_SGE;
         attr.cap.max_inline_data = MAX_INLINE;
         // SAFETY: Valid attributes of objects that exist.
-        let raw = from_err_ptr(unsafe { rdma_helper_ib_create_qp(pd.raw, &mut attr) })?;
+        let raw = from_err_ptr(unsafe { ib_create_qp_kernel(pd.raw, &mut attr, CALLER) })?;
         Ok(Self { raw, pd })
     }
 
@@ -211,7 +211,7 @@ impl<'a> Qp<'a> {
 impl Drop for Qp<'_> {
     fn drop(&mut self) {
         // SAFETY: Nobody uses it any more.
-        unsafe { rdma_helper_ib_destroy_qp(self.raw) };
+        destroyed(unsafe { ib_destroy_qp_user(self.raw, ptr::null_mut()) });
     }
 }
 

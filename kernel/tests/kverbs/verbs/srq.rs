@@ -2,7 +2,7 @@
 
 //! Shared receive queues.
 
-use super::{atomically, receive_wr, Pd};
+use super::{atomically, destroyed, receive_wr, Pd};
 use crate::bindings::*;
 use core::{marker::PhantomData, ptr};
 use kernel::{
@@ -34,7 +34,9 @@ impl<'a> Srq<'a> {
         attr.attr.max_wr = max_wr;
         attr.attr.max_sge = 2;
         // SAFETY: Valid attributes, and by the function's requirements.
-        let raw = from_err_ptr(unsafe { rdma_helper_ib_create_srq(pd.raw, &mut attr) })?;
+        let raw = from_err_ptr(unsafe {
+            ib_create_srq_user(pd.raw, &mut attr, ptr::null_mut(), ptr::null_mut())
+        })?;
         Ok(Self {
             raw,
             _pd: PhantomData,
@@ -62,6 +64,6 @@ impl<'a> Srq<'a> {
 impl Drop for Srq<'_> {
     fn drop(&mut self) {
         // SAFETY: Whatever uses it borrows it, and so has gone.
-        unsafe { rdma_helper_ib_destroy_srq(self.raw) };
+        destroyed(unsafe { ib_destroy_srq_user(self.raw, ptr::null_mut()) });
     }
 }
