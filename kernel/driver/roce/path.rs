@@ -6,13 +6,13 @@ use super::{port::Sockets, receive::Incoming, UDP_PORT};
 use crate::{
     counters::Port as Counter,
     device::Ferroce,
-    net::{route::With, Flow, IpHeader, Packet, Route, UdpSocket},
+    net::{
+        route::{With, UDP},
+        Flow, IpHeader, Packet, Route, UdpSocket,
+    },
     rdma::{Device, Gid, GidType},
 };
 use core::net::IpAddr;
-
-/// The number of UDP in an IP header.
-const UDP: u8 = 17;
 
 /// The flag of IPv4 that forbids fragments: a path MTU is meant.
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
