@@ -504,6 +504,8 @@ fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
     (!peer.is_apart()).then(|| peer.qps.get(number))?
 }
 
+/// Not inlined: its list of regions is not to be on the stack beside that of [`local::execute`].
+#[inline(never)]
 fn datagram(
     qp: &rdma::Qp<Qp>,
     request: &SendRequest,

@@ -89,7 +89,6 @@ impl Path {
 
     /// Sends what was made of so many packets on its way; if there is no way it is gone.
     pub(crate) fn send(&mut self, device: &Device<Ferroce>, packet: Packet, count: u16) {
-        device.counters.add(Counter::SentPackets, count.into());
         let sent = device.port().and_then(|port| {
             port.with(|sockets| {
                 let socket = self.socket(sockets)?;
@@ -100,9 +99,11 @@ impl Path {
                 Some(())
             })
         });
-        if sent.flatten().is_none() {
-            device.counters.count(Counter::NoRoute);
-        }
+        let counter = match sent.flatten() {
+            Some(()) => Counter::SentPackets,
+            None => Counter::NoRoute,
+        };
+        device.counters.add(counter, count.into());
     }
 
     /// Whether so much is on its way already that more would be lost. Who is not held back by its peer,

@@ -60,7 +60,7 @@ pub(crate) fn in_softirq() -> bool {
 }
 
 /// Whom the kernel notes down as the owner of objects.
-pub(crate) const CALLER: *const c_char = c"kverbs".as_ptr().cast();
+pub(crate) const CALLER: *const c_char = c"kverbs".to_bytes_with_nul().as_ptr();
 
 /// An object was destroyed, which cannot fail.
 fn destroyed(result: c_int) {

@@ -70,7 +70,7 @@ fn a_request_of_the_hosts_own_waits_for_those_before_and_holds_those_behind() {
     assert_eq!(pair.requests().len(), 1);
 
     let mut pair = Pair::rc();
-    pair.post(bind, 0);
+    pair.post(bind(), 0);
     pair.post(Operation::Send, 1);
     assert_eq!(pair.own.request(pair.now).err(), Some(Transmit::Local(0)));
     let status = WcStatus::MwBindErr;
