@@ -469,18 +469,14 @@ impl State {
             path.send(device, packet, count);
         };
         self.path = Some(path);
-        self.end_batch();
-        next
-    }
-
-    /// Gives up what is kept of registered memory: who registers that anew waits for bottom halves only.
-    fn end_batch(&mut self) {
-        if let Some(sending) = &mut self.sending {
-            sending.requester.end_batch();
-        }
+        // No memory is kept beyond the lock: it would be given back under it, where nothing may sleep.
         if let Some(responder) = &mut self.responder {
             responder.end_batch();
         }
+        if let Some(sending) = &mut self.sending {
+            sending.requester.end_batch();
+        }
+        next
     }
 
     /// Asks for the next packet. Answers come first: the peer waits for them. Not inlined, since it takes

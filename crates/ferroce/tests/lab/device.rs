@@ -29,7 +29,10 @@ pub const TESTS: &[Test] = &[
         "what an administrator sees of a device and does to it",
         administration,
     ),
-    ("rdma-core's own tests pass, by the wire too", rdma_core_tests),
+    (
+        "rdma-core's own tests pass, by the wire too",
+        rdma_core_tests,
+    ),
     (
         "the kernel's users post and poll in any context",
         kernel_users,
@@ -57,7 +60,10 @@ pub const DEBUG_TESTS: &[Test] = &[
         "debug: what an administrator sees of a device and does to it",
         administration,
     ),
-    ("debug: rdma-core's own tests pass, by the wire too", rdma_core_tests),
+    (
+        "debug: rdma-core's own tests pass, by the wire too",
+        rdma_core_tests,
+    ),
     (
         "debug: the kernel's users post and poll in any context",
         kernel_users,
@@ -248,7 +254,7 @@ fn rdma_core_tests(flavor: &Flavor) {
     );
     ran(Command::new("sh").args(["-c", &unpack])).ends_with(0);
     let script = format!(
-        "cd {}; timeout 300 /usr/bin/python3 tests/run_tests.py -v --dev fr0 --port 1 --gid 1 2>&1 || :",
+        "cd {}; timeout 1800 /usr/bin/python3 tests/run_tests.py -v --dev fr0 --port 1 --gid 1 2>&1 || :",
         dir.path().display()
     );
     let script = with_device_script(&script);
