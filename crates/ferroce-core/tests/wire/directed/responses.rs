@@ -29,6 +29,31 @@ fn a_long_read_is_asked_for_in_parts_and_as_many_as_may_be() {
 }
 
 #[test]
+fn what_a_response_answers_is_not_acknowledged_besides() {
+    let mut pair = Pair::rc();
+    pair.post(Operation::RdmaWrite(TARGET), 1);
+    pair.post(Operation::RdmaRead(TARGET), 8);
+    pair.post(FETCH_ADD, 8);
+    let mut sent = pair.requests();
+    for packet in &mut sent {
+        // Each asks for an acknowledgement, as rdma_rxe's do: the first bit behind the destination QP.
+        packet.0[8] |= 0x80;
+        assert_eq!(pair.give(packet), Request::Taken);
+    }
+    let kinds = |sent: &VecDeque<Sent>| -> Vec<_> { sent.iter().map(Sent::kind).collect() };
+    let responses = pair.responses();
+    assert_eq!(
+        kinds(&responses),
+        [Kind::ReadResponseOnly, Kind::AtomicAcknowledge]
+    );
+    // They may be lost, so what is acknowledged anew is no more than the WRITE.
+    assert_eq!(pair.give(&sent[0]), Request::Duplicate);
+    let again = pair.responses();
+    assert_eq!(kinds(&again), [Kind::Acknowledge]);
+    assert_eq!(again[0].psn(), sent[0].psn());
+}
+
+#[test]
 fn a_lost_response_is_asked_for_from_there_on() {
     let mut pair = Pair::rc();
     pair.post(Operation::RdmaRead(TARGET), 5 * MTU);

@@ -36,6 +36,26 @@ fn a_peer_without_a_receive_is_tried_again_after_its_time_and_so_often() {
 }
 
 #[test]
+fn a_peer_that_is_not_ready_gets_one_packet_at_a_time() {
+    let mut pair = Pair::rc();
+    pair.post(Operation::Send, 10 * MTU);
+    let sent = pair.requests();
+    assert_eq!(sent.len(), 10);
+    assert_eq!(pair.give(&sent[0]), Request::NotReady);
+    pair.settle();
+    pair.wait();
+    pair.post_receive(10 * MTU);
+    let again = pair.requests();
+    assert_eq!(again.len(), 1);
+    assert!(again[0].packet().bth.ack_req);
+    assert_eq!(pair.give(&again[0]), Request::Taken);
+    for response in pair.responses() {
+        pair.answer(&response.packet());
+    }
+    assert_eq!(pair.requests().len(), 9, "now it is ready");
+}
+
+#[test]
 fn a_peer_may_be_unready_for_ever() {
     let mut pair = Pair::new(QpType::Rc, |attr| attr.rnr_retry = 7);
     pair.post(Operation::Send, 10);
