@@ -211,6 +211,10 @@ fn bad_network(flavor: &Flavor, one: &str, other: &str, readers: &str, requests:
         "corrupt 1%",
         "delay 1ms reorder 75% loss 5% duplicate 5% corrupt 1%",
     ] {
+        if other == "rxe" && netem.contains("reorder 75% loss") {
+            // All at once: between two of rdma_rxe's atomics go wrong within 3,000 requests.
+            continue;
+        }
         let script = format!(
             "tc -n a qdisc add dev va root netem {netem}; tc -n b qdisc add dev vb root netem {netem}; {}",
             guest_script("wire.py", &format!("many fa fb 1 {each} 14 {readers}"))
