@@ -372,7 +372,7 @@ impl State {
         let next = self.transmit(qp, now, processing);
         if processing == Processing::Drain {
             let is_drained = self.with_requester(qp, |requester, _| requester.is_drained());
-            if is_drained == Some(true) && qp.shared.lock().attr.drained() {
+            if is_drained == Some(true) && qp.change(|facts| facts.attr.drained()) {
                 crate::queue_pair::dispatch(qp, QpEvent::SqDrained);
             }
         }
