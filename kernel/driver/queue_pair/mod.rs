@@ -52,10 +52,12 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{aref::ARef, static_lock_class, Arc, Mutex},
+    time::{Delta, Instant, Monotonic},
 };
 
 pub(crate) use drainer::Drainer;
 pub(crate) use receive::{Looked, Own, Peer, ReceiveQueue};
+use send::Extent;
 use shared::Shared;
 
 /// A queue pair, as peers hold on to it.
@@ -338,7 +340,7 @@ fn catch_up(qp: &rdma::Qp<Qp>) {
     flush_receives(qp);
     // Without memory the peer's packets are lost until there is some.
     let _ = qp.connection.prepare(qp);
-    kick(qp);
+    take_turn(qp);
 }
 
 /// Tells of an event.
@@ -425,7 +427,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
 fn settle(qp: &rdma::Qp<Qp>) {
     let mut send = qp.send.lock();
     qp.kicked.store(false, Ordering::SeqCst);
-    send::drain_all(qp, &mut send);
+    send::drain_all(qp, &mut send, Extent::All);
     drop(send);
     // What came in the meantime found the mutex taken.
     if qp.kicked.load(Ordering::SeqCst) {
@@ -443,9 +445,29 @@ pub(crate) fn kick(qp: &rdma::Qp<Qp>) {
             return;
         };
         while qp.kicked.swap(false, Ordering::SeqCst) {
-            send::drain_all(qp, &mut send);
+            send::drain_all(qp, &mut send, Extent::All);
         }
         // The note of a thread that found the mutex taken until here is seen by the loop.
+    }
+}
+
+/// How long a thread of high priority executes one queue: as long as the kernel serves bottom halves
+/// in one go (`MAX_SOFTIRQ_TIME` in kernel/softirq.c).
+const TURN: Delta = Delta::from_millis(2);
+
+/// As [`kick`], but no longer than a turn: a process that goes on posting does not keep the thread.
+fn take_turn(qp: &rdma::Qp<Qp>) {
+    qp.kicked.store(true, Ordering::SeqCst);
+    let Some(mut send) = qp.send.try_lock() else {
+        return;
+    };
+    qp.kicked.store(false, Ordering::SeqCst);
+    let end = Instant::<Monotonic>::now() + TURN;
+    send::drain_all(qp, &mut send, Extent::Until(end));
+    drop(send);
+    // What came in the meantime found the mutex taken.
+    if qp.kicked.load(Ordering::SeqCst) {
+        qp.deferred.later();
     }
 }
 
@@ -507,7 +529,7 @@ fn flush_receives(qp: &rdma::Qp<Qp>) {
         cq::complete(&qp.recv_cq, &cqe, false);
     }
     if qp.srq.is_none() {
-        qp.deferred.soon();
+        qp.deferred.later();
     }
 }
 

@@ -37,12 +37,16 @@ impl<R, const ROOM: usize> Default for RegionList<R, ROOM> {
 }
 
 impl<R, const ROOM: usize> RegionList<R, ROOM> {
+    /// A constant, so that it is made at its place. An expression is made beside that and copied, with
+    /// twice the stack.
+    const EMPTY: Self = Self {
+        pieces: [const { None }; ROOM],
+        count: 0,
+    };
+
     /// No bytes at all.
     pub fn new() -> Self {
-        Self {
-            pieces: [const { None }; ROOM],
-            count: 0,
-        }
+        Self::EMPTY
     }
 
     pub(super) fn regions(&self) -> Regions<'_, R> {
