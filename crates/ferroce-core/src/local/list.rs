@@ -6,7 +6,7 @@ use crate::ring::{Sge, SgeList};
 use crate::verbs::limits::MAX_SEND_SGE;
 
 /// As many pieces as a work request has at most.
-const PIECES: usize = MAX_SEND_SGE as usize;
+pub(super) const PIECES: usize = MAX_SEND_SGE as usize;
 
 /// The pieces of memory of a scatter or gather list, in order, keys checked.
 ///

@@ -23,7 +23,7 @@ use crate::verbs::{AccessFlags, EventType, RnrTimer, SendFlags, WcOpcode, WcStat
 pub(crate) use cursor::{Cursor, Denied};
 pub use datagram::{Arrived, Datagram};
 pub use list::RegionList;
-use list::Regions;
+use list::{Regions, PIECES};
 pub use sides::{
     AccessError, AtomicChange, Extra, Fault, LocalMemory, Receive, Received, Region, Responder,
     Source, Taken,
@@ -164,21 +164,22 @@ impl<R: Region> Message<'_, R> {
         scatter: SgeList<'_>,
         at: u32,
     ) -> Result<(), Fault> {
-        if scatter.len() <= 1 {
-            self.place_in(&mut RegionList::<R, 1>::new(), peer, scatter, at)
-        } else {
-            self.place_in(&mut RegionList::<R>::new(), peer, scatter, at)
+        match scatter.len() {
+            0 | 1 => self.place_in::<1>(peer, scatter, at),
+            _ => self.place_in::<PIECES>(peer, scatter, at),
         }
     }
 
-    /// [`place`](Self::place), by a list with room for all of the buffers.
+    /// [`place`](Self::place), by a list with room for all of the buffers. Not inlined: only one of the
+    /// lists is to be on the stack.
+    #[inline(never)]
     fn place_in<const ROOM: usize>(
         &self,
-        target: &mut RegionList<R, ROOM>,
         peer: &impl LocalMemory<Region = R>,
         scatter: SgeList<'_>,
         at: u32,
     ) -> Result<(), Fault> {
+        let mut target = RegionList::<R, ROOM>::new();
         target
             .check_prefix(peer, scatter, at, self.length)
             .map_err(|AccessError| Fault::Gone)?;
