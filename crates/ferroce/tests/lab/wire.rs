@@ -180,12 +180,12 @@ fn bursts(flavor: &Flavor) {
     let script = "counter() { cat /sys/class/infiniband/$1/ports/1/hw_counters/$2; }; \
         frames() { $B cat /sys/class/net/vb/statistics/tx_packets; }; \
         datagrams() { $A awk '/^Udp: [0-9]/ { print $2 }' /proc/net/snmp; }; \
-        run() { $A timeout 100 $1 -d fa -x 1 -F -n 300 -s 65536 >/dev/null 2>&1 & listening; \
-        $B timeout 60 $1 -d fb -x 1 -F -n 300 -s 65536 10.0.0.1 >/dev/null; wait $!; }; \
-        run ib_write_bw; packets=$(counter fb sent_pkts); [ $packets -ge 4800 ]; \
+        run() { $A timeout 100 $@ -d fa -x 1 -F -n 300 >/dev/null 2>&1 & listening; \
+        $B timeout 60 $@ -d fb -x 1 -F -n 300 10.0.0.1 >/dev/null; wait $!; }; \
+        run ib_write_bw -s 65536; packets=$(counter fb sent_pkts); [ $packets -ge 4800 ]; \
         echo $(frames) frames and $(datagrams) datagrams for $packets packets; \
         [ $(($(frames) * 3)) -lt $packets ]; [ $(($(datagrams) * 3)) -lt $packets ]; \
-        run ib_read_bw; run ib_send_bw; run ib_atomic_bw; \
+        run ib_read_bw -s 65536; run ib_send_bw -s 65536; run ib_atomic_bw; \
         [ $(counter fb sent_bytes) = $(counter fa rcvd_bytes) ]; \
         [ $(counter fa sent_bytes) = $(counter fb rcvd_bytes) ]; \
         [ $(counter fb sent_bytes) = $((300 * 65536 * 2)) ]; \
