@@ -4,6 +4,7 @@
 
 use super::{device::Ferroce, memory::PdId};
 use crate::{
+    net::route::UDP,
     qp::{AddressVector, AttrMask, QpAttr, RequestedAttr},
     rdma::{
         self, ah, qp_attr::QpAttrOut, AccessFlags, AhAttr, MigState, Mtu, NetworkType, NewAh,
@@ -92,7 +93,6 @@ impl Ah {
 pub(crate) fn grh(address: &Address, length: u64) -> [u8; GRH_LENGTH as usize] {
     /// UDP, BTH, DETH, ICRC.
     const HEADERS: u64 = 8 + 12 + 8 + 4;
-    const UDP: u8 = 17;
     let mut grh = [0; GRH_LENGTH as usize];
     let length = (length + HEADERS) as u16;
     let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];

@@ -24,6 +24,9 @@ type Members = KVec<Member>;
 struct Member {
     group: Gid,
     qp: QpRef,
+    /// `ib_core` counts by GID and LID, and on Ethernet any LID will do: a program can attach a queue pair to
+    /// a group any number of times, and each must be detached with success before that can go.
+    times: usize,
 }
 
 impl Groups {
@@ -35,14 +38,15 @@ impl Groups {
         })
     }
 
-    /// Adds a queue pair to a group; to be in it already is as good.
+    /// Adds a queue pair to a group, or once more if it is in it already.
     pub(crate) fn attach(&self, qp: &rdma::Qp<Qp>, group: &Gid) -> Result {
         loop {
             let capacity = self.members.lock().len() + 1;
             // Allocated before the lock is taken, under which nothing may sleep.
             let mut larger = Members::with_capacity(capacity, GFP_KERNEL)?;
             let mut members = self.members.lock();
-            if members.iter().any(|m| m.is(qp, group)) {
+            if let Some(member) = members.iter_mut().find(|m| m.is(qp, group)) {
+                member.times += 1;
                 return Ok(());
             }
             if members.len() == members.capacity() {
@@ -58,6 +62,7 @@ impl Groups {
             let member = Member {
                 group: *group,
                 qp: ARef::from(qp),
+                times: 1,
             };
             members.push_within_capacity(member)?;
             drop(members);
@@ -66,11 +71,16 @@ impl Groups {
         }
     }
 
-    /// Takes a queue pair out of a group.
+    /// Reverses an [`attach`](Self::attach).
     pub(crate) fn detach(&self, qp: &rdma::Qp<Qp>, group: &Gid) -> Result {
         let mut members = self.members.lock();
         let place = members.iter().position(|m| m.is(qp, group)).ok_or(EINVAL)?;
-        members.remove(place).map(drop).map_err(|_| EINVAL)
+        members[place].times -= 1;
+        if members[place].times == 0 {
+            // The queue pair is its caller's as well: this is never the last reference.
+            members.remove(place).map_err(|_| EINVAL)?;
+        }
+        Ok(())
     }
 
     /// Takes a queue pair out of all groups.

@@ -55,7 +55,7 @@ impl srq::Operations for Srq {
     type Device = Ferroce;
 
     fn create(
-        srq: &mut NewSrq<'_, Self>,
+        _srq: &mut NewSrq<'_, Self>,
         attr: &mut SrqAttr,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
@@ -82,7 +82,6 @@ impl srq::Operations for Srq {
             queue,
             limit: attr.srq_limit,
         };
-        let _ = srq;
         Ok(try_pin_init!(Srq {
             size,
             shared <- SpinLockBh::new(shared, c"ferroce::Srq::shared", static_lock_class!()),

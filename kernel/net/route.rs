@@ -14,7 +14,7 @@ use core::{
 use kernel::{prelude::*, sync::rcu};
 
 /// The number of UDP in an IP header.
-const UDP: u8 = 17;
+pub const UDP: u8 = 17;
 
 /// What a route is looked for by.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Bindings to `ib_core` and to what else this folder needs of C.
 //!
 //! `bindgen` makes them while the module is built, from `bindings.h`; see `Kbuild.include`. Types that
-//! both this folder and the `kernel` crate deal in, such as `net_device`, are left out and come from
+//! both this folder and the `kernel` crate deal in, such as `scatterlist`, are left out and come from
 //! `kernel::bindings`, by the glob import, so that they are the same. `bindgen_parameters` lists them.
 //!
 //! In the kernel tree this would not be a file but a few more lines in

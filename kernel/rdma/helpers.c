@@ -74,11 +74,6 @@ unsigned int rdma_helper_next_online_cpu(unsigned int cpu)
 	return cpumask_next_wrap(cpu, cpu_online_mask);
 }
 
-struct ib_udata *rdma_helper_bundle_udata(struct uverbs_attr_bundle *bundle)
-{
-	return &bundle->driver_udata;
-}
-
 struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata)
 {
 	return rdma_udata_to_uverbs_attr_bundle(udata)->context;
@@ -119,11 +114,6 @@ struct page *rdma_helper_virt_to_page(unsigned long address)
 	return virt_to_page((void *)address);
 }
 
-bool rdma_helper_mmu_notifier_range_blockable(const struct mmu_notifier_range *range)
-{
-	return mmu_notifier_range_blockable(range);
-}
-
 void rdma_helper_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq)
 {
 	mmu_interval_set_seq(notifier, seq);
@@ -144,34 +134,9 @@ void rdma_helper_put_net(struct net *net)
 	put_net(net);
 }
 
-int rdma_helper_dev_ifindex(const struct net_device *dev)
-{
-	return READ_ONCE(dev->ifindex);
-}
-
-unsigned int rdma_helper_dev_mtu(const struct net_device *dev)
-{
-	return READ_ONCE(dev->mtu);
-}
-
-bool rdma_helper_dev_is_ether(const struct net_device *dev)
-{
-	return dev->type == ARPHRD_ETHER && dev->addr_len == ETH_ALEN;
-}
-
-const unsigned char *rdma_helper_dev_addr(const struct net_device *dev)
-{
-	return dev->dev_addr;
-}
-
 const char *rdma_helper_dev_name(const struct net_device *dev)
 {
 	return dev->name;
-}
-
-struct kobject *rdma_helper_dev_kobj(struct net_device *dev)
-{
-	return &dev->dev.kobj;
 }
 
 struct net_device *rdma_helper_notifier_to_dev(const void *info)
@@ -187,16 +152,6 @@ bool rdma_helper_netif_running(const struct net_device *dev)
 bool rdma_helper_netif_carrier_ok(const struct net_device *dev)
 {
 	return netif_carrier_ok(dev);
-}
-
-bool rdma_helper_dev_is_registered(const struct net_device *dev)
-{
-	return READ_ONCE(dev->reg_state) == NETREG_REGISTERED;
-}
-
-bool rdma_helper_dev_is_loopback(const struct net_device *dev)
-{
-	return netif_get_flags(dev) & IFF_LOOPBACK;
 }
 
 bool rdma_helper_is_vlan_dev(const struct net_device *dev)

@@ -68,10 +68,7 @@ impl<T: LinkOps> LinkRegistration<T> {
     /// # Safety
     ///
     /// Only for the RDMA core to call.
-    unsafe extern "C" fn newlink(
-        name: *const c_char,
-        netdev: *mut kernel::bindings::net_device,
-    ) -> c_int {
+    unsafe extern "C" fn newlink(name: *const c_char, netdev: *mut bindings::net_device) -> c_int {
         from_result(|| {
             // SAFETY: The RDMA core passes a string and a network device on which it has a
             // reference, both for the duration of the call.

@@ -6,12 +6,12 @@
 //! [`include/linux/notifier.h`](srctree/include/linux/notifier.h)
 
 use super::{
-    bindings,
+    bindings::{self, net_device},
     types::{PhysState, PortState},
 };
 use core::{marker::PhantomData, net::IpAddr, ptr::NonNull};
 use kernel::{
-    bindings::{net_device, notifier_block},
+    bindings::{kobject, notifier_block},
     error::to_result,
     fmt,
     prelude::*,
@@ -93,37 +93,42 @@ impl NetDevice {
     /// Index of the interface, unique in its network namespace.
     pub fn ifindex(&self) -> i32 {
         // SAFETY: A valid device.
-        unsafe { bindings::rdma_helper_dev_ifindex(self.as_raw()) }
+        unsafe { (&raw const (*self.as_raw()).ifindex).read_volatile() }
     }
 
     /// Length in bytes of the longest IP packet.
     pub fn mtu(&self) -> u32 {
         // SAFETY: A valid device.
-        unsafe { bindings::rdma_helper_dev_mtu(self.as_raw()) }
+        unsafe { (&raw const (*self.as_raw()).mtu).read_volatile() }
     }
 
     /// The Ethernet address; `None` for a device whose addresses are of another kind, or that has
     /// none.
     pub fn mac(&self) -> Option<[u8; 6]> {
-        // SAFETY: A valid device. Its address has at least 32 bytes (`MAX_ADDR_LEN`), lives as long as
-        // the device does, and may be changed by others.
+        let raw = self.as_raw();
+        // SAFETY: A valid device, whose type does not change. Its address has at least 32 bytes
+        // (`MAX_ADDR_LEN`), lives as long as the device does, and may be changed by others.
         unsafe {
-            let addr = bindings::rdma_helper_dev_addr(self.as_raw());
+            let is_ether = u32::from((*raw).type_) == bindings::ARPHRD_ETHER
+                && u32::from((*raw).addr_len) == bindings::ETH_ALEN;
+            let addr = (*raw).dev_addr;
             let mac: [u8; 6] = core::array::from_fn(|i| addr.add(i).read_volatile());
-            (bindings::rdma_helper_dev_is_ether(self.as_raw()) && mac != [0; 6]).then_some(mac)
+            (is_ether && mac != [0; 6]).then_some(mac)
         }
     }
 
     /// Whether the device is registered, and not going.
     pub fn is_registered(&self) -> bool {
         // SAFETY: A valid device.
-        unsafe { bindings::rdma_helper_dev_is_registered(self.as_raw()) }
+        let state = unsafe { (&raw const (*self.as_raw()).reg_state).read_volatile() };
+        u32::from(state) == bindings::netdev_reg_state_NETREG_REGISTERED
     }
 
     /// Whether the device is the loopback device of its namespace.
     pub fn is_loopback(&self) -> bool {
         // SAFETY: A valid device.
-        unsafe { bindings::rdma_helper_dev_is_loopback(self.as_raw()) }
+        let flags = unsafe { bindings::netif_get_flags(self.as_raw()) };
+        flags & bindings::net_device_flags_IFF_LOOPBACK != 0
     }
 
     /// Whether the device is a VLAN of another one.
@@ -151,6 +156,12 @@ impl NetDevice {
             (true, false) => (PortState::Down, PhysState::Polling),
             (false, _) => (PortState::Down, PhysState::Disabled),
         }
+    }
+
+    /// Its folder in sysfs.
+    pub(super) fn kobject(&self) -> *mut kobject {
+        // SAFETY: A valid device, which the object is a part of.
+        unsafe { &raw mut (*self.as_raw()).dev.kobj }
     }
 
     /// The network namespace it is in; `None` if that is going.

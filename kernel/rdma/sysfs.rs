@@ -41,11 +41,7 @@ impl Folder {
         // SAFETY: A valid folder and a valid network device, which may even be going. The name is
         // copied.
         to_result(unsafe {
-            bindings::sysfs_create_link(
-                self.0.as_ptr(),
-                bindings::rdma_helper_dev_kobj(netdev.as_raw()),
-                name.as_char_ptr(),
-            )
+            bindings::sysfs_create_link(self.0.as_ptr(), netdev.kobject(), name.as_char_ptr())
         })
     }
 

@@ -134,7 +134,7 @@ impl<'a, D: ops::Operations> UserCall<'a, D> {
             return None;
         }
         // SAFETY: By the function's requirements, and it is not null.
-        unsafe { Self::from_raw(bindings::rdma_helper_bundle_udata(raw)) }
+        unsafe { Self::from_raw(&raw mut (*raw).__bindgen_anon_1.hdr.driver_udata) }
     }
 
     /// The user context that the call is made in.

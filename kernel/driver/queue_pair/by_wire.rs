@@ -16,7 +16,7 @@ pub(super) fn drain(
 ) -> Stopped {
     let mut fetched = 0;
     loop {
-        let Ok((now, next)) = qp.connection.post(qp, queue, extent == Extent::All) else {
+        let Ok((now, next)) = qp.connection.post(qp, queue, extent.is_to_sleep()) else {
             broken(qp);
             // What was fetched before is flushed.
             qp.connection.settle(qp);
@@ -33,14 +33,8 @@ pub(super) fn drain(
             // By then the memory may be there.
             Next::Later => return Stopped::Waiting,
         }
-        match extent {
-            // One that is to end does not wait for another that goes on posting.
-            Extent::All if kernel::current!().signal_pending() => {
-                qp.deferred.soon();
-                return Stopped::Waiting;
-            }
-            Extent::All => rdma::cond_resched(),
-            Extent::Batch => return Stopped::After(fetched),
+        if let Some(stopped) = extent.pause(qp, fetched) {
+            return stopped;
         }
     }
 }

@@ -53,6 +53,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{aref::ARef, static_lock_class, Arc, Mutex},
+    time::{Delta, Instant, Monotonic},
 };
 
 pub(crate) use drainer::Drainer;
@@ -355,7 +356,7 @@ fn catch_up(qp: &rdma::Qp<Qp>) {
     flush_receives(qp);
     // Without memory the peer's packets are lost until there is some.
     let _ = qp.connection.prepare(qp);
-    kick(qp);
+    take_turn(qp);
 }
 
 /// Tells of an event.
@@ -467,6 +468,26 @@ pub(crate) fn kick(qp: &rdma::Qp<Qp>) {
     }
 }
 
+/// How long a thread of high priority executes one queue: as long as the kernel serves bottom halves
+/// in one go (`MAX_SOFTIRQ_TIME` in kernel/softirq.c).
+const TURN: Delta = Delta::from_millis(2);
+
+/// As [`kick`], but no longer than a turn: a process that goes on posting does not keep the thread.
+fn take_turn(qp: &rdma::Qp<Qp>) {
+    qp.kicked.store(true, Ordering::SeqCst);
+    let Some(mut send) = qp.send.try_lock() else {
+        return;
+    };
+    qp.kicked.store(false, Ordering::SeqCst);
+    let end = Instant::<Monotonic>::now() + TURN;
+    send::drain(qp, &mut send, Extent::Until(end));
+    drop(send);
+    // What came in the meantime found the mutex taken.
+    if qp.kicked.load(Ordering::SeqCst) {
+        qp.deferred.later();
+    }
+}
+
 /// Answers a process's doorbell.
 fn doorbell(qp: &rdma::Qp<Qp>) {
     qp.device().counters.count_host(Host::Doorbells);
@@ -525,7 +546,7 @@ fn flush_receives(qp: &rdma::Qp<Qp>) {
         cq::complete(&qp.recv_cq, &cqe, false);
     }
     if qp.srq.is_none() {
-        qp.deferred.soon();
+        qp.deferred.later();
     }
 }
 

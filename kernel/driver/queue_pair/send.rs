@@ -153,12 +153,37 @@ impl SendSide {
 }
 
 /// How far a send queue is to be executed.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(super) enum Extent {
     /// As far as it goes. Whoever posts more then rings.
     All,
+    /// As far as it goes until then; what is left is for a thread of ordinary priority.
+    Until(Instant<Monotonic>),
     /// A batch at most. This side comes back by itself.
     Batch,
+}
+
+impl Extent {
+    /// Whether the execution ends when all is executed, so that whoever posts then rings.
+    pub(super) fn is_to_sleep(self) -> bool {
+        !matches!(self, Self::Batch)
+    }
+
+    /// Gives others a chance after a batch. Returns where the execution is to stop, if it is.
+    pub(super) fn pause(self, qp: &rdma::Qp<Qp>, executed: u32) -> Option<Stopped> {
+        let goes_on = match self {
+            // One that is to end does not wait for another that goes on posting: its child, say.
+            Self::All => !kernel::current!().signal_pending(),
+            Self::Until(end) => !(end - Instant::<Monotonic>::now()).is_negative(),
+            Self::Batch => return Some(Stopped::After(executed)),
+        };
+        if goes_on {
+            rdma::cond_resched();
+            return None;
+        }
+        qp.deferred.later();
+        Some(Stopped::Waiting)
+    }
 }
 
 /// Where the execution of a send queue stopped.
@@ -211,14 +236,8 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> S
         executed += 1;
         if executed % BATCH == 0 {
             known = Known::default();
-            match extent {
-                // One that is to end does not wait for another that goes on posting: its child, say.
-                Extent::All if kernel::current!().signal_pending() => {
-                    qp.deferred.soon();
-                    return Stopped::Waiting;
-                }
-                Extent::All => rdma::cond_resched(),
-                Extent::Batch => return Stopped::After(executed),
+            if let Some(stopped) = extent.pause(qp, executed) {
+                return stopped;
             }
         }
     }
@@ -240,7 +259,7 @@ fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> bool {
             send.current = entry;
             return true;
         }
-        if extent == Extent::Batch {
+        if !extent.is_to_sleep() {
             return false;
         }
         match send.queue.executor.sleep() {
@@ -485,6 +504,8 @@ fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
     (!peer.is_apart()).then(|| peer.qps.get(number))?
 }
 
+/// Not inlined: its list of regions is not to be on the stack beside that of [`local::execute`].
+#[inline(never)]
 fn datagram(
     qp: &rdma::Qp<Qp>,
     request: &SendRequest,

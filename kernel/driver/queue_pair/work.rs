@@ -27,15 +27,23 @@ pub(crate) struct Deferred {
     #[pin]
     qp: SpinLock<Option<QpRef>>,
     #[pin]
-    work: Work<Deferred>,
+    work: Work<Deferred, SOON>,
+    /// What [`Self::work`] leaves. It is another, since each is always for the same work queue: only of
+    /// these does the kernel know whether they run.
+    #[pin]
+    rest: Work<Deferred, LATER>,
     /// Has the work done at a time. Its resolution is that of the specification's timers (10 µs for
     /// the shortest RNR wait, IBTA table 45), which a tick of the kernel's clock is far from.
     #[pin]
     timer: HrTimer<Deferred>,
 }
 
+const SOON: u64 = 0;
+const LATER: u64 = 1;
+
 impl_has_work! {
-    impl HasWork<Self> for Deferred { self.work }
+    impl HasWork<Self, SOON> for Deferred { self.work }
+    impl HasWork<Self, LATER> for Deferred { self.rest }
 }
 
 impl_has_hr_timer! {
@@ -53,6 +61,7 @@ impl Deferred {
             pin_init!(Self {
                 qp <- new_spinlock!(None, "ferroce::Deferred::qp"),
                 work <- new_work!("ferroce::Deferred::work"),
+                rest <- new_work!("ferroce::Deferred::rest"),
                 timer <- HrTimer::new(),
             }),
             GFP_KERNEL,
@@ -71,10 +80,16 @@ impl Deferred {
         drop(qp);
     }
 
-    /// Has the send queue looked at by another thread.
+    /// Has the send queue looked at by another thread, at once.
     pub(crate) fn soon(self: &Arc<Self>) {
         // That it is pending already is as good.
-        let _ = workqueue::system_highpri().enqueue(self.clone());
+        let _ = workqueue::system_highpri().enqueue::<_, SOON>(self.clone());
+    }
+
+    /// Has the rest of what took long done by another thread, of ordinary priority, when there is time.
+    pub(super) fn later(self: &Arc<Self>) {
+        // As above.
+        let _ = workqueue::system_unbound().enqueue::<_, LATER>(self.clone());
     }
 
     /// Has the send queue looked at by another thread, at a time. No other timer may run.
@@ -85,27 +100,44 @@ impl Deferred {
     /// Ends what is pending, and waits for what is running. Nobody may ask for more, and no timer may
     /// run.
     pub(super) fn cancel(self: &Arc<Self>) {
-        let work = (&raw const self.work).cast_mut().cast();
-        // SAFETY: The type is a transparent wrapper of the C structure, which is initialised and stays
-        // so while there is a reference. What was pending holds a reference that its function would
-        // have taken over; as that will not run, it is dropped here.
-        unsafe {
-            if bindings::cancel_work_sync(work) {
-                drop(Arc::from_raw(Arc::as_ptr(self)));
+        let works = [
+            (&raw const self.work).cast_mut().cast(),
+            (&raw const self.rest).cast_mut().cast(),
+        ];
+        for work in works {
+            // SAFETY: The type is a transparent wrapper of the C structure, which is initialised and
+            // stays so while there is a reference. What was pending holds a reference that its function
+            // would have taken over; as that will not run, it is dropped here.
+            unsafe {
+                if bindings::cancel_work_sync(work) {
+                    drop(Arc::from_raw(Arc::as_ptr(self)));
+                }
             }
         }
     }
-}
 
-impl WorkItem for Deferred {
-    type Pointer = Arc<Self>;
-
-    fn run(this: Arc<Self>) {
-        let qp = this.qp.lock().clone();
+    fn catch_up(&self) {
+        let qp = self.qp.lock().clone();
         if let Some(qp) = qp {
             qp.device().counters.count_host(Host::Deferred);
             catch_up(&qp);
         }
+    }
+}
+
+impl WorkItem<SOON> for Deferred {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.catch_up();
+    }
+}
+
+impl WorkItem<LATER> for Deferred {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        this.catch_up();
     }
 }
 

@@ -434,6 +434,13 @@ impl State {
             path.send(device, packet, count);
         };
         self.path = Some(path);
+        // No memory is kept beyond the lock: it would be given back under it, where nothing may sleep.
+        if let Some(responder) = &mut self.responder {
+            responder.end_batch();
+        }
+        if let Some(sending) = &mut self.sending {
+            sending.requester.end_batch();
+        }
         next
     }
 

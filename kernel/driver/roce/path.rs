@@ -6,13 +6,13 @@ use super::{port::Sockets, receive::Incoming, UDP_PORT};
 use crate::{
     counters::Port as Counter,
     device::Ferroce,
-    net::{route::With, Flow, IpHeader, Packet, Route, UdpSocket},
+    net::{
+        route::{With, UDP},
+        Flow, IpHeader, Packet, Route, UdpSocket,
+    },
     rdma::{Device, Gid, GidType, NetDevice},
 };
 use core::net::IpAddr;
-
-/// The number of UDP in an IP header.
-const UDP: u8 = 17;
 
 /// The flag of IPv4 that forbids fragments: a path MTU is meant.
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
@@ -89,7 +89,6 @@ impl Path {
 
     /// Sends what was made of so many packets on its way; if there is no way it is gone.
     pub(crate) fn send(&mut self, device: &Device<Ferroce>, mut packet: Packet, count: u16) {
-        device.counters.add(Counter::SentPackets, count.into());
         let sent = device.port().and_then(|port| {
             port.with(|sockets| {
                 let socket = self.socket(sockets)?;
@@ -104,9 +103,11 @@ impl Path {
                 Some(())
             })
         });
-        if sent.flatten().is_none() {
-            device.counters.count(Counter::NoRoute);
-        }
+        let counter = match sent.flatten() {
+            Some(()) => Counter::SentPackets,
+            None => Counter::NoRoute,
+        };
+        device.counters.add(counter, count.into());
     }
 
     /// Whether a route ends right where it leaves the network namespace, at another device of ours.

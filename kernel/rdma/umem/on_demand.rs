@@ -78,7 +78,7 @@ unsafe extern "C" fn invalidate(
     // SAFETY: It exists as long as its notifier is registered. Where waiting is forbidden, the caller
     // is told so and does without. `private` is null or as `get` sets it.
     unsafe {
-        if !bindings::rdma_helper_mmu_notifier_range_blockable(range) {
+        if (*range).flags & bindings::MMU_NOTIFIER_RANGE_BLOCKABLE == 0 {
             return false;
         }
         kernel::bindings::mutex_lock(&raw mut (*umem).umem_mutex);

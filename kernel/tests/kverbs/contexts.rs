@@ -4,7 +4,7 @@
 
 use crate::{
     bindings::*,
-    verbs::{in_softirq, receive_wr, wait, Buffer, Device, Op, Pd, Qp, QpParts},
+    verbs::{in_softirq, receive_wr, wait, Buffer, Device, Op, Pd, Qp, QpParts, CALLER},
 };
 use core::{
     mem::offset_of,
@@ -196,7 +196,9 @@ pub(crate) fn all_contexts(device: &Device) -> Result {
         ib_poll_context_IB_POLL_UNBOUND_WORKQUEUE,
     ] {
         // SAFETY: A valid device.
-        let cq = from_err_ptr(unsafe { rdma_helper_ib_alloc_cq(device.raw(), 64, context) })?;
+        let cq = from_err_ptr(unsafe {
+            __ib_alloc_cq(device.raw(), ptr::null_mut(), 64, 0, context, CALLER)
+        })?;
         let result = play(&pd, cq, context == ib_poll_context_IB_POLL_DIRECT);
         // SAFETY: As allocated, and no longer used.
         unsafe { ib_free_cq(cq) };

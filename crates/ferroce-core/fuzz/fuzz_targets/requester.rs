@@ -4,12 +4,10 @@
 #![no_main]
 
 use ferroce_core::requester::Transmit;
-use ferroce_core::ring::{BindMw, Operation, Payload, SendRequest, Sge};
-use ferroce_core::verbs::{
-    AccessFlags, FlushPlacement, FlushSelectivity, ImmData, SendFlags, WcStatus,
-};
+use ferroce_core::ring::{Operation, Payload, SendRequest, Sge};
+use ferroce_core::verbs::{FlushPlacement, FlushSelectivity, ImmData, SendFlags, WcStatus};
 use ferroce_core::wire::{Packet, Psn};
-use ferroce_core_fuzz::front::{Front, LKEY, SEND_ENTRIES, WINDOW};
+use ferroce_core_fuzz::front::{bind, Front, LKEY, SEND_ENTRIES, WINDOW};
 use ferroce_core_fuzz::memory::BASE;
 use ferroce_core_fuzz::{qp, Length, Made, Place, FIRST};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -107,14 +105,7 @@ fn operation(number: u8, place: Place, length: u32) -> Operation {
             selectivity: FlushSelectivity::Range,
             placement: FlushPlacement::GLOBAL,
         },
-        _ => Operation::BindMw(BindMw {
-            addr: BASE,
-            length: 1,
-            mr_lkey: LKEY,
-            mw_rkey: 1,
-            new_rkey: 2,
-            access: AccessFlags::REMOTE_READ,
-        }),
+        _ => bind(),
     }
 }
 

@@ -24,12 +24,16 @@ impl<R> Default for RegionList<R> {
 }
 
 impl<R> RegionList<R> {
+    /// A constant, so that it is made at its place. An expression is made beside that and copied, with
+    /// twice the stack.
+    const EMPTY: Self = Self {
+        pieces: [const { None }; PIECES],
+        count: 0,
+    };
+
     /// No bytes at all.
     pub fn new() -> Self {
-        Self {
-            pieces: [const { None }; PIECES],
-            count: 0,
-        }
+        Self::EMPTY
     }
 
     pub(super) fn push(&mut self, region: R, length: u32) -> Result<(), AccessError> {

@@ -7,8 +7,9 @@
 //! to send, it calls [`Requester::poll_transmit`] until that returns no packet any more, and then arms
 //! its timer for [`Requester::next_deadline`].
 //!
-//! A batch ends when `poll_transmit` has no packet any more: a [`Region`] is kept within a batch, so that
-//! a key is looked up once for many packets, and none is kept beyond.
+//! A batch ends when `poll_transmit` has no packet any more, or by [`Requester::end_batch`], which who
+//! stops before calls: a [`Region`] is kept within a batch, so that a key is looked up once for many
+//! packets, and none is kept beyond.
 //!
 //! # PSNs
 //! ```text
@@ -292,8 +293,8 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.end_batch();
     }
 
-    /// Gives up the regions that are kept.
-    fn end_batch(&mut self) {
+    /// Ends a batch with packets left to send: gives up the regions that are kept.
+    pub fn end_batch(&mut self) {
         self.gather.cursor.forget();
         self.scatter.cursor.forget();
     }

@@ -155,8 +155,8 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         self.msn = self.msn.wrapping_add(1);
     }
 
-    /// Gives up the regions that are kept.
-    fn end_batch(&mut self) {
+    /// Ends a batch with packets left to send: gives up the regions that are kept.
+    pub fn end_batch(&mut self) {
         self.scatter.forget();
         self.writing = None;
         self.reading = None;

@@ -20,21 +20,25 @@ const SLICES: usize = 16;
 /// `TABLES[n][b]` is what byte `b` becomes after `n` more bytes of zeros.
 static TABLES: [[u32; 256]; SLICES] = tables();
 
+/// Divides by the polynomial for the eight bits of a byte that was added.
+const fn after_byte(mut crc: u32) -> u32 {
+    let mut bit = 0;
+    while bit < 8 {
+        crc = if crc & 1 == 0 {
+            crc >> 1
+        } else {
+            crc >> 1 ^ POLYNOMIAL
+        };
+        bit += 1;
+    }
+    crc
+}
+
 const fn tables() -> [[u32; 256]; SLICES] {
     let mut tables = [[0; 256]; SLICES];
     let mut byte = 0;
     while byte < 256 {
-        let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = if crc & 1 == 0 {
-                crc >> 1
-            } else {
-                crc >> 1 ^ POLYNOMIAL
-            };
-            bit += 1;
-        }
-        tables[0][byte] = crc;
+        tables[0][byte] = after_byte(byte as u32);
         byte += 1;
     }
     let mut slice = 1;
@@ -83,16 +87,7 @@ const LRH: u32 = {
     let mut crc = u32::MAX;
     let mut byte = 0;
     while byte < 8 {
-        let mut bit = 0;
-        crc ^= 0xff;
-        while bit < 8 {
-            crc = if crc & 1 == 0 {
-                crc >> 1
-            } else {
-                crc >> 1 ^ POLYNOMIAL
-            };
-            bit += 1;
-        }
+        crc = after_byte(crc ^ 0xff);
         byte += 1;
     }
     crc

@@ -10,12 +10,13 @@ use ferroce_core::qp::QpAttr;
 use ferroce_core::requester::{self, Completed, Requester, Slot, Transmit};
 use ferroce_core::responder::{Resource, Responder};
 use ferroce_core::ring::{
-    Executor, Origin, Payload, Poster, Remote, SendQueue, SendRequest, Sge, SgeList, WqGeometry,
+    BindMw, Executor, Operation, Origin, Payload, Poster, Remote, SendQueue, SendRequest, Sge,
+    SgeList, WqGeometry,
 };
 use ferroce_core::verbs::{AccessFlags, EventType, QpType, RnrTimer};
 use ferroce_core::wire::{Packet, MAX_HEADERS_LEN};
 
-use crate::memory::{Memory, Range};
+use crate::memory::{Memory, Range, BASE};
 
 pub const LKEY: u32 = 0x11;
 pub const RKEY: u32 = 0x2200;
@@ -29,6 +30,18 @@ pub const INLINE: u32 = 64;
 
 /// A receive as it was posted.
 pub type Posted = (u64, Vec<[u8; 16]>);
+
+/// A request of the QP's own host, which never goes by the wire.
+pub fn bind() -> Operation {
+    Operation::BindMw(BindMw {
+        addr: BASE,
+        length: 1,
+        mr_lkey: LKEY,
+        mw_rkey: 1,
+        new_rkey: 2,
+        access: AccessFlags::REMOTE_READ,
+    })
+}
 
 /// A QP's queues and memory.
 pub struct Queues {

@@ -6,13 +6,12 @@ use std::collections::VecDeque;
 use fastrand::Rng;
 use ferroce_core::local::{Extra, Received};
 use ferroce_core::requester::Completed;
-use ferroce_core::ring::{BindMw, Operation, Payload, Remote, SendRequest, Sge};
+use ferroce_core::ring::{Operation, Payload, Remote, SendRequest, Sge};
 use ferroce_core::verbs::{
-    AccessFlags, FlushPlacement, FlushSelectivity, ImmData, QpType, SendFlags, SendOpcode,
-    WcOpcode, WcStatus,
+    FlushPlacement, FlushSelectivity, ImmData, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus,
 };
 
-use crate::front::{Front, INLINE, LKEY, RKEY, SEND_ENTRIES, WINDOW};
+use crate::front::{bind, Front, INLINE, LKEY, RKEY, SEND_ENTRIES, WINDOW};
 use crate::layout::{pieces, Layout, UNTOUCHED};
 use crate::memory::BASE;
 
@@ -135,14 +134,7 @@ impl Plan {
             3 => Operation::SendImm(imm),
             4..=5 => Operation::RdmaWrite(target),
             6..=7 => Operation::RdmaWriteImm(target, imm),
-            8 => Operation::BindMw(BindMw {
-                addr: BASE,
-                length: 1,
-                mr_lkey: LKEY,
-                mw_rkey: 1,
-                new_rkey: 2,
-                access: AccessFlags::REMOTE_READ,
-            }),
+            8 => bind(),
             9 => Operation::SendInvalidate { rkey: WINDOW },
             10..=11 => Operation::RdmaRead(target),
             12..=13 => Operation::RdmaRead(remote(self.layout.source() + at)),

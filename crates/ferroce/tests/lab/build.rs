@@ -2,8 +2,12 @@
 //! The cache of builds.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use nix::sys::signal::{kill, Signal};
+use nix::unistd::Pid;
 
 use crate::support::{ferroce, kernel_dir, ran, Flavor, Ran, Test};
 
@@ -69,27 +73,27 @@ fn build(sources: &Path) -> Command {
     command
 }
 
+/// The first is stopped in the middle, until the second has said that it waits.
 fn two_at_once(_: &Flavor) {
     let sources = copy_of_sources("// Two at once.");
-    let path = &sources.path();
-    let rans: Vec<Ran> = std::thread::scope(|scope| {
-        let both = [
-            scope.spawn(|| ran(&mut build(path))),
-            scope.spawn(|| ran(&mut build(path))),
-        ];
-        both.into_iter()
-            .map(|t| t.join().unwrap().ends_with(0))
-            .collect()
-    });
-    let waited = rans
-        .iter()
-        .filter(|r| r.stderr.contains("Waiting for another ferroce, process"))
-        .count();
-    let built = rans
-        .iter()
-        .filter(|r| r.stderr.contains("Building"))
-        .count();
-    assert_eq!((waited, built), (1, 1), "{rans:#?}");
+    let [mut first, mut second] = [(); 2].map(|()| build(&sources.path()));
+    let mut first = first.stderr(Stdio::piped()).spawn().unwrap();
+    let first_id = Pid::from_raw(first.id().try_into().unwrap());
+    let mut said = BufReader::new(first.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("Building")));
+    kill(first_id, Signal::SIGSTOP).unwrap();
+
+    let mut second = second.stderr(Stdio::piped()).spawn().unwrap();
+    let mut said_by_second = BufReader::new(second.stderr.take().unwrap()).lines();
+    let waits = format!("Waiting for another ferroce, process {first_id}, which is building");
+    let waited = said_by_second.any(|line| line.unwrap().contains(&waits));
+    kill(first_id, Signal::SIGCONT).unwrap();
+    assert!(waited, "the second did not wait");
+
+    said.for_each(|line| drop(line.unwrap()));
+    assert!(first.wait().unwrap().success());
+    assert!(said_by_second.all(|line| !line.unwrap().contains("Building")));
+    assert!(second.wait().unwrap().success());
 }
 
 fn modules_of(ran: &Ran) -> PathBuf {

@@ -74,7 +74,8 @@ def gids(name):
 def gid_index(name, address):
     mapped = "".join(f"{int(part):02x}" for part in address.split("."))
     gid = f"0000:0000:0000:0000:0000:ffff:{mapped[:4]}:{mapped[4:]}"
-    return gids(name).index(gid) if gid in gids(name) else None
+    now = gids(name)
+    return now.index(gid) if gid in now else None
 
 
 def port_counters(name):

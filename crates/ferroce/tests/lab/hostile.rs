@@ -8,7 +8,7 @@
 //! FERROCE_LONG=1 cargo test --release -p ferroce --test lab -- hostile
 //! ```
 
-use crate::modules::leaks_of;
+use crate::modules::{leaks, leaks_of};
 use crate::support::{Flavor, Test};
 use crate::verbs::{guest_script, with_devices};
 
@@ -73,13 +73,7 @@ fn attacks(flavor: &Flavor) {
         leaks_of(&format!("({}) >&2", script(&ATTACKS, u32::MAX)))
     );
     let ran = flavor.sh(&script).ends_with(0);
-    // What User-Mode Linux's interrupts have allocated is no concern of the driver's, which allocates
-    // nothing there; kmemleak loses sight of some of it.
-    let ours = |object: &&str| !object.contains("comm \"hardirq\", pid 0");
-    let leaks: Vec<_> = (ran.stdout.split("unreferenced object").skip(1))
-        .filter(ours)
-        .collect();
-    assert!(leaks.is_empty(), "{leaks:#?}\n{}", ran.stderr);
+    assert!(leaks(&ran).is_empty(), "{ran:#?}");
     for (attack, ..) in ATTACKS {
         assert!(ran.stderr.contains(&format!("{attack} done")), "{ran:#?}");
     }

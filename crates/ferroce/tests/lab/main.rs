@@ -2,8 +2,8 @@
 //! Tests of the lab by its command line, with real guests.
 //!
 //! Before the first test the kernels are built, which takes minutes on a new
-//! machine and nothing afterwards. The tests of the QEMU debug kernel, which
-//! takes longest, run on request:
+//! machine and nothing afterwards. The tests of the QEMU debug kernel, which has
+//! lockdep as well and takes longest, run on request:
 //!
 //! ```sh
 //! cargo test --release -p ferroce --test lab -- --ignored
@@ -99,6 +99,11 @@ fn trials() -> Vec<Trial> {
         (QEMU, verbs::QEMU_TESTS),
         (QEMU, loader::QEMU_TESTS),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
+        (QEMU_DEBUG, device::DEBUG_TESTS),
+        (QEMU_DEBUG, cm::DEBUG_TESTS),
+        (QEMU_DEBUG, verbs::DEBUG_TESTS),
+        (QEMU_DEBUG, hostile::DEBUG_TESTS),
+        (QEMU_DEBUG, wire::DEBUG_TESTS),
     ] {
         for (name, test) in tests {
             let run = move || -> Result<(), Failed> {

@@ -243,6 +243,7 @@ fn port(flavor: &Flavor) {
     between(flavor, "ferroce", "ferroce", script).prints("somebody else");
 }
 
+/// The name of a device that goes by itself is free some time after nobody sees the device any more.
 fn moves(flavor: &Flavor) {
     let script = "ip netns add c; ip -n b link set vb netns c; ip -n c addr add 10.0.0.2/24 dev vb; \
         ip -n c link set vb up; $A ibv_rc_pingpong -d fa -g 1 >/dev/null & listening; \
@@ -250,6 +251,6 @@ fn moves(flavor: &Flavor) {
         ip netns exec c timeout 60 ibv_rc_pingpong -d fb -g 1 10.0.0.1 | grep iters; wait $!; \
         ip netns delete c; until ! rdma link show fa/1 && ! rdma link show fb/1; do sleep 0.05; done; \
         for n in a b; do ip link add v$n netns $n type dummy; ip -n $n link set v$n up; \
-        ip netns exec $n rdma link add f$n type ferroce netdev v$n; done";
+        until ip netns exec $n rdma link add f$n type ferroce netdev v$n; do sleep 0.05; done; done";
     between(flavor, "ferroce", "ferroce", script).prints("1000 iters");
 }

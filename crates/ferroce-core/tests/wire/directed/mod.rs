@@ -14,14 +14,14 @@ use ferroce_core::local::Extra;
 use ferroce_core::qp::QpAttr;
 use ferroce_core::requester::{Response, Transmit};
 use ferroce_core::responder::Request;
-use ferroce_core::ring::{BindMw, Operation, Payload, Remote, SendRequest, Sge};
+use ferroce_core::ring::{Operation, Payload, Remote, SendRequest, Sge};
 use ferroce_core::verbs::{
     AccessFlags, AckTimeout, EventType, FlushPlacement, FlushSelectivity, ImmData, Mtu, QpType,
     RnrTimer, SendFlags, SendOpcode, WcOpcode, WcStatus,
 };
 use ferroce_core::wire::{Aeth, Bth, Headers, Kind, Nak, Opcode, Packet, Psn, Service, Syndrome};
 
-use crate::front::{Front, LKEY, RKEY, WINDOW};
+use crate::front::{bind, Front, LKEY, RKEY, WINDOW};
 use crate::layout::bytes_of;
 use crate::memory::{Memory, BASE};
 use crate::network::Time;

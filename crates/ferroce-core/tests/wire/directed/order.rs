@@ -56,16 +56,8 @@ fn a_fence_waits_for_what_is_read() {
 #[test]
 fn a_request_of_the_hosts_own_waits_for_those_before_and_holds_those_behind() {
     let mut pair = Pair::rc();
-    let bind = Operation::BindMw(BindMw {
-        addr: BASE,
-        length: 1,
-        mr_lkey: LKEY,
-        mw_rkey: 1,
-        new_rkey: 2,
-        access: AccessFlags::REMOTE_READ,
-    });
     pair.post(Operation::RdmaWrite(TARGET), 1);
-    pair.post(bind, 0);
+    pair.post(bind(), 0);
     pair.post(Operation::RdmaWrite(TARGET), 1);
     let first = pair.requests();
     assert_eq!(first.len(), 1);
@@ -78,7 +70,7 @@ fn a_request_of_the_hosts_own_waits_for_those_before_and_holds_those_behind() {
     assert_eq!(pair.requests().len(), 1);
 
     let mut pair = Pair::rc();
-    pair.post(bind, 0);
+    pair.post(bind(), 0);
     pair.post(Operation::Send, 1);
     assert_eq!(pair.own.request(pair.now).err(), Some(Transmit::Local(0)));
     let status = WcStatus::MwBindErr;
@@ -158,6 +150,44 @@ fn no_region_is_kept_from_one_batch_to_the_next() {
         assert_eq!(peer.users(), users[1]);
     }
     assert_eq!(pair.completed(), [WcStatus::Success; 3]);
+}
+
+#[test]
+fn no_region_is_kept_by_who_stops_in_the_middle_of_a_batch() {
+    let mut pair = Pair::rc();
+    let (own, peer) = (
+        pair.own.queues.memory.clone(),
+        pair.peer.queues.memory.clone(),
+    );
+    let users = [own.users(), peer.users()];
+    pair.post(Operation::RdmaWrite(TARGET), 4 * MTU);
+    pair.post(Operation::RdmaRead(TARGET), 4 * MTU);
+    for kind in [Kind::WriteFirst, Kind::WriteMiddle] {
+        let sent = Sent(pair.own.request(pair.now).unwrap().to_vec());
+        assert_eq!(sent.kind(), kind);
+        assert_eq!(own.users(), users[0] + 1);
+        pair.own.requester.end_batch();
+        assert_eq!(own.users(), users[0]);
+        pair.give(&sent);
+        pair.peer.responder.end_batch();
+        assert_eq!(peer.users(), users[1]);
+    }
+    for sent in pair.requests() {
+        pair.give(&sent);
+    }
+    for kind in [Kind::ReadResponseFirst, Kind::ReadResponseMiddle] {
+        let response = Sent(pair.peer.respond().unwrap().to_vec());
+        assert_eq!(response.kind(), kind);
+        assert_eq!(peer.users(), users[1] + 1);
+        pair.peer.responder.end_batch();
+        assert_eq!(peer.users(), users[1]);
+        pair.answer(&response.packet());
+        pair.own.requester.end_batch();
+        assert_eq!(own.users(), users[0]);
+    }
+    pair.settle();
+    assert_eq!(pair.completed(), [WcStatus::Success; 2]);
+    assert_eq!([own.users(), peer.users()], users);
 }
 
 #[test]

@@ -450,6 +450,17 @@ def in_use(name):
     row("ibv_attach_mcast: no group", EINVAL, verbs.call, "ibv_attach_mcast", datagrams, nobody, 0)
     row("ibv_detach_mcast: not attached", EINVAL, verbs.call, "ibv_detach_mcast", datagrams, group, 0)
 
+    # On Ethernet a LID means nothing, but `ib_core` tells attachments apart by it.
+    def twice(pair):
+        for lid in 0, 1:
+            assert verbs.call("ibv_attach_mcast", pair, group, lid) == 0
+        assert verbs.call("ibv_detach_mcast", pair, group, 0) == 0
+        assert verbs.call("ibv_destroy_qp", pair) == EBUSY
+        assert verbs.call("ibv_detach_mcast", pair, group, 1) == 0
+        return verbs.call("ibv_destroy_qp", pair)
+
+    row("ibv_attach_mcast: twice, by two LIDs", 0, twice, qp(domain, cq(), qp_type=UD))
+
 
 def main():
     device = Device(sys.argv[1])
