@@ -19,7 +19,10 @@ use crate::{
     ring::{RegMr, Remote, Sge},
     verbs::{limits::ATOMIC_LENGTH, AccessFlags},
 };
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::{
+    cell::OnceCell,
+    sync::atomic::{AtomicU32, Ordering},
+};
 use kernel::{
     prelude::*,
     sync::{aref::ARef, static_lock_class, Arc},
@@ -63,6 +66,8 @@ pub(crate) struct Mr {
     listed: Option<Arc<Umem>>,
     #[pin]
     state: SpinLockBh<State>,
+    /// Counts the changes of the state: see [`Cache`].
+    changes: AtomicU32,
 }
 
 /// No more windows can be bound: the largest number, so that there is no next one. There are never
@@ -100,14 +105,22 @@ impl State {
         self.phase == Phase::Valid && self.key == key && self.pd == pd
     }
 
-    /// The memory behind a range of the region, and where it begins there.
-    fn range(&self, addr: u64, length: u32) -> Result<(Arc<Umem>, usize), AccessError> {
+    /// Where a range of the region begins in the memory.
+    fn range(&self, addr: u64, length: u32) -> Result<usize, AccessError> {
         let offset = addr.checked_sub(self.start).ok_or(AccessError)?;
         let end = offset.checked_add(length.into()).ok_or(AccessError)?;
         if end > self.length {
             return Err(AccessError);
         }
-        Ok((self.memory.clone(), self.offset + offset as usize))
+        Ok(self.offset + offset as usize)
+    }
+
+    /// The same, if a key names the region, and allows the access (IBTA 10.6.3.1).
+    fn check(&self, wanted: &Wanted) -> Result<usize, AccessError> {
+        if !self.is_named(wanted.pd, wanted.key) || !self.access.contains(wanted.access) {
+            return Err(AccessError);
+        }
+        self.range(wanted.addr, wanted.length)
     }
 }
 
@@ -130,31 +143,122 @@ pub(crate) struct Range {
     region: ARef<rdma::Mr<Mr>>,
 }
 
-impl Range {
-    /// Looks a key up, and checks that it allows the access (IBTA 10.6.3.1).
-    fn find(
+/// What a work request wants of a region.
+#[derive(Clone, Copy)]
+struct Wanted {
+    pd: PdId,
+    /// The number of the queue pair.
+    qpn: u32,
+    key: u32,
+    addr: u64,
+    length: u32,
+    access: AccessFlags,
+}
+
+impl Wanted {
+    fn local(pd: PdId, qpn: u32, sge: Sge, write: bool) -> Self {
+        Self {
+            pd,
+            qpn,
+            key: sge.lkey,
+            addr: sge.addr,
+            length: sge.length,
+            // To read is allowed always.
+            access: if write {
+                AccessFlags::LOCAL_WRITE
+            } else {
+                AccessFlags::EMPTY
+            },
+        }
+    }
+
+    fn remote(pd: PdId, qpn: u32, remote: Remote, length: u32, access: AccessFlags) -> Self {
+        Self {
+            pd,
+            qpn,
+            key: remote.rkey,
+            addr: remote.addr,
+            length,
+            access,
+        }
+    }
+}
+
+/// How the keys of work requests are looked up.
+pub(crate) trait Lookup {
+    /// What is found.
+    type Region: Region;
+
+    /// By a local key, for the queue pair of that number.
+    fn local(
+        &self,
         keys: &Keys,
-        (pd, qpn): (PdId, u32),
-        key: u32,
-        addr: u64,
+        pd: PdId,
+        qpn: u32,
+        sge: Sge,
+        write: bool,
+    ) -> Result<Self::Region, AccessError>;
+
+    /// By a remote key, for the queue pair of that number.
+    fn remote(
+        &self,
+        keys: &Keys,
+        pd: PdId,
+        qpn: u32,
+        remote: Remote,
         length: u32,
         access: AccessFlags,
-    ) -> Result<Self, AccessError> {
-        let Some(Named::Region(region)) = keys.get(key >> KEY_BITS) else {
-            return Err(AccessError);
-        };
+    ) -> Result<Self::Region, AccessError>;
+}
+
+/// Each time in the table of keys.
+pub(crate) struct Anew;
+
+impl Lookup for Anew {
+    type Region = Range;
+
+    fn local(
+        &self,
+        keys: &Keys,
+        pd: PdId,
+        qpn: u32,
+        sge: Sge,
+        write: bool,
+    ) -> Result<Range, AccessError> {
+        Range::local(keys, pd, qpn, sge, write)
+    }
+
+    fn remote(
+        &self,
+        keys: &Keys,
+        pd: PdId,
+        qpn: u32,
+        remote: Remote,
+        length: u32,
+        access: AccessFlags,
+    ) -> Result<Range, AccessError> {
+        match keys.get(remote.rkey >> KEY_BITS) {
+            Some(Named::Window(window)) => window.remote(pd, qpn, remote, length, access),
+            Some(Named::Region(region)) => {
+                Range::new(region, &Wanted::remote(pd, qpn, remote, length, access))
+            }
+            None => Err(AccessError),
+        }
+    }
+}
+
+impl Range {
+    fn new(region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Self, AccessError> {
         let (memory, offset) = {
             let state = region.state.lock();
-            if !state.is_named(pd, key) || !state.access.contains(access) {
-                return Err(AccessError);
-            }
-            state.range(addr, length)?
+            let offset = state.check(wanted)?;
+            (state.memory.clone(), offset)
         };
         Ok(Self {
             memory,
             offset,
-            length,
-            qpn,
+            length: wanted.length,
+            qpn: wanted.qpn,
             region,
         })
     }
@@ -167,13 +271,10 @@ impl Range {
         sge: Sge,
         write: bool,
     ) -> Result<Self, AccessError> {
-        // To read is allowed always.
-        let access = if write {
-            AccessFlags::LOCAL_WRITE
-        } else {
-            AccessFlags::EMPTY
-        };
-        Self::find(keys, (pd, qpn), sge.lkey, sge.addr, sge.length, access)
+        match keys.get(sge.lkey >> KEY_BITS) {
+            Some(Named::Region(region)) => Self::new(region, &Wanted::local(pd, qpn, sge, write)),
+            _ => Err(AccessError),
+        }
     }
 
     /// A range of a region whose window allows the access.
@@ -183,7 +284,10 @@ impl Range {
         length: u32,
         qpn: u32,
     ) -> Result<Self, AccessError> {
-        let (memory, offset) = region.state.lock().range(addr, length)?;
+        let (memory, offset) = {
+            let state = region.state.lock();
+            (state.memory.clone(), state.range(addr, length)?)
+        };
         Ok(Self {
             memory,
             offset,
@@ -192,45 +296,138 @@ impl Range {
             region: region.clone(),
         })
     }
+}
 
-    /// By a remote key, for the queue pair of that number.
-    pub(crate) fn remote(
+/// Regions that were looked up lately, to be found without a lock and without a reference being taken.
+///
+/// Whoever deregisters one of them waits until this is dropped: so it is to be, after a batch. What else
+/// may happen to a region is seen at once, by the count of its changes.
+pub(crate) struct Cache {
+    /// Filled from the front.
+    entries: [OnceCell<Entry>; CACHED],
+}
+
+/// A peer's region and one's own, each way.
+const CACHED: usize = 4;
+
+struct Entry {
+    /// As of so many changes.
+    state: State,
+    changes: u32,
+    region: ARef<rdma::Mr<Mr>>,
+}
+
+impl Entry {
+    fn new(region: ARef<rdma::Mr<Mr>>) -> Self {
+        let (state, changes) = {
+            let state = region.state.lock();
+            // Relaxed: it changes with the lock held.
+            (state.clone(), region.changes.load(Ordering::Relaxed))
+        };
+        Self {
+            state,
+            changes,
+            region,
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        // Pairs with the store in `Mr::change`: whoever has seen that call return finds it changed.
+        self.region.changes.load(Ordering::Acquire) == self.changes
+    }
+
+    fn lend(&self, wanted: &Wanted) -> Result<Lent<'_>, AccessError> {
+        let offset = self.state.check(wanted)?;
+        Ok(Lent::Cached(&self.state.memory, offset))
+    }
+}
+
+/// A range of a region that a [`Cache`] has, or that it has no room for.
+pub(crate) enum Lent<'a> {
+    Cached(&'a Umem, usize),
+    Range(Range),
+}
+
+impl Cache {
+    pub(crate) fn new() -> Self {
+        Self {
+            entries: [const { OnceCell::new() }; CACHED],
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map_while(OnceCell::get)
+    }
+
+    /// In the protection domain of a region, no other has its key: not even of another device, whose
+    /// domains are others. The domain is there as long as the region.
+    fn find(&self, wanted: &Wanted) -> Option<Result<Lent<'_>, AccessError>> {
+        let entry = self
+            .entries()
+            .find(|entry| entry.state.key == wanted.key && entry.state.pd == wanted.pd)?;
+        entry.is_current().then(|| entry.lend(wanted))
+    }
+
+    fn add(&self, region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Lent<'_>, AccessError> {
+        let range = |region| Range::new(region, wanted).map(Lent::Range);
+        let is_here = self
+            .entries()
+            .any(|entry| core::ptr::eq(&*entry.region, &*region));
+        let free = self.entries.iter().find(|entry| entry.get().is_none());
+        let Some(free) = free.filter(|_| !is_here) else {
+            return range(region);
+        };
+        let entry = Entry::new(region);
+        // To reach memory on demand may take any time, which whoever deregisters it is not to wait for
+        // several times.
+        if entry.state.memory.is_on_demand() {
+            return range(entry.region);
+        }
+        free.get_or_init(|| entry).lend(wanted)
+    }
+}
+
+impl<'a> Lookup for &'a Cache {
+    type Region = Lent<'a>;
+
+    fn local(
+        &self,
+        keys: &Keys,
+        pd: PdId,
+        qpn: u32,
+        sge: Sge,
+        write: bool,
+    ) -> Result<Lent<'a>, AccessError> {
+        let wanted = Wanted::local(pd, qpn, sge, write);
+        if let Some(found) = self.find(&wanted) {
+            return found;
+        }
+        match keys.get(sge.lkey >> KEY_BITS) {
+            Some(Named::Region(region)) => self.add(region, &wanted),
+            _ => Err(AccessError),
+        }
+    }
+
+    fn remote(
+        &self,
         keys: &Keys,
         pd: PdId,
         qpn: u32,
         remote: Remote,
         length: u32,
         access: AccessFlags,
-    ) -> Result<Self, AccessError> {
-        match keys.get(remote.rkey >> KEY_BITS) {
-            Some(Named::Window(window)) => window.remote(pd, qpn, remote, length, access),
-            _ => Self::find(keys, (pd, qpn), remote.rkey, remote.addr, length, access),
+    ) -> Result<Lent<'a>, AccessError> {
+        let wanted = Wanted::remote(pd, qpn, remote, length, access);
+        if let Some(found) = self.find(&wanted) {
+            return found;
         }
-    }
-
-    /// What becomes of an access to `length` bytes from `at` on.
-    fn accessed<T>(
-        &self,
-        result: Result<T>,
-        at: u32,
-        length: usize,
-        write: bool,
-    ) -> Result<T, Fault> {
-        result.map_err(|error| {
-            if error != EAGAIN {
-                return Fault::Gone;
-            }
-            let Some(qp) = self.region.device().qps.get(self.qpn) else {
-                return Fault::Gone;
-            };
-            let missing = Missing {
-                range: self.clone(),
-                at,
-                length,
-                write,
-            };
-            qp.connection.missing(&qp, missing)
-        })
+        match keys.get(remote.rkey >> KEY_BITS) {
+            Some(Named::Window(window)) => window
+                .remote(pd, qpn, remote, length, access)
+                .map(Lent::Range),
+            Some(Named::Region(region)) => self.add(region, &wanted),
+            None => Err(AccessError),
+        }
     }
 }
 
@@ -306,6 +503,16 @@ impl Mr {
         allowed.then_some(()).ok_or(AccessError)
     }
 
+    /// Changes the state.
+    fn change<R>(&self, op: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        let result = op(&mut state);
+        // Nobody else changes it at the same time. Pairs with the load in `Entry::is_current`.
+        let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);
+        self.changes.store(changes, Ordering::Release);
+        result
+    }
+
     /// The pages of a region that is registered by work requests.
     fn page_list(&self) -> Option<&PageList> {
         self.listed.as_ref()?.page_list()
@@ -314,32 +521,33 @@ impl Mr {
     fn register(region: &rdma::Mr<Self>, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
         let list = region.page_list().ok_or(AccessError)?;
         let (start, length) = region.mapped();
-        let mut state = region.state.lock();
         let is_own_key = request.key >> KEY_BITS == region.number;
-        if state.phase != Phase::Free || state.pd != pd || !is_own_key {
-            return Err(AccessError);
-        }
-        state.offset = list.open(start, length).map_err(|_| AccessError)?;
-        state.phase = Phase::Valid;
-        state.key = request.key;
-        state.access = request.access;
-        state.start = start;
-        state.length = length;
-        Ok(())
+        region.change(|state| {
+            if state.phase != Phase::Free || state.pd != pd || !is_own_key {
+                return Err(AccessError);
+            }
+            state.offset = list.open(start, length).map_err(|_| AccessError)?;
+            state.phase = Phase::Valid;
+            state.key = request.key;
+            state.access = request.access;
+            state.start = start;
+            state.length = length;
+            Ok(())
+        })
     }
 
     fn invalidate(&self, pd: PdId, key: u32) -> Result<(), AccessError> {
         let list = self.page_list().ok_or(AccessError)?;
-        {
-            let mut state = self.state.lock();
+        self.change(|state| {
             if !state.is_named(pd, key) {
                 return Err(AccessError);
             }
             state.phase = Phase::Closing;
-        }
+            Ok(())
+        })?;
         // After this its pages are the owner's again, to do with them what it likes.
         list.close();
-        self.state.lock().phase = Phase::Free;
+        self.change(|state| state.phase = Phase::Free);
         Ok(())
     }
 
@@ -376,46 +584,115 @@ pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), Acc
     }
 }
 
-impl Region for Range {
+/// Memory, and where a range begins there.
+trait Located {
+    fn located(&self) -> (&Umem, usize);
+
+    /// What becomes of an access to `length` bytes from `at` on.
+    fn accessed<T>(
+        &self,
+        result: Result<T>,
+        at: u32,
+        length: usize,
+        write: bool,
+    ) -> Result<T, Fault>;
+}
+
+impl Located for Range {
+    fn located(&self) -> (&Umem, usize) {
+        (&self.memory, self.offset)
+    }
+
+    fn accessed<T>(
+        &self,
+        result: Result<T>,
+        at: u32,
+        length: usize,
+        write: bool,
+    ) -> Result<T, Fault> {
+        result.map_err(|error| {
+            if error != EAGAIN {
+                return Fault::Gone;
+            }
+            let Some(qp) = self.region.device().qps.get(self.qpn) else {
+                return Fault::Gone;
+            };
+            let missing = Missing {
+                range: self.clone(),
+                at,
+                length,
+                write,
+            };
+            qp.connection.missing(&qp, missing)
+        })
+    }
+}
+
+impl Located for Lent<'_> {
+    fn located(&self) -> (&Umem, usize) {
+        match self {
+            Self::Cached(memory, offset) => (memory, *offset),
+            Self::Range(range) => range.located(),
+        }
+    }
+
+    fn accessed<T>(
+        &self,
+        result: Result<T>,
+        at: u32,
+        length: usize,
+        write: bool,
+    ) -> Result<T, Fault> {
+        match self {
+            // Never on demand.
+            Self::Cached(..) => result.map_err(|_| Fault::Gone),
+            Self::Range(range) => range.accessed(result, at, length, write),
+        }
+    }
+}
+
+impl<T: Located> Region for T {
     fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
-        self.memory
-            .prefetch(self.offset, length as usize, write, true)
+        let (memory, offset) = self.located();
+        memory
+            .prefetch(offset, length as usize, write, true)
             .map_err(|_| Fault::Gone)
     }
 
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
-        from.memory
+        let (memory, offset) = self.located();
+        let (source, source_offset) = from.located();
+        source
             .copy_to(
-                from.offset + from_at as usize,
-                &self.memory,
-                self.offset + at as usize,
+                source_offset + from_at as usize,
+                memory,
+                offset + at as usize,
                 length as usize,
             )
             .map_err(|_| Fault::Gone)
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
-        let written = self.memory.write(self.offset + at as usize, bytes);
+        let (memory, offset) = self.located();
+        let written = memory.write(offset + at as usize, bytes);
         self.accessed(written, at, bytes.len(), true)
     }
 
     fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
-        let read = self.memory.read(self.offset + at as usize, bytes);
+        let (memory, offset) = self.located();
+        let read = memory.read(offset + at as usize, bytes);
         self.accessed(read, at, bytes.len(), false)
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
-        let before = self
-            .memory
-            .with_atomic_u64(self.offset, |word| match change {
-                AtomicChange::Add(n) => word.fetch_add(n, Ordering::SeqCst),
-                AtomicChange::CompareSwap { compare, swap } => word
-                    .compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst)
-                    .unwrap_or_else(|before| before),
-                AtomicChange::Store(bytes) => {
-                    word.swap(u64::from_ne_bytes(bytes), Ordering::SeqCst)
-                }
-            });
+        let (memory, offset) = self.located();
+        let before = memory.with_atomic_u64(offset, |word| match change {
+            AtomicChange::Add(n) => word.fetch_add(n, Ordering::SeqCst),
+            AtomicChange::CompareSwap { compare, swap } => word
+                .compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst)
+                .unwrap_or_else(|before| before),
+            AtomicChange::Store(bytes) => word.swap(u64::from_ne_bytes(bytes), Ordering::SeqCst),
+        });
         self.accessed(before, 0, ATOMIC_LENGTH as usize, true)
     }
 }
@@ -453,6 +730,7 @@ fn region(state: State) -> impl PinInit<Mr, Error> {
         windows: AtomicU32::new(0),
         listed,
         state <- SpinLockBh::new(state, c"ferroce::Mr::state", static_lock_class!()),
+        changes: AtomicU32::new(0),
     }? Error)
 }
 
@@ -540,7 +818,7 @@ impl mr::Operations for Mr {
             };
             state.length = memory.length;
         }
-        let before = core::mem::replace(&mut *mr.state.lock(), state);
+        let before = mr.change(|current| core::mem::replace(current, state));
         if change.memory.is_some() {
             // That gives pages back, where it may sleep: whatever packet still has them is done after this.
             crate::net::wait_for_bottom_halves();

@@ -10,6 +10,7 @@
 #include <linux/udp.h>
 #include <net/dst.h>
 #include <net/ip.h>
+#include <net/ip6_checksum.h>
 #include <net/ip6_fib.h>
 #include <net/ip6_route.h>
 #include <net/ipv6.h>
@@ -29,10 +30,12 @@ void net_helper_skb_reserve(struct sk_buff *skb, unsigned int len);
 int net_helper_skb_linearize(struct sk_buff *skb);
 int net_helper_skb_network_offset(const struct sk_buff *skb);
 struct net_device *net_helper_skb_dev(const struct sk_buff *skb);
-unsigned int net_helper_skb_gso_size(const struct sk_buff *skb);
+struct skb_shared_info *net_helper_skb_shinfo(const struct sk_buff *skb);
 bool net_helper_skb_is_ipv6(const struct sk_buff *skb);
 void net_helper_skb_set_udp(struct sk_buff *skb, unsigned int network_len, bool ipv6);
 void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst);
+
+const struct net_device_ops *net_helper_dev_ops(const struct net_device *dev);
 
 bool net_helper_sock_is_full(const struct sock *sk);
 struct net *net_helper_sock_net(const struct sock *sk);

@@ -49,9 +49,9 @@ struct net_device *net_helper_skb_dev(const struct sk_buff *skb)
 	return skb->dev;
 }
 
-unsigned int net_helper_skb_gso_size(const struct sk_buff *skb)
+struct skb_shared_info *net_helper_skb_shinfo(const struct sk_buff *skb)
 {
-	return skb_shinfo(skb)->gso_size;
+	return skb_shinfo(skb);
 }
 
 bool net_helper_skb_is_ipv6(const struct sk_buff *skb)
@@ -69,6 +69,11 @@ void net_helper_skb_set_udp(struct sk_buff *skb, unsigned int network_len, bool 
 void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst)
 {
 	skb_dst_set_noref(skb, dst);
+}
+
+const struct net_device_ops *net_helper_dev_ops(const struct net_device *dev)
+{
+	return dev->netdev_ops;
 }
 
 bool net_helper_sock_is_full(const struct sock *sk)

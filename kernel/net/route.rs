@@ -6,12 +6,12 @@
 //! [`include/net/route.h`](srctree/include/net/route.h),
 //! [`include/net/ip6_route.h`](srctree/include/net/ip6_route.h)
 
-use crate::rdma::bindings;
+use crate::rdma::{bindings, NetDevice};
 use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ptr::NonNull,
 };
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::rcu};
 
 /// The number of UDP in an IP header.
 pub const UDP: u8 = 17;
@@ -120,7 +120,7 @@ impl Flow {
     }
 }
 
-fn in6(addr: Ipv6Addr) -> bindings::in6_addr {
+pub(super) fn in6(addr: Ipv6Addr) -> bindings::in6_addr {
     // SAFETY: Both are 16 bytes of which any will do.
     unsafe { core::mem::transmute(addr.octets()) }
 }
@@ -166,6 +166,22 @@ impl Route {
     pub fn is_valid(&self) -> bool {
         // SAFETY: By the type invariants.
         unsafe { bindings::net_helper_dst_check(self.as_raw(), self.cookie) }
+    }
+}
+
+impl Route {
+    /// Shows the device at the other end, if that which packets leave by is one of a pair: of virtual
+    /// Ethernet devices, say, between two namespaces. `op` must not sleep.
+    pub fn with_peer<R>(&self, op: impl FnOnce(&NetDevice) -> R) -> Option<R> {
+        let _guard = rcu::read_lock();
+        // SAFETY: By the type invariants a valid route. It always has a device, which stays in memory as
+        // long as RCU's read lock is held, and so does the one at the other end.
+        unsafe {
+            let netdev = (&raw const (*self.as_raw()).__bindgen_anon_1.dev).read_volatile();
+            let peer_of = (*bindings::net_helper_dev_ops(netdev)).ndo_get_peer_dev?;
+            let peer = peer_of(netdev);
+            (!peer.is_null()).then(|| op(NetDevice::from_raw(peer)))
+        }
     }
 }
 

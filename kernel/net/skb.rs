@@ -4,12 +4,16 @@
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
+use super::route::in6;
 use crate::rdma::{bindings, NetDevice};
 use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ptr::NonNull,
 };
-use kernel::bindings::sk_buff;
+use kernel::{
+    bindings::{sk_buff, SKB_GSO_UDP_L4, SKB_GSO_UDP_TUNNEL_CSUM},
+    ffi::c_int,
+};
 
 /// The length of a UDP header.
 pub const UDP_HEADER: usize = 8;
@@ -173,17 +177,29 @@ impl Datagram {
     /// The length of each payload but the last one; `None` if there is only one.
     pub fn segment_size(&self) -> Option<usize> {
         // SAFETY: A valid packet.
-        match unsafe { bindings::net_helper_skb_gso_size(self.skb.as_raw()) } {
+        match unsafe { (*bindings::net_helper_skb_shinfo(self.skb.as_raw())).gso_size } {
             0 => None,
-            size => Some(size as usize),
+            size => Some(size.into()),
         }
     }
 }
 
-/// A packet in the making, with all its headers from IP on.
+/// A packet in the making, with all its headers from IP on. Or several as one, with the headers of the
+/// first: who does not take them so cuts them up, in the kernel or in hardware.
 pub struct Packet {
     skb: SkBuff,
     room: usize,
+    segments: Option<Segments>,
+}
+
+/// What packets are in one.
+#[derive(Clone, Copy)]
+struct Segments {
+    /// The length of each payload but the last.
+    size: u16,
+    count: u16,
+    /// The socket that they are for takes them as they are.
+    stay: bool,
 }
 
 /// What is left in front of a packet, for the headers below IP (`LL_MAX_HEADER`, and more than any
@@ -200,7 +216,12 @@ impl Packet {
             bindings::net_helper_skb_reserve(raw.as_ptr(), HEADROOM as u32);
             // INVARIANT: Made above.
             let skb = SkBuff(raw);
-            Some(Self { skb, room })
+            let segments = None;
+            Some(Self {
+                skb,
+                room,
+                segments,
+            })
         }
     }
 
@@ -242,14 +263,72 @@ impl Packet {
         result
     }
 
+    /// Tells that these are `count` packets, two at least, with payloads of so many bytes each but the
+    /// last, which is no longer.
+    pub fn set_segments(&mut self, size: u16, count: u16) {
+        self.segments = Some(Segments {
+            size,
+            count,
+            stay: false,
+        });
+    }
+
+    /// Has several packets in one stay so up to the socket that they are for, which has to be a
+    /// [`UdpSocket`](super::UdpSocket) too, on no other host.
+    pub fn keep_whole(&mut self) {
+        if let Some(segments) = &mut self.segments {
+            segments.stay = true;
+        }
+    }
+
     /// Completes the packet.
-    pub(super) fn into_skb(self) -> SkBuff {
+    pub(super) fn into_skb(mut self) -> SkBuff {
         let raw = self.skb.as_raw();
-        // SAFETY: A valid packet.
+        let header = match *self.bytes_mut() {
+            [first, ..] if first >> 4 == 6 => {
+                self.bytes_mut().first_chunk().map(|h| IpHeader::V6(*h))
+            }
+            _ => self.bytes_mut().first_chunk().map(|h| IpHeader::V4(*h)),
+        };
+        let Some(header) = header else {
+            return self.skb;
+        };
+        let network = header.bytes().len();
+        let ipv6 = matches!(header, IpHeader::V6(_));
+        // SAFETY: A valid packet, with an IP header of this length.
+        unsafe { bindings::net_helper_skb_set_udp(raw, network as u32, ipv6) };
+        let Some(segments) = self.segments else {
+            return self.skb;
+        };
+        let length = (self.len() - network) as c_int;
+        // Segmentation has it that there are UDP checksums (`__udp_gso_segment()`): they are made by
+        // whoever has to, which on the way to another namespace is nobody.
+        match (header.source(), header.destination()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let [source, destination] =
+                    [source, destination].map(|a| u32::from_ne_bytes(a.octets()));
+                // SAFETY: A valid packet, with a UDP header behind that of IP.
+                unsafe { bindings::udp_set_csum(false, raw, source, destination, length) };
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let [source, destination] = [source, destination].map(in6);
+                // SAFETY: As above.
+                unsafe { bindings::udp6_set_csum(false, raw, &source, &destination, length) };
+            }
+            _ => {}
+        }
+        // UDP hands several packets in one to a socket like ours if they look as if its own function
+        // for received packets had put them together (`udp_unexpected_gso()`, `udp_gro_complete()`).
+        let stay = match segments.stay {
+            true => SKB_GSO_UDP_TUNNEL_CSUM,
+            false => 0,
+        };
+        // SAFETY: A valid packet, which is ours.
         unsafe {
-            let ipv6 = !self.is_empty() && *(*raw).data >> 4 == 6;
-            let network = if ipv6 { 40 } else { 20 };
-            bindings::net_helper_skb_set_udp(raw, network, ipv6);
+            let info = bindings::net_helper_skb_shinfo(raw);
+            (*info).gso_size = segments.size;
+            (*info).gso_segs = segments.count;
+            (*info).gso_type = (SKB_GSO_UDP_L4 | stay) as u32;
         }
         self.skb
     }

@@ -10,7 +10,11 @@ use super::{
     skb::{Datagram, Packet, SkBuff},
 };
 use crate::rdma::{bindings, NetDevice};
-use core::{marker::PhantomData, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 use kernel::{
     bindings::{net, AF_INET, AF_INET6},
     error::{from_err_ptr, to_result},
@@ -74,6 +78,13 @@ impl<T: Receiver> UdpSocket<T> {
         // SAFETY: A new socket; the configuration is copied. The function called upon a datagram is
         // there until `drop` has waited for the last call to return.
         unsafe { bindings::setup_udp_tunnel_sock(net, sk.as_ptr(), &mut setup) };
+        // Several datagrams in one are welcome (`udp_allow_gso()`).
+        // SAFETY: A socket of UDP is a `struct udp_sock`. Its flags are changed atomically.
+        unsafe {
+            let flags = &raw mut (*sk.as_ptr().cast::<bindings::udp_sock>()).udp_flags;
+            AtomicUsize::from_ptr(flags.cast())
+                .fetch_or(1 << bindings::UDP_FLAGS_ACCEPT_L4, Ordering::Relaxed);
+        }
         // INVARIANT: Made above.
         Ok(Self {
             sk,

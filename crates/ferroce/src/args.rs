@@ -46,8 +46,9 @@ pub enum Command {
     /// Runs the programs of perftest and rdma-core on one kind of device and on
     /// the other in turn, in several rounds, and prints the medians, the least
     /// and the greatest, and how many times as good ferroce was. A second table
-    /// says where the time goes. All of it takes some minutes, --quick one or two,
-    /// and on QEMU more. The machine should have nothing else to do.
+    /// says where the time goes. Both ends are on one host, or with --wire on two,
+    /// as namespaces of the guest. All of it takes some minutes, --quick one or
+    /// two, and on QEMU more. The machine should have nothing else to do.
     Bench(Bench),
     #[command(hide = true, name = crate::bench::GUEST)]
     BenchGuest { plan: String },
@@ -148,6 +149,12 @@ pub struct Bench {
     /// Measure fewer sizes, and fewer times
     #[arg(long)]
     pub quick: bool,
+    /// Measure between two hosts, by packets, and not within one
+    ///
+    /// The guest has two network namespaces with a pair of virtual Ethernet
+    /// devices between them, and a device of the same kind in each.
+    #[arg(long)]
+    pub wire: bool,
     /// Measure these only, separated by commas
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     pub only: Vec<Topic>,

@@ -11,11 +11,12 @@
 
 use super::{
     kick,
-    send::{drain, Extent, Stopped},
+    send::{drain, Extent, Stopped, BATCH},
     Qp, QpRef,
 };
 use crate::{
     counters::Host,
+    memory::Cache,
     rdma::{
         self,
         thread::{self, Run, Thread},
@@ -185,14 +186,22 @@ impl Run for Drainer {
             }
             self.is_busy.store(true, Relaxed);
             let mut executed = 0;
-            attended.retain(|queue| match queue.look() {
-                Stopped::After(0) => now - queue.busy_at < LONG_PAUSE,
-                Stopped::After(requests) => {
-                    executed += requests;
-                    queue.busy_at = now;
-                    true
+            // The queues of a program often share a few regions.
+            let (mut cache, mut uses) = (Cache::new(), 0);
+            attended.retain(|queue| {
+                if uses >= BATCH {
+                    (cache, uses) = (Cache::new(), 0);
                 }
-                Stopped::Waiting => false,
+                match queue.look(&cache) {
+                    Stopped::After(0) => now - queue.busy_at < LONG_PAUSE,
+                    Stopped::After(requests) => {
+                        uses += requests;
+                        executed += requests;
+                        queue.busy_at = now;
+                        true
+                    }
+                    Stopped::Waiting => false,
+                }
             });
             if executed > 0 {
                 self.rhythm.served();
@@ -208,13 +217,13 @@ impl Run for Drainer {
 
 impl Attended {
     /// Executes a batch of what is posted.
-    fn look(&self) -> Stopped {
+    fn look(&self, cache: &Cache) -> Stopped {
         let qp = &*self.qp;
         let Some(mut send) = qp.send.try_lock() else {
             // Somebody else executes it at the moment.
             return Stopped::After(0);
         };
-        let stopped = drain(qp, &mut send, Extent::Batch);
+        let stopped = drain(qp, &mut send, Extent::Batch, cache);
         if let Stopped::After(requests @ 1..) = stopped {
             let counters = &qp.device().counters;
             counters.add_host(Host::Drained, requests.into());

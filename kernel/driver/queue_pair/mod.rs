@@ -19,6 +19,7 @@ mod by_wire;
 mod drainer;
 mod receive;
 mod send;
+mod shared;
 mod work;
 
 use super::{
@@ -34,11 +35,9 @@ use super::{
 };
 use crate::{
     net::SpinLockBh,
-    qp::{self, state, DeviceLimits, QpAttr, Transition},
+    qp::{self, state, DeviceLimits, Transition},
     rdma::{
-        self,
-        ah::AddressVector,
-        eopnotsupp,
+        self, eopnotsupp,
         qp::{Operations, QpEvent},
         qp_attr::{QpAttrOut, QpCap, QpInitAttr},
         wr::{RecvWrs, SendWrs},
@@ -48,7 +47,7 @@ use crate::{
     uapi,
     verbs::{limits, EventType, QpType, WcOpcode, WcStatus},
 };
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -59,6 +58,7 @@ use kernel::{
 pub(crate) use drainer::Drainer;
 pub(crate) use receive::{Looked, Own, Peer, ReceiveQueue};
 use send::Extent;
+use shared::Shared;
 
 /// A queue pair, as peers hold on to it.
 pub(crate) type QpRef = ARef<rdma::Qp<Qp>>;
@@ -75,6 +75,8 @@ pub(crate) struct Qp {
     srq: Option<SrqRef>,
     #[pin]
     pub(crate) shared: SpinLockBh<Shared>,
+    /// See [`Qp::changes`].
+    changes: AtomicU32,
     /// Its part for peers on other hosts.
     #[pin]
     pub(crate) connection: Connection,
@@ -109,19 +111,6 @@ impl PinnedDrop for Qp {
 pub(crate) struct Caps {
     layout: QpLayout,
     pub(crate) signal_all: bool,
-}
-
-/// What peers look at.
-pub(crate) struct Shared {
-    pub(crate) attr: QpAttr,
-    /// The GID that packets come from.
-    pub(crate) sgid: [u8; 16],
-    /// The address vector, to be queried.
-    av: Option<AddressVector>,
-    /// `None` if receives come from a shared receive queue.
-    receives: Option<ReceiveQueue>,
-    /// It is being destroyed.
-    pub(crate) is_gone: bool,
 }
 
 #[vtable]
@@ -178,13 +167,7 @@ impl Operations for Qp {
             _ => qp.device().qps.reserve(GFP_KERNEL)?.keep(),
         };
         qp.set_number(number);
-        let shared = Shared {
-            attr: QpAttr::new(),
-            sgid: [0; 16],
-            av: None,
-            receives,
-            is_gone: false,
-        };
+        let shared = Shared::new(receives);
         let send = send::SendSide::new(send);
         Ok(try_pin_init!(Qp {
             number,
@@ -195,6 +178,7 @@ impl Operations for Qp {
             recv_cq,
             srq,
             shared <- SpinLockBh::new(shared, c"ferroce::Qp::shared", static_lock_class!()),
+            changes: AtomicU32::new(0),
             connection <- Connection::new(),
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
@@ -222,7 +206,7 @@ impl Operations for Qp {
         qp.device().qps.take(qp.number);
         qp.device().groups.forget(qp);
         qp.for_each_polling(|polling| polling.remove(qp.number));
-        qp.shared.lock().is_gone = true;
+        qp.change(|facts| facts.is_gone = true);
         qp.deferred.detach();
         qp.device().drainer.forget(qp);
         // Whoever executes its requests notices, and lets go; and from here on nobody starts a timer.
@@ -403,20 +387,19 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
     } = Attributes::of(attr);
     let limits = DeviceLimits::with_active_mtu(crate::device::port_mtu(device));
     // Its holder stops at the state that it finds when it begins a request.
-    let transition = {
-        let mut shared = qp.shared.lock();
-        let modified = qp::modify(qp.qp_type, &shared.attr, mask, &requested, &limits)
+    let transition = qp.change(|facts| -> Result<_> {
+        let modified = qp::modify(qp.qp_type, &facts.attr, mask, &requested, &limits)
             .map_err(|e| errno(e.errno()))?;
-        shared.attr = modified.attr;
+        facts.attr = modified.attr;
         if let Some(sgid) = sgid {
-            shared.sgid = sgid;
-            shared.av = av;
+            facts.sgid = sgid;
+            facts.av = av;
         }
         if let Some(user) = &qp.user {
             user.set_state(modified.attr.state);
         }
-        modified.transition
-    };
+        Ok(modified.transition)
+    })?;
     // Without the lock, which is taken inside that of the connection.
     let attr = qp.shared.lock().attr;
     qp.connection.configure(&attr);
@@ -447,7 +430,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
 fn settle(qp: &rdma::Qp<Qp>) {
     let mut send = qp.send.lock();
     qp.kicked.store(false, Ordering::SeqCst);
-    send::drain(qp, &mut send, Extent::All);
+    send::drain_all(qp, &mut send, Extent::All);
     drop(send);
     // What came in the meantime found the mutex taken.
     if qp.kicked.load(Ordering::SeqCst) {
@@ -465,7 +448,7 @@ pub(crate) fn kick(qp: &rdma::Qp<Qp>) {
             return;
         };
         while qp.kicked.swap(false, Ordering::SeqCst) {
-            send::drain(qp, &mut send, Extent::All);
+            send::drain_all(qp, &mut send, Extent::All);
         }
         // The note of a thread that found the mutex taken until here is seen by the loop.
     }
@@ -483,7 +466,7 @@ fn take_turn(qp: &rdma::Qp<Qp>) {
     };
     qp.kicked.store(false, Ordering::SeqCst);
     let end = Instant::<Monotonic>::now() + TURN;
-    send::drain(qp, &mut send, Extent::Until(end));
+    send::drain_all(qp, &mut send, Extent::Until(end));
     drop(send);
     // What came in the meantime found the mutex taken.
     if qp.kicked.load(Ordering::SeqCst) {
@@ -500,13 +483,13 @@ fn doorbell(qp: &rdma::Qp<Qp>) {
 
 /// Moves to the error state because of something on the receiving side, and has all flushed.
 fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
-    {
-        let mut shared = qp.shared.lock();
-        let after = state::after_receive_error(shared.attr.state);
-        if after == shared.attr.state {
-            return;
-        }
-        shared.attr.state = after;
+    let (before, after) = qp.change(|facts| {
+        let before = facts.attr.state;
+        facts.attr.state = state::after_receive_error(before);
+        (before, facts.attr.state)
+    });
+    if before == after {
+        return;
     }
     if let Some(event) = event.and_then(qp_event) {
         dispatch(qp, event);

@@ -8,12 +8,10 @@ use crate::{
     counters::Port,
     cq,
     local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
-    memory::{self, Range},
+    memory::{self, Anew, Lookup},
     qp::{state, QpAttr},
     rdma,
-    ring::{
-        Cqe, Idle, Operation, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE,
-    },
+    ring::{Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE},
     rings::WorkQueue,
     srq,
     verbs::{AccessFlags, EventType, QpType, RnrTimer, WcFlags, WcOpcode, WcStatus},
@@ -111,31 +109,48 @@ impl ReceiveQueue {
     }
 }
 
-/// A queue pair as its peer sees it.
-pub(crate) struct Peer<'a> {
-    qp: &'a rdma::Qp<Qp>,
+/// A queue pair as its peer sees it. `L` says how its keys are looked up.
+pub(crate) struct Peer<'a, L = Anew> {
+    pub(super) qp: &'a rdma::Qp<Qp>,
+    pub(super) terms: Terms,
+    pub(super) lookup: L,
+}
+
+/// On what terms a queue pair takes messages.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
     access: AccessFlags,
     takes_reads: bool,
     min_rnr_timer: RnrTimer,
 }
 
-impl<'a> Peer<'a> {
+impl Terms {
+    fn of(attr: &QpAttr) -> Self {
+        Self {
+            access: attr.qp_access_flags,
+            takes_reads: attr.max_dest_rd_atomic > 0,
+            min_rnr_timer: attr.min_rnr_timer,
+        }
+    }
+
     /// If the queue pair takes messages of a connected peer: it is in a state to, and connected to
-    /// just that one.
+    /// just that one. With the number of its [changes](Qp::changes) as of which that is so.
     pub(super) fn connected(
-        qp: &'a rdma::Qp<Qp>,
+        qp: &rdma::Qp<Qp>,
         from: &rdma::Qp<Qp>,
         from_gid: &[u8; 16],
-    ) -> Option<Self> {
+    ) -> Option<(Self, u32)> {
         let shared = qp.shared.lock();
         let takes = !shared.is_gone
             && state::accepts_requests(shared.attr.state)
             && qp.qp_type == from.qp_type
             && shared.attr.dest_qp_num == from.number
             && shared.attr.ah_attr.dgid == *from_gid;
-        takes.then(|| Self::of(qp, &shared.attr))
+        takes.then(|| (Self::of(&shared.attr), qp.changes()))
     }
+}
 
+impl<'a> Peer<'a> {
     /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42).
     pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Option<Self> {
         let shared = qp.shared.lock();
@@ -154,25 +169,25 @@ impl<'a> Peer<'a> {
     fn of(qp: &'a rdma::Qp<Qp>, attr: &QpAttr) -> Self {
         Self {
             qp,
-            access: attr.qp_access_flags,
-            takes_reads: attr.max_dest_rd_atomic > 0,
-            min_rnr_timer: attr.min_rnr_timer,
+            terms: Terms::of(attr),
+            lookup: Anew,
         }
     }
 }
 
-/// The memory that a queue pair's own work requests name.
-pub(crate) struct Own<'a>(pub(crate) &'a rdma::Qp<Qp>);
+/// The memory that a queue pair's own work requests name, and how it is looked up.
+pub(crate) struct Own<'a, L = Anew>(pub(crate) &'a rdma::Qp<Qp>, pub(crate) L);
 
-impl LocalMemory for Own<'_> {
-    type Region = Range;
+impl<L: Lookup> LocalMemory for Own<'_, L> {
+    type Region = L::Region;
 
-    fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        Range::local(&self.0.device().keys, self.0.pd, self.0.number, sge, write)
+    fn local(&self, sge: Sge, write: bool) -> Result<L::Region, AccessError> {
+        self.1
+            .local(&self.0.device().keys, self.0.pd, self.0.number, sge, write)
     }
 }
 
-impl Peer<'_> {
+impl<L> Peer<'_, L> {
     fn count_no_receive(&self) {
         let counters = &self.qp.device().counters;
         counters.count(match self.qp.qp_type {
@@ -180,50 +195,40 @@ impl Peer<'_> {
             _ => Port::OutOfBuffer,
         });
     }
+}
 
-    /// Counts what has been moved for a request of a queue pair.
-    pub(super) fn count_moved(&self, from: &rdma::Qp<Qp>, operation: &Operation, length: u32) {
-        let (mine, theirs) = (&self.qp.device().counters, &from.device().counters);
-        let (sender, receiver) = match operation {
-            Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. } => {
-                (mine, theirs)
-            }
-            _ => (theirs, mine),
-        };
-        sender.add(Port::SentBytes, length.into());
-        receiver.add(Port::RcvdBytes, length.into());
+impl<L: Lookup> LocalMemory for Peer<'_, L> {
+    type Region = L::Region;
+
+    fn local(&self, sge: Sge, write: bool) -> Result<L::Region, AccessError> {
+        let keys = &self.qp.device().keys;
+        self.lookup
+            .local(keys, self.qp.pd, self.qp.number, sge, write)
     }
 }
 
-impl LocalMemory for Peer<'_> {
-    type Region = Range;
-
-    fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        Own(self.qp).local(sge, write)
-    }
-}
-
-impl Responder for Peer<'_> {
+impl<L: Lookup> Responder for Peer<'_, L> {
     fn remote(
         &self,
         remote: Remote,
         length: u32,
         access: AccessFlags,
-    ) -> Result<Range, AccessError> {
-        let keys = &self.qp.device().keys;
-        Range::remote(keys, self.qp.pd, self.qp.number, remote, length, access)
+    ) -> Result<L::Region, AccessError> {
+        let (keys, number) = (&self.qp.device().keys, self.qp.number);
+        self.lookup
+            .remote(keys, self.qp.pd, number, remote, length, access)
     }
 
     fn access(&self) -> AccessFlags {
-        self.access
+        self.terms.access
     }
 
     fn takes_reads(&self) -> bool {
-        self.takes_reads
+        self.terms.takes_reads
     }
 
     fn min_rnr_timer(&self) -> RnrTimer {
-        self.min_rnr_timer
+        self.terms.min_rnr_timer
     }
 
     fn take_receive<T>(

@@ -4,7 +4,8 @@
 
 use super::{
     by_wire,
-    receive::{Own, Peer},
+    receive::{Own, Peer, Terms},
+    shared::Facts,
     work::Timer,
     Qp, QpRef,
 };
@@ -14,7 +15,8 @@ use crate::{
     cq,
     device::Ferroce,
     local::{self, AccessError, Outcome},
-    memory, net,
+    memory::{self, Anew, Cache},
+    net,
     qp::state::{self, Processing},
     rdma::{self, qp::QpEvent, Details, Device, Gid, GidType},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
@@ -94,7 +96,7 @@ enum Attempt {
 const NO_MEMORY: Delta = Delta::from_millis(1);
 
 /// How many requests are executed before others get a chance.
-const BATCH: u32 = 64;
+pub(super) const BATCH: u32 = 64;
 
 impl SendSide {
     pub(super) fn new(queue: WorkQueue<SendQueue>) -> Self {
@@ -195,24 +197,37 @@ pub(super) enum Stopped {
 }
 
 /// Executes requests until there is none, or one that has to wait.
-pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> Stopped {
+pub(super) fn drain_all(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) {
+    while let Stopped::After(executed @ BATCH..) = drain(qp, send, extent, &Cache::new()) {
+        if extent.pause(qp, executed).is_some() {
+            return;
+        }
+    }
+}
+
+/// Executes a batch of requests, or up to one that has to wait. Regions are found in `cache`, and added
+/// to it.
+pub(super) fn drain(
+    qp: &rdma::Qp<Qp>,
+    send: &mut SendSide,
+    extent: Extent,
+    cache: &Cache,
+) -> Stopped {
     send.queue.executor.stay_awake();
-    let mut known = Known::default();
+    let mut known = Known::of(qp);
     let mut executed = 0;
     loop {
         if qp.connection.is_engaged() {
+            drop(known);
             return by_wire::drain(qp, &mut send.queue, extent);
         }
-        let (state, is_gone) = {
-            let shared = qp.shared.lock();
-            (shared.attr.state, shared.is_gone)
-        };
-        let processing = state::send_queue(state);
-        if is_gone || processing == Processing::Hold {
+        known.refresh();
+        let processing = state::send_queue(known.own.attr.state);
+        if known.own.is_gone || processing == Processing::Hold {
             return Stopped::Waiting;
         }
         if processing == Processing::Drain && send.current.is_none() {
-            if qp.shared.lock().attr.drained() {
+            if qp.change(|facts| facts.attr.drained()) {
                 super::dispatch(qp, QpEvent::SqDrained);
             }
             return Stopped::Waiting;
@@ -228,17 +243,14 @@ pub(super) fn drain(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> S
                 complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
             }
             _ => {
-                if !execute(qp, send, &mut known) {
+                if !execute(qp, send, &mut known, cache) {
                     return Stopped::Waiting;
                 }
             }
         }
         executed += 1;
-        if executed % BATCH == 0 {
-            known = Known::default();
-            if let Some(stopped) = extent.pause(qp, executed) {
-                return stopped;
-            }
+        if executed == BATCH {
+            return Stopped::After(executed);
         }
     }
 }
@@ -275,12 +287,11 @@ fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> bool {
 
 /// The process has written nonsense to its ring: nothing in it can be told from anything else.
 pub(super) fn broken(qp: &rdma::Qp<Qp>) {
-    let before = {
-        let mut shared = qp.shared.lock();
-        let before = shared.attr.state;
-        shared.attr.state = state::after_fatal_error(before);
+    let before = qp.change(|facts| {
+        let before = facts.attr.state;
+        facts.attr.state = state::after_fatal_error(before);
         before
-    };
+    });
     if before != QpState::Err {
         super::dispatch(qp, QpEvent::Fatal);
         super::receiving_ends(qp);
@@ -288,7 +299,7 @@ pub(super) fn broken(qp: &rdma::Qp<Qp>) {
 }
 
 /// Executes the current entry. Returns whether to go on.
-fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known) -> bool {
+fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache: &Cache) -> bool {
     if let Some(time) = send.not_before {
         let left = time - Instant::<Monotonic>::now();
         if !left.is_negative() && !left.is_zero() {
@@ -321,6 +332,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known) -> bool {
                     &mut send.tries,
                     &mut send.datagrams,
                     known,
+                    cache,
                 ),
             )
         }
@@ -331,19 +343,21 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known) -> bool {
             send.datagrams.send(qp);
             send.finish_current();
             if signaled {
+                // Whoever sees the completion finds it counted.
+                known.settle();
                 complete(qp, wr_id, opcode.completion(), WcStatus::Success, length);
             }
             true
         }
         Attempt::Failed(status) => {
+            known.settle();
             send.finish_current();
             complete(qp, wr_id, opcode.completion(), status, 0);
-            let (before, after) = {
-                let mut shared = qp.shared.lock();
-                let before = shared.attr.state;
-                shared.attr.state = state::after_send_error(qp.qp_type, before);
-                (before, shared.attr.state)
-            };
+            let (before, after) = qp.change(|facts| {
+                let before = facts.attr.state;
+                facts.attr.state = state::after_send_error(qp.qp_type, before);
+                (before, facts.attr.state)
+            });
             if before != after && after == QpState::Err {
                 super::receiving_ends(qp);
             }
@@ -396,7 +410,8 @@ fn attempt(
     data: Data<'_>,
     tries: &mut Tries,
     datagrams: &mut Datagrams,
-    known: &mut Known,
+    known: &mut Known<'_>,
+    cache: &Cache,
 ) -> Attempt {
     if let Some(result) = execute_local(qp, &request.operation) {
         return result.map_or_else(Attempt::Failed, |()| Attempt::Done(0));
@@ -404,15 +419,10 @@ fn attempt(
     if qp.qp_type.is_datagram() {
         return datagram(qp, request, data, datagrams);
     }
-    let (attr, sgid) = {
-        let shared = qp.shared.lock();
-        (shared.attr, shared.sgid)
-    };
     let reliable = qp.qp_type == QpType::Rc;
     let counters = &qp.device().counters;
-    let peer = known.find(qp, &attr.ah_attr.dgid, attr.dest_qp_num);
-    let peer = peer.and_then(|p| Peer::connected(p, qp, &sgid));
-    let Some(peer) = peer else {
+    let Some(peer) = known.peer(cache) else {
+        let attr = &known.own.attr;
         if roce::is_elsewhere(qp.device(), &attr.ah_attr.dgid) {
             return Attempt::Elsewhere;
         }
@@ -434,10 +444,9 @@ fn attempt(
             }
         };
     };
-    match local::execute(request, data, &Own(qp), &peer, reliable) {
+    match local::execute(request, data, &Own(qp, cache), &peer, reliable) {
         Outcome::Done(length) => {
-            counters.count(Port::RdmaSends);
-            peer.count_moved(qp, &request.operation, length);
+            known.tally.add(&request.operation, length);
             Attempt::Done(length)
         }
         Outcome::Dropped(length) => {
@@ -455,6 +464,7 @@ fn attempt(
         }
         Outcome::NotReady(timer) => {
             counters.count(Port::RcvdRnr);
+            let attr = &known.own.attr;
             if attr.rnr_retry != RNR_RETRY_INFINITE {
                 if tries.not_ready >= attr.rnr_retry {
                     counters.count(Port::RnrRetryExceeded);
@@ -467,17 +477,106 @@ fn attempt(
     }
 }
 
-/// The peer that was found for the request before, for a batch: whoever destroys it waits no longer.
-#[derive(Default)]
-struct Known(Option<([u8; 16], u32, QpRef)>);
+/// What is known of a queue pair and of its peer, for a batch: whoever destroys the peer waits no longer.
+struct Known<'a> {
+    qp: &'a rdma::Qp<Qp>,
+    /// As of so many changes.
+    own: Facts,
+    changes: u32,
+    peer: Option<KnownPeer>,
+    /// What was done with that peer.
+    tally: Tally,
+}
 
-impl Known {
-    fn find(&mut self, qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<&QpRef> {
-        let is_known = |(gid, qpn, _): &([u8; 16], u32, QpRef)| gid == dgid && *qpn == number;
-        if !self.0.as_ref().is_some_and(is_known) {
-            self.0 = find(qp, dgid, number).map(|peer| (*dgid, number, peer));
+struct KnownPeer {
+    qp: QpRef,
+    /// As of so many changes.
+    terms: Terms,
+    changes: u32,
+}
+
+/// What is yet to be counted.
+#[derive(Default)]
+struct Tally {
+    messages: u64,
+    /// Bytes to the peer, and from it.
+    sent: u64,
+    received: u64,
+}
+
+impl Tally {
+    fn add(&mut self, operation: &Operation, length: u32) {
+        self.messages += 1;
+        match operation {
+            Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. } => {
+                self.received += u64::from(length);
+            }
+            _ => self.sent += u64::from(length),
         }
-        self.0.as_ref().map(|(.., peer)| peer)
+    }
+}
+
+impl<'a> Known<'a> {
+    fn of(qp: &'a rdma::Qp<Qp>) -> Self {
+        let shared = qp.shared.lock();
+        Self {
+            qp,
+            own: **shared,
+            changes: qp.changes(),
+            peer: None,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Looks anew, if anything has changed.
+    fn refresh(&mut self) {
+        if self.qp.changes() != self.changes {
+            *self = Self::of(self.qp);
+        }
+    }
+
+    /// The peer, if it takes messages of this queue pair.
+    fn peer<'b>(&'b mut self, cache: &'b Cache) -> Option<Peer<'b, &'b Cache>> {
+        let is_current = |peer: &KnownPeer| peer.qp.changes() == peer.changes;
+        if !self.peer.as_ref().is_some_and(is_current) {
+            self.settle();
+            let (qp, own) = (self.qp, &self.own);
+            self.peer = find(qp, &own.attr.ah_attr.dgid, own.attr.dest_qp_num).and_then(|peer| {
+                let (terms, changes) = Terms::connected(&peer, qp, &own.sgid)?;
+                Some(KnownPeer {
+                    qp: peer,
+                    terms,
+                    changes,
+                })
+            });
+        }
+        self.peer.as_ref().map(|peer| Peer {
+            qp: &peer.qp,
+            terms: peer.terms,
+            lookup: cache,
+        })
+    }
+
+    /// Counts what was done.
+    fn settle(&mut self) {
+        let tally = core::mem::take(&mut self.tally);
+        let Some(peer) = self.peer.as_ref().filter(|_| tally.messages > 0) else {
+            return;
+        };
+        let (mine, theirs) = (&self.qp.device().counters, &peer.qp.device().counters);
+        mine.add(Port::RdmaSends, tally.messages);
+        for (from, to, length) in [(mine, theirs, tally.sent), (theirs, mine, tally.received)] {
+            if length > 0 {
+                from.add(Port::SentBytes, length);
+                to.add(Port::RcvdBytes, length);
+            }
+        }
+    }
+}
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 
@@ -531,7 +630,7 @@ fn datagram(
     };
     let mtu = crate::device::port_mtu(device).bytes();
     let mut list = local::RegionList::new();
-    match local::Datagram::new(request, data, &Own(qp), mtu, source, &mut list) {
+    match local::Datagram::new(request, data, &Own(qp, Anew), mtu, source, &mut list) {
         Ok(datagram) => {
             let counters = &device.counters;
             counters.count(Port::RdmaSends);

@@ -16,6 +16,10 @@ pub(super) fn icrc_of(ip: &IpHeader, udp: &[u8; 8], transport: &[u8]) -> [u8; IC
     }
 }
 
+/// How long packets that are sent as one may be together: as much as fits into 32 KiB beside what an
+/// `sk_buff` needs for itself, which is what the kernel has at hand (`PAGE_ALLOC_COSTLY_ORDER`).
+const LIMIT: usize = 31 << 10;
+
 /// Packets in the making, of one length but the last, that are sent as one.
 pub(super) struct Burst<'a> {
     path: &'a mut Path,
@@ -30,13 +34,18 @@ pub(super) struct Burst<'a> {
 }
 
 impl<'a> Burst<'a> {
-    /// An empty one, with room for `count` packets of so many bytes from the BTH on, without the ICRC.
-    /// `None` without memory.
-    pub(super) fn new(path: &'a mut Path, length: usize, count: u16) -> Option<Self> {
+    /// An empty one, with room for `count` packets of so many bytes from the BTH on, without the ICRC,
+    /// or for fewer, one at least. `None` without memory.
+    pub(super) fn new(path: &'a mut Path, length: usize, count: u32) -> Option<Self> {
         let ip = path.ip_header();
         let headers = headers_len(&ip);
         let length = length + ICRC_LEN;
-        let mut packet = Packet::new(headers + length * usize::from(count))?;
+        let count = usize::try_from(count).unwrap_or(1).min(LIMIT / length);
+        let some = (count > 1).then(|| Packet::new(headers + length * count));
+        let mut packet = match some.flatten() {
+            Some(packet) => packet,
+            None => Packet::new(headers + length)?,
+        };
         packet.extend(|room| {
             room.get_mut(..headers).unwrap_or_default().fill(0);
             (headers, ())
@@ -108,6 +117,9 @@ impl<'a> Burst<'a> {
         let bytes = packet.bytes_mut();
         for (place, byte) in bytes.iter_mut().zip(ip.bytes().iter().chain(&udp)) {
             *place = *byte;
+        }
+        if let (2.., Ok(size)) = (self.count, u16::try_from(self.length)) {
+            packet.set_segments(size, self.count);
         }
         path.made(self.count);
         packet

@@ -10,7 +10,7 @@ use super::{
     path::{Address, Path, PAUSE},
 };
 use crate::{
-    counters,
+    counters::{self, Counters},
     device::Ferroce,
     local::Fault,
     memory::{Missing, Range},
@@ -25,8 +25,8 @@ use crate::{
     responder::{Request, Resource, Responder},
     ring::{Idle, Operation, Origin, RingError, SendQueue, SendRequest},
     rings::{SlotReturner, WorkQueue},
-    verbs::{QpType, WcStatus},
-    wire::Packet,
+    verbs::{limits::ATOMIC_LENGTH, QpType, WcStatus},
+    wire::{Headers, Kind, Packet},
 };
 use core::{
     cell::{Cell, RefCell},
@@ -289,7 +289,7 @@ impl Connection {
             count_response(qp.device(), response);
         } else if let Some(responder) = &mut state.responder {
             let request = responder.on_packet(packet, &Peer::by_packet(qp));
-            count_request(qp.device(), request);
+            count_request(qp.device(), request, packet);
         } else {
             // The packet is as good as lost. By the time that it is sent again there is one.
             drop(state);
@@ -405,7 +405,7 @@ impl State {
         let next = self.transmit(qp, now, processing);
         if processing == Processing::Drain {
             let is_drained = self.with_requester(qp, |requester, _| requester.is_drained());
-            if is_drained == Some(true) && qp.shared.lock().attr.drained() {
+            if is_drained == Some(true) && qp.change(|facts| facts.attr.drained()) {
                 crate::queue_pair::dispatch(qp, QpEvent::SqDrained);
             }
         }
@@ -442,12 +442,13 @@ impl State {
                 Transmit::Later => break Next::Later,
                 Transmit::Local(slot) => break self.local(qp, slot),
             };
-            let Some(mut burst) = Burst::new(&mut path, length, 1) else {
+            let row = self.row().min(PACKETS_AT_ONCE - sent);
+            let Some(mut burst) = Burst::new(&mut path, length, row) else {
                 // Later there may be memory.
                 break Next::More;
             };
             let mut last = Transmit::Nothing;
-            while burst.has_room() {
+            while burst.has_room() && u32::from(burst.count()) < row {
                 last = burst.add(|room| match self.poll(qp, now, processing, room) {
                     packet @ Transmit::Packet(length) => (Some(length), packet),
                     other => (None, other),
@@ -477,6 +478,16 @@ impl State {
             sending.requester.end_batch();
         }
         next
+    }
+
+    /// How many packets may go as one with that which is next.
+    fn row(&mut self) -> u32 {
+        let answers = self
+            .responder
+            .as_mut()
+            .and_then(|responder| responder.row());
+        let requests = || self.sending.as_ref().map(|sending| sending.requester.row());
+        answers.or_else(requests).unwrap_or(1)
     }
 
     /// Asks for the next packet. Answers come first: the peer waits for them. Not inlined, since it takes
@@ -571,13 +582,27 @@ fn count_response(device: &Device<Ferroce>, response: Option<Response>) {
     device.counters.count(counter);
 }
 
-fn count_request(device: &Device<Ferroce>, request: Request) {
+fn count_request(device: &Device<Ferroce>, request: Request, packet: &Packet<'_>) {
+    let counters = &device.counters;
     let counter = match request {
+        Request::Taken => return count_bytes(counters, packet),
         Request::Duplicate => counters::Port::Duplicate,
         Request::OutOfSequence => counters::Port::OutOfSequence,
         Request::Dropped => counters::Port::Dropped,
         // Counted by the peer, where it is refused.
-        Request::Taken | Request::NotReady | Request::Refused(_) => return,
+        Request::NotReady | Request::Refused(_) => return,
     };
-    device.counters.count(counter);
+    counters.count(counter);
+}
+
+/// Counts what came with a request, or is sent in answer to it.
+fn count_bytes(counters: &Counters, packet: &Packet<'_>) {
+    let (counter, length) = match (packet.bth.opcode.kind(), packet.headers) {
+        (Kind::ReadRequest, Headers::Reth(reth)) => {
+            (counters::Port::SentBytes, reth.dma_len.into())
+        }
+        (_, Headers::Atomic(_)) => (counters::Port::SentBytes, ATOMIC_LENGTH.into()),
+        _ => (counters::Port::RcvdBytes, packet.payload.len() as u64),
+    };
+    counters.add(counter, length);
 }

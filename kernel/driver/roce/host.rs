@@ -6,7 +6,7 @@ use crate::{
     counters::Port,
     cq,
     local::{AccessError, LocalMemory},
-    memory::Range,
+    memory::{Anew, Range},
     qp::state,
     queue_pair::{Own, Qp},
     rdma,
@@ -33,7 +33,7 @@ impl LocalMemory for Host<'_> {
     type Region = Range;
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        Own(self.qp).local(sge, write)
+        Own(self.qp, Anew).local(sge, write)
     }
 }
 
@@ -53,10 +53,11 @@ impl requester::Host for Host<'_> {
             WcStatus::Success => self.count(completed),
             WcStatus::WrFlushErr => {}
             _ => {
-                let mut shared = qp.shared.lock();
-                let before = shared.attr.state;
-                shared.attr.state = state::after_send_error(qp.qp_type, before);
-                let ends = before != shared.attr.state && shared.attr.state == QpState::Err;
+                let ends = qp.change(|facts| {
+                    let before = facts.attr.state;
+                    facts.attr.state = state::after_send_error(qp.qp_type, before);
+                    before != facts.attr.state && facts.attr.state == QpState::Err
+                });
                 self.has_failed.set(self.has_failed.get() || ends);
             }
         }

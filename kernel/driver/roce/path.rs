@@ -10,7 +10,7 @@ use crate::{
         route::{With, UDP},
         Flow, IpHeader, Packet, Route, UdpSocket,
     },
-    rdma::{Device, Gid, GidType},
+    rdma::{Device, Gid, GidType, NetDevice},
 };
 use core::net::IpAddr;
 
@@ -88,14 +88,18 @@ impl Path {
     }
 
     /// Sends what was made of so many packets on its way; if there is no way it is gone.
-    pub(crate) fn send(&mut self, device: &Device<Ferroce>, packet: Packet, count: u16) {
+    pub(crate) fn send(&mut self, device: &Device<Ferroce>, mut packet: Packet, count: u16) {
         let sent = device.port().and_then(|port| {
             port.with(|sockets| {
                 let socket = self.socket(sockets)?;
                 if !self.route.as_ref().is_some_and(Route::is_valid) {
                     self.route = socket.route(&self.flow?).ok();
                 }
-                socket.send(packet, self.route.as_ref()?);
+                let route = self.route.as_ref()?;
+                if count > 1 && self.is_short(route) {
+                    packet.keep_whole();
+                }
+                socket.send(packet, route);
                 Some(())
             })
         });
@@ -104,6 +108,16 @@ impl Path {
             None => Counter::NoRoute,
         };
         device.counters.add(counter, count.into());
+    }
+
+    /// Whether a route ends right where it leaves the network namespace, at another device of ours.
+    fn is_short(&self, route: &Route) -> bool {
+        let is_there = |peer: &NetDevice| {
+            let owner = peer.with_address(Gid(self.address.dgid).ip())?;
+            let is_it = owner.ifindex() == peer.ifindex();
+            (is_it && Device::<Ferroce>::from_netdev(peer).is_some()).then_some(())
+        };
+        route.with_peer(is_there).flatten().is_some()
     }
 
     /// Whether so much is on its way already that more would be lost. Who is not held back by its peer,

@@ -38,7 +38,7 @@ impl<'a, R: Region> Datagram<'a, R> {
             Data::Sges(sges) => {
                 list.check(requester, sges, false)
                     .map_err(|AccessError| WcStatus::LocProtErr)?;
-                Checked::Regions(list)
+                Checked::Regions(list.regions())
             }
         };
         Ok(Self {

@@ -6,28 +6,41 @@ use crate::ring::{Sge, SgeList};
 use crate::verbs::limits::MAX_SEND_SGE;
 
 /// As many pieces as a work request has at most.
-const PIECES: usize = MAX_SEND_SGE as usize;
+pub(super) const PIECES: usize = MAX_SEND_SGE as usize;
 
 /// The pieces of memory of a scatter or gather list, in order, keys checked.
 ///
-/// It is large, and filled where it is: it is not to be returned, nor moved.
+/// It is large, and filled where it is: it is not to be returned, nor moved. Most work requests have one
+/// piece, and a list with `ROOM` for that alone costs much less to make and to drop.
 #[derive(Debug)]
-pub struct RegionList<R> {
-    pieces: [Option<(R, u32)>; PIECES],
+pub struct RegionList<R, const ROOM: usize = PIECES> {
+    pieces: [Option<(R, u32)>; ROOM],
     count: usize,
 }
 
-impl<R> Default for RegionList<R> {
+/// What is in a [`RegionList`].
+#[derive(Debug)]
+pub(super) struct Regions<'a, R>(&'a [Option<(R, u32)>]);
+
+impl<R> Clone for Regions<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Regions<'_, R> {}
+
+impl<R, const ROOM: usize> Default for RegionList<R, ROOM> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<R> RegionList<R> {
+impl<R, const ROOM: usize> RegionList<R, ROOM> {
     /// A constant, so that it is made at its place. An expression is made beside that and copied, with
     /// twice the stack.
     const EMPTY: Self = Self {
-        pieces: [const { None }; PIECES],
+        pieces: [const { None }; ROOM],
         count: 0,
     };
 
@@ -36,19 +49,19 @@ impl<R> RegionList<R> {
         Self::EMPTY
     }
 
+    pub(super) fn regions(&self) -> Regions<'_, R> {
+        Regions(self.pieces.get(..self.count).unwrap_or_default())
+    }
+
     pub(super) fn push(&mut self, region: R, length: u32) -> Result<(), AccessError> {
         let place = self.pieces.get_mut(self.count).ok_or(AccessError)?;
         *place = Some((region, length));
         self.count += 1;
         Ok(())
     }
-
-    fn iter(&self) -> impl Iterator<Item = &(R, u32)> {
-        self.pieces.iter().take(self.count).flatten()
-    }
 }
 
-impl<R: Region> RegionList<R> {
+impl<R: Region, const ROOM: usize> RegionList<R, ROOM> {
     /// Adds the whole of a requester's list, checks it, and has the memory be there, so
     /// that whatever fails afterwards is for the peer to answer for.
     pub fn check(
@@ -102,9 +115,15 @@ impl<R: Region> RegionList<R> {
             _ => Err(AccessError),
         }
     }
+}
+
+impl<'a, R: Region> Regions<'a, R> {
+    fn iter(self) -> impl Iterator<Item = &'a (R, u32)> {
+        self.0.iter().flatten()
+    }
 
     /// Copies `bytes` into the list, as far as both go.
-    pub fn write(&self, mut bytes: &[u8]) -> Result<(), Fault> {
+    pub(super) fn write(self, mut bytes: &[u8]) -> Result<(), Fault> {
         for (region, length) in self.iter() {
             let (now, later) = bytes.split_at(bytes.len().min(*length as usize));
             region.write(0, now)?;
@@ -114,7 +133,7 @@ impl<R: Region> RegionList<R> {
     }
 
     /// Copies the list's bytes out, as far as both go.
-    pub fn read(&self, mut bytes: &mut [u8]) -> Result<(), Fault> {
+    pub(super) fn read(self, mut bytes: &mut [u8]) -> Result<(), Fault> {
         for (region, length) in self.iter() {
             let (now, later) = bytes.split_at_mut(bytes.len().min(*length as usize));
             region.read(0, now)?;
@@ -124,7 +143,7 @@ impl<R: Region> RegionList<R> {
     }
 
     /// Copies the list's bytes to a region that has room for them.
-    pub fn copy_to(&self, target: &R) -> Result<(), Fault> {
+    pub(super) fn copy_to(self, target: &R) -> Result<(), Fault> {
         let mut at = 0;
         for (region, length) in self.iter() {
             target.copy_from(at, region, 0, *length)?;
@@ -134,7 +153,7 @@ impl<R: Region> RegionList<R> {
     }
 
     /// Copies the bytes of a region, which has as many, into the list.
-    pub fn copy_of(&self, source: &R) -> Result<(), Fault> {
+    pub(super) fn copy_of(self, source: &R) -> Result<(), Fault> {
         let mut at = 0;
         for (region, length) in self.iter() {
             region.copy_from(0, source, at, *length)?;
@@ -144,7 +163,7 @@ impl<R: Region> RegionList<R> {
     }
 
     /// Copies another list's bytes into this one, as far as both go.
-    pub fn copy_from(&self, from: &Self) -> Result<(), Fault> {
+    pub(super) fn copy_from(self, from: Self) -> Result<(), Fault> {
         let mut targets = self.iter();
         let mut target = targets.next();
         let mut at = 0;

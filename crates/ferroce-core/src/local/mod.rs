@@ -23,6 +23,7 @@ use crate::verbs::{AccessFlags, EventType, RnrTimer, SendFlags, WcOpcode, WcStat
 pub(crate) use cursor::{Cursor, Denied};
 pub use datagram::{Arrived, Datagram};
 pub use list::RegionList;
+use list::{Regions, PIECES};
 pub use sides::{
     AccessError, AtomicChange, Extra, Fault, LocalMemory, Receive, Received, Region, Responder,
     Source, Taken,
@@ -46,7 +47,7 @@ pub enum Outcome {
 /// A request's data with its keys checked.
 enum Checked<'a, R> {
     Inline(&'a [u8]),
-    Regions(&'a RegionList<R>),
+    Regions(Regions<'a, R>),
 }
 
 /// Executes a request of a connected QP against its peer.
@@ -72,15 +73,25 @@ where
         request.operation,
         Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. }
     );
-    let mut list = RegionList::new();
+    // Only one of them is ever made.
+    let (mut one, mut many): (RegionList<_, 1>, RegionList<_>);
     let checked = match data {
         // What comes back has no place in a work request (IBTA 11.4.1.1).
         Data::Inline(_) if writes => return Outcome::Failed(WcStatus::LocQpOpErr),
         Data::Inline(bytes) => Checked::Inline(bytes),
-        Data::Sges(sges) => match list.check(requester, sges, writes) {
-            Ok(()) => Checked::Regions(&list),
-            Err(AccessError) => return Outcome::Failed(WcStatus::LocProtErr),
-        },
+        Data::Sges(sges) => {
+            let (result, regions) = if sges.len() <= 1 {
+                one = RegionList::new();
+                (one.check(requester, sges, writes), one.regions())
+            } else {
+                many = RegionList::new();
+                (many.check(requester, sges, writes), many.regions())
+            };
+            match result {
+                Ok(()) => Checked::Regions(regions),
+                Err(AccessError) => return Outcome::Failed(WcStatus::LocProtErr),
+            }
+        }
     };
     let message = Message {
         data: checked,
@@ -153,13 +164,28 @@ impl<R: Region> Message<'_, R> {
         scatter: SgeList<'_>,
         at: u32,
     ) -> Result<(), Fault> {
-        let mut target = RegionList::new();
+        match scatter.len() {
+            0 | 1 => self.place_in::<1>(peer, scatter, at),
+            _ => self.place_in::<PIECES>(peer, scatter, at),
+        }
+    }
+
+    /// [`place`](Self::place), by a list with room for all of the buffers. Not inlined: only one of the
+    /// lists is to be on the stack.
+    #[inline(never)]
+    fn place_in<const ROOM: usize>(
+        &self,
+        peer: &impl LocalMemory<Region = R>,
+        scatter: SgeList<'_>,
+        at: u32,
+    ) -> Result<(), Fault> {
+        let mut target = RegionList::<R, ROOM>::new();
         target
             .check_prefix(peer, scatter, at, self.length)
             .map_err(|AccessError| Fault::Gone)?;
-        match &self.data {
-            Checked::Inline(bytes) => target.write(bytes),
-            Checked::Regions(list) => target.copy_from(list),
+        match self.data {
+            Checked::Inline(bytes) => target.regions().write(bytes),
+            Checked::Regions(list) => target.regions().copy_from(list),
         }
     }
 

@@ -55,6 +55,23 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         transmit
     }
 
+    /// How many packets there are in a row, from the next one on, that are as long as that, but for the
+    /// last, which may be shorter. At least one. It is a guess: of the requests after the one that is
+    /// being sent nothing is known but that they were posted.
+    pub fn row(&self) -> u32 {
+        let posted = self.posted.wrapping_sub(self.current).max(1);
+        if self.current == self.begun {
+            return posted;
+        }
+        let slot = self.slot(self.current);
+        match (slot.opcode, slot.packets) {
+            (_, 0 | 1) | (SendOpcode::RdmaRead, _) => posted.min(WINDOW),
+            // The first one has the address as well.
+            (SendOpcode::RdmaWrite | SendOpcode::RdmaWriteImm, _) if self.next == slot.first => 2,
+            _ => u32::try_from(slot.end().since(self.next)).map_or(1, |left| left.max(1)),
+        }
+    }
+
     fn try_transmit<H: Host<Region = R>>(
         &mut self,
         now: u64,

@@ -27,6 +27,21 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         transmit
     }
 
+    /// How many packets there are in a row, from the next one on, that are as long as that, but for the
+    /// last, which may be shorter; `None` if there is nothing to be sent. It is a guess.
+    pub fn row(&mut self) -> Option<u32> {
+        let Some(resource) = self.resources.pending() else {
+            return self.answer.map(|_| 1);
+        };
+        let left = resource.stop.saturating_sub(resource.next);
+        match left {
+            0 | 1 => Some(self.resources.count()),
+            // The first one has an AETH as well.
+            _ if resource.next == resource.start => Some(2),
+            _ => Some(left),
+        }
+    }
+
     fn try_transmit<P: local::Responder<Region = R>>(
         &mut self,
         peer: &P,

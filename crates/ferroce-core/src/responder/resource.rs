@@ -139,6 +139,11 @@ impl<S: DerefMut<Target = [Resource]>> Resources<S> {
         }
     }
 
+    /// How many have responses to be sent.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.pending).unwrap_or(u32::MAX)
+    }
+
     /// The oldest one that has responses to be sent.
     pub(super) fn pending(&mut self) -> Option<Resource> {
         if self.pending == 0 {

@@ -164,15 +164,24 @@ unsafe fn push(sender: &mut Sender, wr: &IbvSendWr) -> Result<(), PostError> {
     let sges = unsafe { sges(wr.sg_list, wr.num_sge, MAX_SEND_SGE)? };
     let opcode = request.operation.opcode();
     if request.flags.contains(SendFlags::INLINE) && !opcode.has_no_data() {
-        let mut pieces: [&[u8]; MAX_SEND_SGE as usize] = [&[]; MAX_SEND_SGE as usize];
-        for (piece, sge) in pieces.iter_mut().zip(sges) {
+        // SAFETY: By this function's contract inline data is at addresses of the process.
+        let piece = |sge: &Sge| unsafe {
             let address = core::ptr::with_exposed_provenance(sge.addr as usize);
-            // SAFETY: By this function's contract inline data is at addresses of the process.
-            *piece = unsafe { bytes(address, sge.length as usize) };
+            bytes(address, sge.length as usize)
+        };
+        match sges {
+            // Most have one piece. To make a list for as many as there can be takes longer than all else.
+            [sge] => sender.push(&request, Payload::Inline(&[piece(sge)]))?,
+            _ => {
+                let mut pieces: [&[u8]; MAX_SEND_SGE as usize] = [&[]; MAX_SEND_SGE as usize];
+                for (to, sge) in pieces.iter_mut().zip(sges) {
+                    *to = piece(sge);
+                }
+                // As many as there are SGEs, which are no more than that.
+                let pieces = pieces.get(..sges.len()).unwrap_or_default();
+                sender.push(&request, Payload::Inline(pieces))?;
+            }
         }
-        // As many as there are SGEs, which are no more than that.
-        let pieces = pieces.get(..sges.len()).unwrap_or_default();
-        sender.push(&request, Payload::Inline(pieces))?;
     } else {
         sender.push(&request, Payload::Sges(sges))?;
     }

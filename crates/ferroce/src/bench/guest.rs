@@ -10,19 +10,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
-use ferroce_lab::prerequisites::find_program;
 
+use super::network::{Link, Network, DEVICE};
 use super::perftest::{self, NoNumber, Pair, Report};
 use super::plan::{
     grouped, Driver, Exchange, Message, OneSided, Plan, Quantity, Sample, Step, Which, SMALL,
 };
 use super::profile::Recording;
-use crate::link::{gid, Nldev};
-
-/// The network interface, its address, and the device on it.
-const NETDEV: &str = "bench0";
-const ADDRESS: &str = "10.0.0.1";
-const DEVICE: &str = "bench";
 
 /// How long a bandwidth test sends, in s; and one on many queue pairs, where it
 /// takes a second until each of them has requests under way.
@@ -49,17 +43,10 @@ const MEBIBYTE: f64 = (1 << 20) as f64;
 /// Goes through a plan, which is in JSON.
 pub fn run(plan: &str) -> Result<i32> {
     let plan: Plan = serde_json::from_str(plan).context("the plan")?;
-    let ip = |arguments: &[&str]| -> Result<()> {
-        let program = find_program("ip").unwrap_or_else(|| "ip".into());
-        let status = Command::new(program).args(arguments).status()?;
-        ensure!(status.success(), "ip {} failed", arguments.join(" "));
-        Ok(())
+    let network = match plan.wire {
+        true => Network::of_two(plan.mtu)?,
+        false => Network::of_one(plan.mtu)?,
     };
-    let mtu = plan.mtu.to_string();
-    ip(&["link", "add", NETDEV, "mtu", &mtu, "type", "dummy"])?;
-    ip(&["addr", "add", &format!("{ADDRESS}/24"), "dev", NETDEV])?;
-    ip(&["link", "set", NETDEV, "up"])?;
-    let nldev = Nldev::open()?;
 
     for round in 0..plan.rounds {
         for step in &plan.steps {
@@ -68,7 +55,7 @@ pub fn run(plan: &str) -> Result<i32> {
             order.rotate_left(round as usize % Driver::BOTH.len());
             for driver in order {
                 tell(&Message::Step(format!("{step}, {}", driver.kind())))?;
-                let link = Link::new(&nldev, driver)?;
+                let link = Link::new(&network, driver.kind())?;
                 let values =
                     measure(step, &link).with_context(|| format!("{step} on {}", driver.kind()))?;
                 drop(link);
@@ -92,42 +79,6 @@ fn tell(message: &Message) -> Result<()> {
     Ok(())
 }
 
-/// A device that is there for one step: both drivers want the same UDP port,
-/// so that there is one at a time.
-struct Link<'a> {
-    nldev: &'a Nldev,
-    gid: u32,
-}
-
-impl<'a> Link<'a> {
-    fn new(nldev: &'a Nldev, driver: Driver) -> Result<Self> {
-        nldev
-            .new_link(DEVICE, driver.kind(), NETDEV)
-            .map_err(|r| r.reason)
-            .with_context(|| format!("cannot make a device of type {}", driver.kind()))?;
-        let mut link = Self { nldev, gid: 0 };
-        let end = Instant::now() + perftest::LIMIT;
-        while Instant::now() < end {
-            let gids = gid::table(DEVICE, 1)?;
-            if let Some(gid) = gids.iter().find(|g| g.address() == ADDRESS) {
-                link.gid = gid.index;
-                return Ok(link);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        bail!("the device has no GID for {ADDRESS}")
-    }
-}
-
-impl Drop for Link<'_> {
-    fn drop(&mut self) {
-        let devices = self.nldev.devices().unwrap_or_default();
-        if let Some(device) = devices.iter().find(|d| d.name == DEVICE) {
-            let _ = self.nldev.del_link(device.index);
-        }
-    }
-}
-
 type Values = Vec<(Quantity, f64)>;
 
 fn measure(step: &Step, link: &Link) -> Result<Values> {
@@ -143,10 +94,8 @@ fn measure(step: &Step, link: &Link) -> Result<Values> {
         }
         Step::Latency { exchange } => latency(link, exchange),
         Step::Pingpong => {
-            let gid = link.gid.to_string();
-            let arguments = ["-d", DEVICE, "-g", &gid].map(str::to_owned);
             let program = "ibv_rc_pingpong";
-            let output = Pair::start(program, &arguments)?.finish(program)?;
+            let output = link.start(program, "-g", &[])?.finish(program)?;
             Ok(vec![(Quantity::Pingpong, perftest::pingpong(&output)?)])
         }
         Step::Memcpy { size } => Ok(vec![(Quantity::Memcpy { size }, memcpy(size))]),
@@ -155,10 +104,10 @@ fn measure(step: &Step, link: &Link) -> Result<Values> {
     }
 }
 
-fn arguments(link: &Link, size: u64, more: &[&str]) -> Vec<String> {
-    let (gid, size) = (link.gid.to_string(), size.to_string());
-    let all = ["-d", DEVICE, "-x", &gid, "-F", "-s", &size];
-    all.iter().chain(more).map(|a| (*a).to_owned()).collect()
+/// Starts one of perftest's programs.
+fn perftest(link: &Link, program: &str, size: u64, more: &[&str]) -> Result<Pair> {
+    let size = size.to_string();
+    link.start(program, "-x", &[&["-F", "-s", &size], more].concat())
 }
 
 /// Sends for a time in s without a margin before and after, and returns how many
@@ -176,7 +125,7 @@ fn message_rate(
     let text = duration.to_string();
     let more = [&["-D", &text, "-f", "0"], more].concat();
     let program = operation.program();
-    let pair = Pair::start(program, &arguments(link, size, &more))?;
+    let pair = perftest(link, program, size, &more)?;
     let report = Report::parse(&pair.finish(program)?)?;
     Ok(report.messages()? / f64::from(duration))
 }
@@ -193,7 +142,6 @@ fn bandwidth(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
 
 fn latency(link: &Link, exchange: Exchange) -> Result<Values> {
     let exchanges = EXCHANGES.to_string();
-    let arguments = arguments(link, SMALL, &["-n", &exchanges]);
     let program = exchange.program();
     let columns = [
         (Which::Typical, "t_typical[usec]"),
@@ -202,7 +150,8 @@ fn latency(link: &Link, exchange: Exchange) -> Result<Values> {
     ];
     let mut tries = 1;
     loop {
-        let report = Report::parse(&Pair::start(program, &arguments)?.finish(program)?)?;
+        let pair = perftest(link, program, SMALL, &["-n", &exchanges])?;
+        let report = Report::parse(&pair.finish(program)?)?;
         let values = columns.into_iter().map(|(which, column)| {
             let quantity = Quantity::Latency { exchange, which };
             Ok((quantity, report.get(column)?))
@@ -261,9 +210,8 @@ fn create(count: u32) -> Result<Values> {
 fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
     let program = operation.program();
     let duration = SEND.to_string();
-    let arguments = arguments(link, size, &["-D", &duration, "-f", "0"]);
     let recording = Recording::start()?;
-    let pair = Pair::start(program, &arguments)?;
+    let pair = perftest(link, program, size, &["-D", &duration, "-f", "0"])?;
     let client = pair.client()?;
     let mut looks = Vec::new();
     while let Ok(look) = Look::at(&client) {

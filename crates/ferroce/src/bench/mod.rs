@@ -7,6 +7,7 @@
 
 mod chart;
 pub mod guest;
+mod network;
 mod perftest;
 pub mod plan;
 mod profile;
@@ -37,12 +38,21 @@ const PROCESSORS: u32 = 2;
 
 pub fn run(args: &Bench) -> Result<i32> {
     use clap::ValueEnum;
-    let topics = match &args.only[..] {
-        [] => Topic::value_variants(),
-        only => only,
+    let mut topics = match &args.only[..] {
+        [] => Topic::value_variants().to_vec(),
+        only => only.to_vec(),
     };
+    if args.wire && args.only.is_empty() {
+        // That is the same, wherever its peer is.
+        topics.retain(|topic| *topic != Topic::Cost);
+    }
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
-    let plan = Plan::new(topics, args.quick, rounds, args.mtu);
+    let plan = Plan {
+        steps: Plan::steps(&topics, args.quick),
+        rounds,
+        mtu: args.mtu,
+        wire: args.wire,
+    };
 
     // Before minutes have gone by.
     let output = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::open).transpose();
@@ -83,8 +93,9 @@ pub fn run(args: &Bench) -> Result<i32> {
     note("Measured", &format!("in {}", time(started.elapsed())));
 
     let rows = table::rows(&samples);
+    let between = if args.wire { " between hosts" } else { "" };
     let title = format!(
-        "ferroce and rdma_rxe: Linux {} on {flavor}, {PROCESSORS} processors, MTU {}",
+        "ferroce and rdma_rxe{between}: Linux {} on {flavor}, {PROCESSORS} processors, MTU {}",
         ready.kernel.release, args.mtu
     );
     show(&rows, &title, rounds)?;

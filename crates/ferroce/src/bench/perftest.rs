@@ -15,6 +15,38 @@ const PORT: u16 = 18515;
 /// emulation.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
+/// How one of a pair is started.
+pub struct Side {
+    /// In which network namespace, if it is not our own.
+    pub namespace: Option<&'static str>,
+    pub arguments: Vec<String>,
+}
+
+impl Side {
+    fn command(&self, program: &str) -> Command {
+        // It ends a program that hangs.
+        let limit = LIMIT.as_secs().to_string();
+        let words = ["timeout", &limit, program];
+        let mut command = match self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).args(words);
+                command
+            }
+            None => {
+                let mut command = Command::new(words[0]);
+                command.args(&words[1..]);
+                command
+            }
+        };
+        command
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+}
+
 /// A client and its server, both running.
 pub struct Pair {
     server: Child,
@@ -22,19 +54,9 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Starts a program twice: as server, and once that listens, as client.
-    pub fn start(program: &str, arguments: &[String]) -> Result<Self> {
-        let command = || {
-            // It ends a program that hangs.
-            let mut command = Command::new("timeout");
-            command
-                .arg(LIMIT.as_secs().to_string())
-                .arg(program)
-                .args(arguments)
-                .stdin(Stdio::null())
-                .stderr(Stdio::piped());
-            command
-        };
+    /// Starts a program twice: as server, and once that listens, as client, which
+    /// finds the server by its address.
+    pub fn start(program: &str, server: &Side, client: &Side, address: &str) -> Result<Self> {
         let start = |command: &mut Command| {
             let child = command.spawn();
             child.with_context(|| format!("cannot start {program}"))
@@ -42,18 +64,17 @@ impl Pair {
         let mut pair = Self {
             // Nobody reads it while the client is read, and it is long: a line
             // for each queue pair.
-            server: start(command().stdout(Stdio::null()))?,
+            server: start(server.command(program).stdout(Stdio::null()))?,
             client: None,
         };
-        while !listening()? {
+        while !listening(pair.server.id())? {
             if pair.server.try_wait()?.is_some() {
                 return Err(pair.failed(program));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        let mut client = command();
-        client.arg("localhost").stdout(Stdio::piped());
-        pair.client = Some(start(&mut client)?);
+        let mut client = client.command(program);
+        pair.client = Some(start(client.arg(address).stdout(Stdio::piped()))?);
         Ok(pair)
     }
 
@@ -116,9 +137,11 @@ impl Drop for Pair {
     }
 }
 
-/// Whether somebody listens on the port.
-fn listening() -> Result<bool> {
-    let sockets = procfs::net::tcp()?.into_iter().chain(procfs::net::tcp6()?);
+/// Whether somebody listens on the port, in the network namespace of a process
+/// that has not been waited for.
+fn listening(process: u32) -> Result<bool> {
+    let process = Process::new(i32::try_from(process)?)?;
+    let sockets = process.tcp()?.into_iter().chain(process.tcp6()?);
     Ok(sockets
         .into_iter()
         .any(|s| s.state == TcpState::Listen && s.local_address.port() == PORT))

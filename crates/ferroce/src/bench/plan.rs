@@ -103,6 +103,8 @@ pub struct Plan {
     pub rounds: u32,
     /// Of the network interface, in bytes.
     pub mtu: u32,
+    /// Between two hosts.
+    pub wire: bool,
 }
 
 /// The length of small messages, in bytes.
@@ -112,7 +114,7 @@ const LARGE: u64 = 64 << 10;
 pub const LARGEST: u64 = 1 << 20;
 
 impl Plan {
-    pub fn new(topics: &[Topic], quick: bool, rounds: u32, mtu: u32) -> Self {
+    pub fn steps(topics: &[Topic], quick: bool) -> Vec<Step> {
         let of = |full: &[u64], few: &[u64]| if quick { few.to_vec() } else { full.to_vec() };
         let sizes = of(&[SMALL, 64, 512, 4 << 10, LARGE, LARGEST], &[SMALL, LARGE]);
         let counts: &[u32] = if quick {
@@ -158,7 +160,7 @@ impl Plan {
                 }
             }
         }
-        Self { steps, rounds, mtu }
+        steps
     }
 
     /// How many times a step is done.

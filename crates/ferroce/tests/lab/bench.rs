@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = &[
         "bench measures both devices, and writes a table and a picture",
         measures,
     ),
+    ("bench measures between hosts", measures_the_wire),
     ("bench refuses what makes no sense", refuses),
 ];
 
@@ -45,6 +46,40 @@ fn measures(flavor: &Flavor) {
     let picture = fs::read_to_string(&svg).unwrap();
     assert!(picture.starts_with("<svg ") && picture.trim_end().ends_with("</svg>"));
     assert!(picture.contains("rdma_rxe"));
+}
+
+fn measures_the_wire(flavor: &Flavor) {
+    let dir = tempfile::tempdir().unwrap();
+    let csv = dir.path().join("table.csv");
+    ran(ferroce()
+        .args(["bench", "--wire", "--quick", "--rounds", "1"])
+        .args(["--only", "read,pingpong,time"])
+        .args(flavor.args)
+        .args([&"--csv".into(), &csv]))
+    .ends_with(0)
+    .prints("ferroce and rdma_rxe between hosts")
+    .prints("Where the time goes");
+
+    let table = fs::read_to_string(&csv).unwrap();
+    // ferroce has packets only here.
+    let packets = table
+        .lines()
+        .find_map(|line| line.strip_prefix("8 B: sent_pkts per message,,"));
+    assert!(
+        packets.is_some_and(|ours| !ours.starts_with(',')),
+        "{table}"
+    );
+    for measured in [
+        "\"ib_read_bw, 64 KiB\",MiB/s,",
+        "\"ibv_rc_pingpong, 4 KiB\",µs,",
+    ] {
+        let values = table.lines().find_map(|line| line.strip_prefix(measured));
+        let mut numbers = values
+            .unwrap()
+            .split(',')
+            .map(|n| n.parse::<f64>().unwrap());
+        assert!(numbers.all(|n| n > 0.0), "{table}");
+    }
 }
 
 fn refuses(_: &Flavor) {

@@ -21,6 +21,10 @@ pub const TESTS: &[Test] = &[
         by_address,
     ),
     (
+        "wire: packets go in bursts, and every byte is counted",
+        bursts,
+    ),
+    (
         "wire: every byte of random work requests is where it should be",
         |flavor| every_byte(flavor, 3000),
     ),
@@ -171,6 +175,27 @@ fn by_address(flavor: &Flavor) {
     ] {
         between(flavor, one, other, &format!("modprobe rdma_ucm; {script}")).prints("5");
     }
+}
+
+/// A message of 64 KiB is 16 packets of the path MTU: the first one has an address as well, and goes with
+/// the second, and of the others 7 go at a time. Nobody on the way cuts them up. Besides there is what the
+/// programs say to each other by TCP.
+fn bursts(flavor: &Flavor) {
+    let script = "counter() { cat /sys/class/infiniband/$1/ports/1/hw_counters/$2; }; \
+        frames() { $B cat /sys/class/net/vb/statistics/tx_packets; }; \
+        datagrams() { $A awk '/^Udp: [0-9]/ { print $2 }' /proc/net/snmp; }; \
+        run() { $A timeout 100 $@ -d fa -x 1 -F -n 300 >/dev/null 2>&1 & listening; \
+        $B timeout 60 $@ -d fb -x 1 -F -n 300 10.0.0.1 >/dev/null; wait $!; }; \
+        run ib_write_bw -s 65536; packets=$(counter fb sent_pkts); [ $packets -ge 4800 ]; \
+        echo $(frames) frames and $(datagrams) datagrams for $packets packets; \
+        [ $(($(frames) * 3)) -lt $packets ]; [ $(($(datagrams) * 3)) -lt $packets ]; \
+        run ib_read_bw -s 65536; run ib_send_bw -s 65536; run ib_atomic_bw; \
+        [ $(counter fb sent_bytes) = $(counter fa rcvd_bytes) ]; \
+        [ $(counter fa sent_bytes) = $(counter fb rcvd_bytes) ]; \
+        [ $(counter fb sent_bytes) = $((300 * 65536 * 2)) ]; \
+        echo $(counter fa sent_bytes) bytes read and fetched";
+    between(flavor, "ferroce", "ferroce", script)
+        .prints(&format!("{} bytes read", 300 * (65536 + 8)));
 }
 
 fn every_byte(flavor: &Flavor, batches: u32) {

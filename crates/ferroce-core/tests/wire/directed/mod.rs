@@ -5,6 +5,7 @@ mod order;
 mod refusals;
 mod responses;
 mod retries;
+mod rows;
 mod unreliable;
 
 use std::collections::VecDeque;

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What peers look at of a queue pair.
+
+use super::{Qp, ReceiveQueue};
+use crate::{qp::QpAttr, rdma::ah::AddressVector};
+use core::{ops::Deref, sync::atomic::Ordering};
+
+/// The part of a queue pair that peers look at, with its lock held.
+///
+/// [`Facts`] can be read here. To change them there is [`Qp::change`].
+pub(crate) struct Shared {
+    facts: Facts,
+    /// `None` if receives come from a shared receive queue.
+    pub(super) receives: Option<ReceiveQueue>,
+}
+
+/// What a queue pair is.
+#[derive(Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) attr: QpAttr,
+    /// The GID that packets come from.
+    pub(crate) sgid: [u8; 16],
+    /// The address vector, to be queried.
+    pub(super) av: Option<AddressVector>,
+    /// It is being destroyed.
+    pub(crate) is_gone: bool,
+}
+
+impl Shared {
+    pub(super) fn new(receives: Option<ReceiveQueue>) -> Self {
+        Self {
+            facts: Facts {
+                attr: QpAttr::new(),
+                sgid: [0; 16],
+                av: None,
+                is_gone: false,
+            },
+            receives,
+        }
+    }
+}
+
+impl Deref for Shared {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+impl Qp {
+    /// Changes what the queue pair is.
+    pub(crate) fn change<R>(&self, op: impl FnOnce(&mut Facts) -> R) -> R {
+        let mut shared = self.shared.lock();
+        let result = op(&mut shared.facts);
+        // Nobody else changes it at the same time. Pairs with the load in `changes`: whoever sees this
+        // number, and takes the lock, finds the change.
+        let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);
+        self.changes.store(changes, Ordering::Release);
+        result
+    }
+
+    /// How often the facts have changed: as long as this is the same, so are they, and nobody has to look
+    /// at them again. Whoever has seen a change return sees it counted.
+    pub(crate) fn changes(&self) -> u32 {
+        self.changes.load(Ordering::Acquire)
+    }
+}
