@@ -299,18 +299,24 @@ class Request:
             if windowed:
                 self.window = Window(receiver, self.remote, access)
                 if self.opcode in ATOMICS and self.window.address % 8:
-                    self.window.end(sender)
-                    self.window = None
+                    self._end_window()
         if self.opcode in SENDS or self.opcode == RDMA_WRITE_IMM:
             self.grh = GRH if receiver.type == UD else 0
             need = self.length + self.grh if self.opcode in SENDS else 0
             self.recv = stock.pieces(receiver.device, LOCAL_WRITE, rng.randint(1, MAX_SGE), need)
             if self.recv is None:
+                if self.window:
+                    # It is around other bytes than the next choice will be.
+                    self._end_window()
                 return False
             # Room that is left over, and has to stay as it is.
             if len(self.recv) < MAX_SGE and rng.random() < 0.3:
                 self.recv += stock.pieces(receiver.device, LOCAL_WRITE, 1)
         return True
+
+    def _end_window(self):
+        self.window.end(self.sender)
+        self.window = None
 
     def remote_key(self):
         """Of no bytes, neither the address nor the key is looked at (IBTA C9-88)."""
