@@ -72,6 +72,8 @@ impl Machine<'_> {
     /// process, to log everything, and to end rather than wait after a panic.
     fn kernel_arguments(&self) -> Vec<String> {
         let mut arguments = ["ro", "loglevel=8", "panic=-1"].map(str::to_owned).to_vec();
+        // In seconds; the kernel's own 21 are soon over for a guest on a machine that others keep busy.
+        arguments.push("rcupdate.rcu_cpu_stall_timeout=60".to_owned());
         if self.kernel.flavor.debug {
             // The allocator's per-CPU arrays keep pointers to what they have
             // handed out, which hides small leaks from kmemleak; consistency
