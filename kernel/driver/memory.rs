@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory regions, the keys that name them, and what is behind a key.
+//! Memory regions, and the keys that name them.
+
+mod lookup;
 
 use super::{
     device::{Ferroce, Pd},
@@ -8,7 +10,7 @@ use super::{
     window::Mw,
 };
 use crate::{
-    local::{AccessError, AtomicChange, Fault, Region},
+    local::AccessError,
     net::SpinLockBh,
     rdma::{
         self, eopnotsupp,
@@ -16,17 +18,16 @@ use crate::{
         umem::{PageList, Umem},
         Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
-    ring::{RegMr, Remote, Sge},
-    verbs::{limits::ATOMIC_LENGTH, AccessFlags},
+    ring::{RegMr, Sge},
+    verbs::AccessFlags,
 };
-use core::{
-    cell::OnceCell,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
     prelude::*,
     sync::{aref::ARef, static_lock_class, Arc},
 };
+
+pub(crate) use lookup::{Anew, Cache, Lookup, Missing, Place, Range, Wanted};
 
 /// The lowest byte of a key is the owner's to change, the rest is the number in the table of keys
 /// (IBTA 10.6.3.3, 10.6.6: keys made by the consumer).
@@ -126,355 +127,6 @@ impl State {
 
 /// How many pages can be registered by a work request.
 pub(crate) const MAX_FAST_REG_PAGES: u32 = 512;
-
-/// A range of a region, for a queue pair.
-///
-/// The memory is given back, where it may sleep, by whoever deregisters the region or registers it anew.
-/// So a range must not be kept where bottom halves are on, but by a thread that may sleep.
-#[derive(Clone)]
-pub(crate) struct Range {
-    memory: Arc<Umem>,
-    offset: usize,
-    /// In bytes.
-    length: u32,
-    /// The number of the queue pair, which is told of what is missing.
-    qpn: u32,
-    /// Whoever deregisters the region waits until nobody uses it.
-    region: ARef<rdma::Mr<Mr>>,
-}
-
-/// What a work request wants of a region.
-#[derive(Clone, Copy)]
-struct Wanted {
-    pd: PdId,
-    /// The number of the queue pair.
-    qpn: u32,
-    key: u32,
-    addr: u64,
-    length: u32,
-    access: AccessFlags,
-}
-
-impl Wanted {
-    fn local(pd: PdId, qpn: u32, sge: Sge, write: bool) -> Self {
-        Self {
-            pd,
-            qpn,
-            key: sge.lkey,
-            addr: sge.addr,
-            length: sge.length,
-            // To read is allowed always.
-            access: if write {
-                AccessFlags::LOCAL_WRITE
-            } else {
-                AccessFlags::EMPTY
-            },
-        }
-    }
-
-    fn remote(pd: PdId, qpn: u32, remote: Remote, length: u32, access: AccessFlags) -> Self {
-        Self {
-            pd,
-            qpn,
-            key: remote.rkey,
-            addr: remote.addr,
-            length,
-            access,
-        }
-    }
-}
-
-/// How the keys of work requests are looked up.
-pub(crate) trait Lookup {
-    /// What is found.
-    type Region: Region;
-
-    /// By a local key, for the queue pair of that number.
-    fn local(
-        &self,
-        keys: &Keys,
-        pd: PdId,
-        qpn: u32,
-        sge: Sge,
-        write: bool,
-    ) -> Result<Self::Region, AccessError>;
-
-    /// By a remote key, for the queue pair of that number.
-    fn remote(
-        &self,
-        keys: &Keys,
-        pd: PdId,
-        qpn: u32,
-        remote: Remote,
-        length: u32,
-        access: AccessFlags,
-    ) -> Result<Self::Region, AccessError>;
-}
-
-/// Each time in the table of keys.
-pub(crate) struct Anew;
-
-impl Lookup for Anew {
-    type Region = Range;
-
-    fn local(
-        &self,
-        keys: &Keys,
-        pd: PdId,
-        qpn: u32,
-        sge: Sge,
-        write: bool,
-    ) -> Result<Range, AccessError> {
-        Range::local(keys, pd, qpn, sge, write)
-    }
-
-    fn remote(
-        &self,
-        keys: &Keys,
-        pd: PdId,
-        qpn: u32,
-        remote: Remote,
-        length: u32,
-        access: AccessFlags,
-    ) -> Result<Range, AccessError> {
-        match keys.get(remote.rkey >> KEY_BITS) {
-            Some(Named::Window(window)) => window.remote(pd, qpn, remote, length, access),
-            Some(Named::Region(region)) => {
-                Range::new(region, &Wanted::remote(pd, qpn, remote, length, access))
-            }
-            None => Err(AccessError),
-        }
-    }
-}
-
-impl Range {
-    fn new(region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Self, AccessError> {
-        let (memory, offset) = {
-            let state = region.state.lock();
-            let offset = state.check(wanted)?;
-            (state.memory.clone(), offset)
-        };
-        Ok(Self {
-            memory,
-            offset,
-            length: wanted.length,
-            qpn: wanted.qpn,
-            region,
-        })
-    }
-
-    /// By a local key, for the queue pair of that number.
-    pub(crate) fn local(
-        keys: &Keys,
-        pd: PdId,
-        qpn: u32,
-        sge: Sge,
-        write: bool,
-    ) -> Result<Self, AccessError> {
-        match keys.get(sge.lkey >> KEY_BITS) {
-            Some(Named::Region(region)) => Self::new(region, &Wanted::local(pd, qpn, sge, write)),
-            _ => Err(AccessError),
-        }
-    }
-
-    /// A range of a region whose window allows the access.
-    pub(crate) fn of(
-        region: &ARef<rdma::Mr<Mr>>,
-        addr: u64,
-        length: u32,
-        qpn: u32,
-    ) -> Result<Self, AccessError> {
-        let (memory, offset) = {
-            let state = region.state.lock();
-            (state.memory.clone(), state.range(addr, length)?)
-        };
-        Ok(Self {
-            memory,
-            offset,
-            length,
-            qpn,
-            region: region.clone(),
-        })
-    }
-}
-
-/// Regions that were looked up lately, to be found without a lock and without a reference being taken.
-///
-/// Whoever deregisters one of them waits until this is dropped: so it is to be, after a batch. What else
-/// may happen to a region is seen at once, by the count of its changes.
-pub(crate) struct Cache {
-    /// Filled from the front.
-    entries: [OnceCell<Entry>; CACHED],
-}
-
-/// A peer's region and one's own, each way.
-const CACHED: usize = 4;
-
-struct Entry {
-    /// As of so many changes.
-    state: State,
-    changes: u32,
-    region: ARef<rdma::Mr<Mr>>,
-}
-
-impl Entry {
-    fn new(region: ARef<rdma::Mr<Mr>>) -> Self {
-        let (state, changes) = {
-            let state = region.state.lock();
-            // Relaxed: it changes with the lock held.
-            (state.clone(), region.changes.load(Ordering::Relaxed))
-        };
-        Self {
-            state,
-            changes,
-            region,
-        }
-    }
-
-    fn is_current(&self) -> bool {
-        // Pairs with the store in `Mr::change`: whoever has seen that call return finds it changed.
-        self.region.changes.load(Ordering::Acquire) == self.changes
-    }
-
-    fn lend(&self, wanted: &Wanted) -> Result<Lent<'_>, AccessError> {
-        let offset = self.state.check(wanted)?;
-        Ok(Lent::Cached(&self.state.memory, offset))
-    }
-}
-
-/// A range of a region that a [`Cache`] has, or that it has no room for.
-pub(crate) enum Lent<'a> {
-    Cached(&'a Umem, usize),
-    Range(Range),
-}
-
-impl Cache {
-    pub(crate) fn new() -> Self {
-        Self {
-            entries: [const { OnceCell::new() }; CACHED],
-        }
-    }
-
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().map_while(OnceCell::get)
-    }
-
-    /// In the protection domain of a region, no other has its key: not even of another device, whose
-    /// domains are others. The domain is there as long as the region.
-    fn find(&self, wanted: &Wanted) -> Option<Result<Lent<'_>, AccessError>> {
-        let entry = self
-            .entries()
-            .find(|entry| entry.state.key == wanted.key && entry.state.pd == wanted.pd)?;
-        entry.is_current().then(|| entry.lend(wanted))
-    }
-
-    fn add(&self, region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Lent<'_>, AccessError> {
-        let range = |region| Range::new(region, wanted).map(Lent::Range);
-        let is_here = self
-            .entries()
-            .any(|entry| core::ptr::eq(&*entry.region, &*region));
-        let free = self.entries.iter().find(|entry| entry.get().is_none());
-        let Some(free) = free.filter(|_| !is_here) else {
-            return range(region);
-        };
-        let entry = Entry::new(region);
-        // To reach memory on demand may take any time, which whoever deregisters it is not to wait for
-        // several times.
-        if entry.state.memory.is_on_demand() {
-            return range(entry.region);
-        }
-        free.get_or_init(|| entry).lend(wanted)
-    }
-}
-
-impl<'a> Lookup for &'a Cache {
-    type Region = Lent<'a>;
-
-    fn local(
-        &self,
-        keys: &Keys,
-        pd: PdId,
-        qpn: u32,
-        sge: Sge,
-        write: bool,
-    ) -> Result<Lent<'a>, AccessError> {
-        let wanted = Wanted::local(pd, qpn, sge, write);
-        if let Some(found) = self.find(&wanted) {
-            return found;
-        }
-        match keys.get(sge.lkey >> KEY_BITS) {
-            Some(Named::Region(region)) => self.add(region, &wanted),
-            _ => Err(AccessError),
-        }
-    }
-
-    fn remote(
-        &self,
-        keys: &Keys,
-        pd: PdId,
-        qpn: u32,
-        remote: Remote,
-        length: u32,
-        access: AccessFlags,
-    ) -> Result<Lent<'a>, AccessError> {
-        let wanted = Wanted::remote(pd, qpn, remote, length, access);
-        if let Some(found) = self.find(&wanted) {
-            return found;
-        }
-        match keys.get(remote.rkey >> KEY_BITS) {
-            Some(Named::Window(window)) => window
-                .remote(pd, qpn, remote, length, access)
-                .map(Lent::Range),
-            Some(Named::Region(region)) => self.add(region, &wanted),
-            None => Err(AccessError),
-        }
-    }
-}
-
-/// Memory on demand that a bottom half has found missing.
-pub(crate) struct Missing {
-    range: Range,
-    at: u32,
-    length: usize,
-    write: bool,
-}
-
-/// Which memory was missing; that may be gone.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    memory: usize,
-    offset: usize,
-    write: bool,
-}
-
-/// How much more is had at once, as it will be needed next, in bytes.
-const AHEAD: usize = 1 << 20;
-
-impl Missing {
-    fn offset(&self) -> usize {
-        self.range.offset + self.at as usize
-    }
-
-    /// Has it be there, and more of the range if there is.
-    pub(crate) fn fault_in(&self) -> Result {
-        let (from, memory) = (self.offset(), &self.range.memory);
-        memory.prefetch(from, self.length, self.write, true)?;
-        let end = self.range.offset + self.range.length as usize;
-        let from = from + self.length;
-        let rest = end.saturating_sub(from).min(AHEAD);
-        // That may be missing for good. Who comes to it will be told.
-        let _ = memory.prefetch(from, rest, self.write, true);
-        Ok(())
-    }
-
-    pub(crate) fn place(&self) -> Place {
-        Place {
-            memory: Arc::as_ptr(&self.range.memory).addr(),
-            offset: self.offset(),
-            write: self.write,
-        }
-    }
-}
 
 impl Mr {
     /// Its number in the device's table of keys.
@@ -581,119 +233,6 @@ pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), Acc
     match keys.get(request.mr).ok_or(AccessError)? {
         Named::Region(region) => Mr::register(&region, pd, request),
         Named::Window(_) => Err(AccessError),
-    }
-}
-
-/// Memory, and where a range begins there.
-trait Located {
-    fn located(&self) -> (&Umem, usize);
-
-    /// What becomes of an access to `length` bytes from `at` on.
-    fn accessed<T>(
-        &self,
-        result: Result<T>,
-        at: u32,
-        length: usize,
-        write: bool,
-    ) -> Result<T, Fault>;
-}
-
-impl Located for Range {
-    fn located(&self) -> (&Umem, usize) {
-        (&self.memory, self.offset)
-    }
-
-    fn accessed<T>(
-        &self,
-        result: Result<T>,
-        at: u32,
-        length: usize,
-        write: bool,
-    ) -> Result<T, Fault> {
-        result.map_err(|error| {
-            if error != EAGAIN {
-                return Fault::Gone;
-            }
-            let Some(qp) = self.region.device().qps.get(self.qpn) else {
-                return Fault::Gone;
-            };
-            let missing = Missing {
-                range: self.clone(),
-                at,
-                length,
-                write,
-            };
-            qp.connection.missing(&qp, missing)
-        })
-    }
-}
-
-impl Located for Lent<'_> {
-    fn located(&self) -> (&Umem, usize) {
-        match self {
-            Self::Cached(memory, offset) => (memory, *offset),
-            Self::Range(range) => range.located(),
-        }
-    }
-
-    fn accessed<T>(
-        &self,
-        result: Result<T>,
-        at: u32,
-        length: usize,
-        write: bool,
-    ) -> Result<T, Fault> {
-        match self {
-            // Never on demand.
-            Self::Cached(..) => result.map_err(|_| Fault::Gone),
-            Self::Range(range) => range.accessed(result, at, length, write),
-        }
-    }
-}
-
-impl<T: Located> Region for T {
-    fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
-        let (memory, offset) = self.located();
-        memory
-            .prefetch(offset, length as usize, write, true)
-            .map_err(|_| Fault::Gone)
-    }
-
-    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
-        let (memory, offset) = self.located();
-        let (source, source_offset) = from.located();
-        source
-            .copy_to(
-                source_offset + from_at as usize,
-                memory,
-                offset + at as usize,
-                length as usize,
-            )
-            .map_err(|_| Fault::Gone)
-    }
-
-    fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
-        let (memory, offset) = self.located();
-        let written = memory.write(offset + at as usize, bytes);
-        self.accessed(written, at, bytes.len(), true)
-    }
-
-    fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
-        let (memory, offset) = self.located();
-        let read = memory.read(offset + at as usize, bytes);
-        self.accessed(read, at, bytes.len(), false)
-    }
-
-    fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
-        let (memory, offset) = self.located();
-        let before = memory.with_atomic_u64(offset, |word| match change {
-            AtomicChange::Add(n) => word.fetch_add(n, Ordering::SeqCst),
-            AtomicChange::CompareSwap { compare, swap } => word
-                .compare_exchange(compare, swap, Ordering::SeqCst, Ordering::SeqCst)
-                .unwrap_or_else(|before| before),
-            AtomicChange::Store(bytes) => word.swap(u64::from_ne_bytes(bytes), Ordering::SeqCst),
-        });
-        self.accessed(before, 0, ATOMIC_LENGTH as usize, true)
     }
 }
 
@@ -907,7 +446,9 @@ impl mr::Operations for Mr {
                 lkey: sge.lkey,
             };
             let keys = &pd.device().keys;
-            let range = Range::local(keys, PdId::of(pd), 0, sge, false).map_err(|_| EINVAL)?;
+            // For no queue pair.
+            let wanted = Wanted::local(PdId::of(pd), 0, sge, false);
+            let range = Range::local(keys, &wanted).map_err(|_| EINVAL)?;
             if write && !range.memory.is_writable() {
                 return Err(EPERM);
             }

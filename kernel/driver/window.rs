@@ -4,14 +4,14 @@
 
 use super::{
     device::Ferroce,
-    memory::{Mr, Named, PdId, Range, KEY_BITS},
+    memory::{Mr, Named, PdId, Range, Wanted, KEY_BITS},
     queue_pair::Qp,
 };
 use crate::{
     local::AccessError,
     net::SpinLockBh,
     rdma::{self, mw, MwType, NewMw, UserCall},
-    ring::{BindMw, Remote, Sge},
+    ring::{BindMw, Sge},
     verbs::AccessFlags,
 };
 use kernel::{
@@ -145,28 +145,27 @@ impl Mw {
     }
 
     /// Checks a remote access by the window (IBTA 10.6.7.2).
-    pub(crate) fn remote(
-        &self,
-        pd: PdId,
-        qpn: u32,
-        remote: Remote,
-        length: u32,
-        access: AccessFlags,
-    ) -> Result<Range, AccessError> {
+    pub(crate) fn remote(&self, wanted: &Wanted) -> Result<Range, AccessError> {
         let state = self.state.lock();
         let bound = state.bound.as_ref().ok_or(AccessError)?;
-        let owner = self.mw_type == MwType::Type1 || bound.qpn == qpn;
-        if state.key != remote.rkey || self.pd != pd || !owner || !bound.access.contains(access) {
+        let owner = self.mw_type == MwType::Type1 || bound.qpn == wanted.qpn;
+        if state.key != wanted.key
+            || self.pd != wanted.pd
+            || !owner
+            || !bound.access.contains(wanted.access)
+        {
             return Err(AccessError);
         }
-        let offset = remote.addr.checked_sub(bound.first()).ok_or(AccessError)?;
-        let end = offset.checked_add(length.into()).ok_or(AccessError)?;
+        let offset = wanted.addr.checked_sub(bound.first()).ok_or(AccessError)?;
+        let end = offset
+            .checked_add(wanted.length.into())
+            .ok_or(AccessError)?;
         if end > bound.length {
             return Err(AccessError);
         }
         // Within the region, as was checked when it was bound.
         let addr = bound.addr.wrapping_add(offset);
-        Range::of(&bound.region, addr, length, qpn)
+        Range::of(&bound.region, addr, wanted.length, wanted.qpn)
     }
 
     /// Ends the access by a key, as the owner or its peer asks (IBTA 10.6.7.2.6). Only a window of

@@ -8,7 +8,7 @@ use crate::{
     counters::Port,
     cq,
     local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
-    memory::{self, Anew, Lookup},
+    memory::{self, Anew, Lookup, Wanted},
     qp::{state, QpAttr},
     rdma,
     ring::{Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE},
@@ -182,8 +182,8 @@ impl<L: Lookup> LocalMemory for Own<'_, L> {
     type Region = L::Region;
 
     fn local(&self, sge: Sge, write: bool) -> Result<L::Region, AccessError> {
-        self.1
-            .local(&self.0.device().keys, self.0.pd, self.0.number, sge, write)
+        let wanted = Wanted::local(self.0.pd, self.0.number, sge, write);
+        self.1.local(&self.0.device().keys, &wanted)
     }
 }
 
@@ -201,9 +201,8 @@ impl<L: Lookup> LocalMemory for Peer<'_, L> {
     type Region = L::Region;
 
     fn local(&self, sge: Sge, write: bool) -> Result<L::Region, AccessError> {
-        let keys = &self.qp.device().keys;
-        self.lookup
-            .local(keys, self.qp.pd, self.qp.number, sge, write)
+        let wanted = Wanted::local(self.qp.pd, self.qp.number, sge, write);
+        self.lookup.local(&self.qp.device().keys, &wanted)
     }
 }
 
@@ -214,9 +213,8 @@ impl<L: Lookup> Responder for Peer<'_, L> {
         length: u32,
         access: AccessFlags,
     ) -> Result<L::Region, AccessError> {
-        let (keys, number) = (&self.qp.device().keys, self.qp.number);
-        self.lookup
-            .remote(keys, self.qp.pd, number, remote, length, access)
+        let wanted = Wanted::remote(self.qp.pd, self.qp.number, remote, length, access);
+        self.lookup.remote(&self.qp.device().keys, &wanted)
     }
 
     fn access(&self) -> AccessFlags {
