@@ -54,8 +54,64 @@ const fn tables() -> [[u32; 256]; SLICES] {
     tables
 }
 
+/// Bytes of what is added to by [`fold`].
+const WORD: usize = 8;
+
+/// How many words a word is moved to, at most.
+const REACH: usize = 5;
+
+/// How many words [`fold`] takes at once.
+const GROUP: usize = 4;
+
+/// From how many bytes on it is worth the while.
+const LONG: usize = 16 * WORD;
+
 /// Adds bytes to a CRC.
-fn update(mut crc: u32, bytes: &[u8]) -> u32 {
+fn update(crc: u32, bytes: &[u8]) -> u32 {
+    if bytes.len() < LONG {
+        return look_up(crc, bytes);
+    }
+    // What is left takes all that is moved beyond the groups.
+    let count = (bytes.len() / WORD - REACH) / GROUP;
+    let (front, rest) = bytes.split_at(count * GROUP * WORD);
+    let carried = fold(crc, front.as_chunks().0.as_chunks().0);
+    let mut last = [0; (REACH + GROUP) * WORD];
+    for (place, byte) in last.iter_mut().zip(rest) {
+        *place = *byte;
+    }
+    for (word, carried) in last.as_chunks_mut().0.iter_mut().zip(carried) {
+        *word = (u64::from_le_bytes(*word) ^ carried).to_le_bytes();
+    }
+    look_up(0, last.get(..rest.len()).unwrap_or_default())
+}
+
+/// Moves all there is to what follows: returns what to add to the next words, for the CRC to be that of
+/// these alone, from zero.
+///
+/// x³⁰⁰ + x¹⁵⁵ + x¹¹⁷ + x⁸⁹ + 1 is a multiple of the polynomial, the smallest one with five terms. So a
+/// bit is as good as four others, 145, 183, 211 and 300 places after it, and those of a word are moved
+/// together by some shifts, without a look at memory (Russell, "Chorba: A novel CRC32 implementation",
+/// 2024). That takes three quarters of the time that the tables take, and a fifth where every look at
+/// memory is dear, as in an emulator, which has no carry-less multiplication to offer either.
+fn fold(crc: u32, groups: &[[[u8; WORD]; GROUP]]) -> [u64; REACH] {
+    groups
+        .iter()
+        .fold([crc.into(), 0, 0, 0, 0], |carried, group| {
+            group.iter().fold(carried, |[now, a, b, c, d], word| {
+                let word = u64::from_le_bytes(*word) ^ now;
+                [
+                    a,
+                    b ^ word << 17 ^ word << 55,
+                    c ^ word >> 47 ^ word >> 9 ^ word << 19,
+                    d ^ word >> 45 ^ word << 44,
+                    word >> 20,
+                ]
+            })
+        })
+}
+
+/// Adds bytes to a CRC by means of the tables.
+fn look_up(mut crc: u32, bytes: &[u8]) -> u32 {
     let (blocks, rest) = bytes.as_chunks::<SLICES>();
     for block in blocks {
         let mut block = *block;
@@ -148,13 +204,17 @@ mod tests {
     fn the_crc_is_that_of_ieee_802_3_at_every_length() {
         // The check value of CRC-32 in Ross Williams' guide.
         assert_eq!(!update(u32::MAX, b"123456789"), 0xcbf4_3926);
-        let bytes: Vec<u8> = (0..200u32).map(|n| (n * 37 + 11) as u8).collect();
-        for length in 0..bytes.len() {
-            let at_once = update(u32::MAX, &bytes[..length]);
-            let by_bytes = bytes[..length]
-                .iter()
-                .fold(u32::MAX, |crc, byte| update(crc, &[*byte]));
-            assert_eq!(at_once, by_bytes, "{length} bytes");
+        let bytes: Vec<u8> = (0..4200u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        let mut by_bytes = u32::MAX;
+        for length in 0..=bytes.len() {
+            let bytes = &bytes[..length];
+            if let Some(byte) = bytes.last() {
+                by_bytes = by_bytes >> 8 ^ after_byte(by_bytes & 0xff ^ u32::from(*byte));
+            }
+            assert_eq!(update(u32::MAX, bytes), by_bytes, "{length} bytes");
+            assert_eq!(look_up(u32::MAX, bytes), by_bytes, "{length} bytes");
         }
         assert_eq!(LRH, update(u32::MAX, &[0xff; 8]));
     }
