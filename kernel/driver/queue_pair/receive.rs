@@ -166,7 +166,8 @@ impl<'a> Peer<'a> {
         Self::of(qp, &qp.shared.lock().attr)
     }
 
-    fn of(qp: &'a rdma::Qp<Qp>, attr: &QpAttr) -> Self {
+    /// With these attributes.
+    pub(crate) fn of(qp: &'a rdma::Qp<Qp>, attr: &QpAttr) -> Self {
         Self {
             qp,
             terms: Terms::of(attr),

@@ -214,6 +214,9 @@ pub(super) fn drain(
     cache: &Cache,
 ) -> Stopped {
     send.queue.executor.stay_awake();
+    if qp.connection.is_engaged() {
+        return by_wire::drain(qp, &mut send.queue, extent);
+    }
     let mut known = Known::of(qp);
     let mut executed = 0;
     loop {

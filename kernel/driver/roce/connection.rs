@@ -4,10 +4,10 @@
 
 use super::{
     alarm::Alarm,
-    burst::Burst,
     host::Host,
     paging::Paging,
-    path::{Address, Path, PAUSE},
+    path::{Path, PAUSE},
+    transmit::{transmit, Source, Stopped},
 };
 use crate::{
     counters::{self, Counters},
@@ -25,7 +25,7 @@ use crate::{
     responder::{Request, Resource, Responder},
     ring::{Idle, Operation, Origin, RingError, SendQueue, SendRequest},
     rings::{SlotReturner, WorkQueue},
-    verbs::{limits::ATOMIC_LENGTH, QpType, WcStatus},
+    verbs::{limits::ATOMIC_LENGTH, WcStatus},
     wire::{Headers, Kind, Packet},
 };
 use core::{
@@ -40,7 +40,8 @@ use kernel::{
 /// What a connected queue pair has for the wire.
 ///
 /// There is a requester once a request was for a peer that is not on this host, and a responder once
-/// the queue pair takes requests of such a peer.
+/// the queue pair takes requests of such a peer. Each has a lock of its own, and sends by itself: while a
+/// CPU makes the acknowledgement of a message, another sends what its receiver answers.
 #[pin_data]
 pub(crate) struct Connection {
     /// Requests go by the wire.
@@ -50,12 +51,20 @@ pub(crate) struct Connection {
     #[pin]
     paging: Paging,
     #[pin]
-    state: SpinLockBh<State>,
+    requesting: SpinLockBh<Requesting>,
+    /// Taken inside that of the requester, if both are.
+    #[pin]
+    responding: SpinLockBh<Responding>,
 }
 
 #[derive(Default)]
-struct State {
+struct Requesting {
     sending: Option<KBox<Sending>>,
+    path: Option<Path>,
+}
+
+#[derive(Default)]
+struct Responding {
     responder: Option<KBox<Responder<KVVec<Resource>, Range>>>,
     path: Option<Path>,
 }
@@ -95,9 +104,6 @@ impl Next {
     }
 }
 
-/// How many packets are sent while the lock is held, with bottom halves off.
-const PACKETS_AT_ONCE: u32 = 64;
-
 /// How many requests are fetched while the lock is held.
 const REQUESTS_AT_ONCE: u32 = 64;
 
@@ -107,8 +113,11 @@ impl Connection {
             is_engaged: AtomicBool::new(false),
             is_called: AtomicBool::new(false),
             paging <- Paging::new(),
-            state <- SpinLockBh::new(
-                State::default(), c"ferroce::Connection::state", static_lock_class!()
+            requesting <- SpinLockBh::new(
+                Requesting::default(), c"ferroce::Connection::requesting", static_lock_class!()
+            ),
+            responding <- SpinLockBh::new(
+                Responding::default(), c"ferroce::Connection::responding", static_lock_class!()
             ),
         })
     }
@@ -150,7 +159,7 @@ impl Connection {
             returner: RefCell::new(queue.returner()),
             alarm: Alarm::new(ARef::from(qp))?,
         };
-        self.state.lock().sending = Some(KBox::new(sending, GFP_KERNEL)?);
+        self.requesting.lock().sending = Some(KBox::new(sending, GFP_KERNEL)?);
         self.is_engaged.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -163,15 +172,17 @@ impl Connection {
         queue: &mut WorkQueue<SendQueue>,
         sleep: bool,
     ) -> Result<(u32, Next), RingError> {
-        let mut state = self.state.lock();
+        let mut requesting = self.requesting.lock();
         let mut fetched = 0;
-        if let Some(sending) = &mut state.sending {
+        if let Some(sending) = &mut requesting.sending {
             while fetched < REQUESTS_AT_ONCE && sending.fetch(queue)? {
                 fetched += 1;
             }
         }
-        let mut next = state.run(qp, rdma::clock());
-        if let (Some(sending), Next::Idle, 0, true) = (&mut state.sending, next, fetched, sleep) {
+        let mut next = requesting.request(qp, rdma::clock());
+        if let (Some(sending), Next::Idle, 0, true) =
+            (&mut requesting.sending, next, fetched, sleep)
+        {
             sending.note_returned(queue);
             if queue.executor.sleep()? == Idle::Work {
                 next = Next::More;
@@ -182,7 +193,7 @@ impl Connection {
 
     /// Does what the queue pair's state calls for.
     pub(crate) fn settle(&self, qp: &rdma::Qp<Qp>) {
-        self.state.lock().run(qp, rdma::clock());
+        self.requesting.lock().request(qp, rdma::clock());
     }
 
     /// Memory on demand is missing, in a bottom half.
@@ -197,36 +208,38 @@ impl Connection {
     /// Has memory be there that was missing, and goes on with what was left. It may sleep.
     pub(crate) fn resume(&self, qp: &rdma::Qp<Qp>) {
         let is_ready = self.paging.fault_in();
-        let mut state = self.state.lock();
-        if let (Some(sending), true) = (&mut state.sending, is_ready) {
+        let next = self.responding.lock().respond(qp, Peer::by_packet(qp));
+        let mut requesting = self.requesting.lock();
+        if let (Some(sending), true) = (&mut requesting.sending, is_ready) {
             sending.requester.memory_ready();
         }
-        if state.sending.is_none() && state.responder.is_none() {
-            return;
-        }
-        let next = state.run(qp, rdma::clock());
-        drop(state);
-        // Whoever looks at the send queue after this goes on with the rest.
-        if next == Next::More && !self.is_engaged() {
+        // If there is more, whoever looks at the send queue after this goes on with it.
+        requesting.request(qp, rdma::clock());
+        drop(requesting);
+        if next == Next::More {
             qp.deferred.soon();
         }
     }
 
     /// Notes how a request of this host's alone ended.
     pub(crate) fn executed(&self, qp: &rdma::Qp<Qp>, slot: u32, result: Result<(), WcStatus>) {
-        self.state.lock().with_requester(qp, |requester, host| {
-            requester.executed(slot, result, host);
-        });
+        if let Some(sending) = &mut self.requesting.lock().sending {
+            sending.with_requester(qp, |requester, host| {
+                requester.executed(slot, result, host);
+            });
+        }
     }
 
     /// Takes over attributes that can change while requests are under way.
     pub(crate) fn configure(&self, attr: &QpAttr) {
-        let mut state = self.state.lock();
-        if let Some(sending) = &mut state.sending {
+        let mut requesting = self.requesting.lock();
+        if let Some(sending) = &mut requesting.sending {
             sending.requester.configure(attr);
         }
         // It is made anew of what they are now.
-        state.path = None;
+        requesting.path = None;
+        drop(requesting);
+        self.responding.lock().path = None;
     }
 
     /// Has a responder be there, if the peer is on another host.
@@ -235,7 +248,7 @@ impl Connection {
         let takes = !qp.qp_type.is_datagram() && state::accepts_requests(attr.state);
         let is_needed =
             self.is_called.load(Ordering::Relaxed) || is_elsewhere(qp.device(), &attr.ah_attr.dgid);
-        if !takes || !is_needed || self.state.lock().responder.is_some() {
+        if !takes || !is_needed || self.responding.lock().responder.is_some() {
             return Ok(());
         }
         let mut resources = KVVec::new();
@@ -243,13 +256,13 @@ impl Connection {
         resources.resize(count, Resource::default(), GFP_KERNEL)?;
         let responder = Responder::new(qp.qp_type, &attr, resources);
         let responder = KBox::new(responder, GFP_KERNEL)?;
-        let mut state = self.state.lock();
+        let mut responding = self.responding.lock();
         // Unless somebody else was faster.
-        let unused = match state.responder {
+        let unused = match responding.responder {
             Some(_) => Some(responder),
-            None => state.responder.replace(responder),
+            None => responding.responder.replace(responder),
         };
-        drop(state);
+        drop(responding);
         drop(unused);
         Ok(())
     }
@@ -257,7 +270,7 @@ impl Connection {
     /// Completes the receive that a message is in the middle of, if there is one, before all others
     /// are flushed.
     pub(crate) fn flush_receive(&self, qp: &rdma::Qp<Qp>) {
-        if let Some(responder) = &mut self.state.lock().responder {
+        if let Some(responder) = &mut self.responding.lock().responder {
             responder.flush(&Peer::by_packet(qp));
         }
     }
@@ -266,68 +279,202 @@ impl Connection {
     pub(crate) fn reset(&self) {
         self.is_engaged.store(false, Ordering::Relaxed);
         self.is_called.store(false, Ordering::Relaxed);
-        let before = core::mem::take(&mut *self.state.lock());
-        // Dropped with the lock released, which the timer's call takes.
-        drop(before);
+        let requesting = core::mem::take(&mut *self.requesting.lock());
+        let responding = core::mem::take(&mut *self.responding.lock());
+        // Dropped with the locks released, of which the timer's call takes one.
+        drop((requesting, responding));
         self.paging.forget();
     }
 
-    /// Takes a packet, if `check` has nothing against it. To be followed by [`Self::answer`].
-    pub(super) fn take(
+    /// Takes a packet, and those that `next` has after it, which are responses as well, or not, and sends
+    /// what they lead to; all that if `check` has nothing against it.
+    pub(super) fn take<'q, 'p>(
         &self,
         qp: &rdma::Qp<Qp>,
-        packet: &Packet<'_>,
-        check: impl FnOnce() -> Result<(), counters::Port>,
+        first: Packet<'p>,
+        next: impl FnMut() -> Option<Packet<'p>>,
+        check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
     ) -> Result<(), counters::Port> {
-        let mut state = self.state.lock();
-        // With the lock held: who has the queue pair fail flushes what was taken before.
-        check()?;
-        if packet.bth.opcode.kind().is_response() {
-            let now = rdma::clock();
-            let response =
-                state.with_requester(qp, |requester, host| requester.on_packet(now, packet, host));
-            count_response(qp.device(), response);
-        } else if let Some(responder) = &mut state.responder {
-            let request = responder.on_packet(packet, &Peer::by_packet(qp));
-            count_request(qp.device(), request, packet);
-        } else {
-            // The packet is as good as lost. By the time that it is sent again there is one.
-            drop(state);
-            self.is_called.store(true, Ordering::Relaxed);
+        let taken = match first.bth.opcode.kind().is_response() {
+            true => self.take_responses(qp, first, next, check)?,
+            false => self.take_requests(qp, first, next, check)?,
+        };
+        if taken.is_for_a_thread() {
             qp.deferred.soon();
         }
         Ok(())
     }
 
-    /// Sends what packets that were taken have led to.
-    pub(super) fn answer(&self, qp: &rdma::Qp<Qp>) {
-        let next = self.state.lock().run(qp, rdma::clock());
-        if next.is_for_a_thread() {
-            qp.deferred.soon();
+    fn take_responses<'q, 'p>(
+        &self,
+        qp: &rdma::Qp<Qp>,
+        first: Packet<'p>,
+        mut next: impl FnMut() -> Option<Packet<'p>>,
+        check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
+    ) -> Result<Next, counters::Port> {
+        let mut packet = Some(first);
+        let mut requesting = self.requesting.lock();
+        // With the lock held: who has the queue pair fail flushes what was taken before.
+        check()?;
+        let now = rdma::clock();
+        while let Some(response) = &packet {
+            let taken = match &mut requesting.sending {
+                Some(sending) => sending.with_requester(qp, |requester, host| {
+                    requester.on_packet(now, response, host)
+                }),
+                None => Response::Ignored,
+            };
+            count_response(qp.device(), taken);
+            packet = next();
         }
+        Ok(requesting.request(qp, now))
+    }
+
+    fn take_requests<'q, 'p>(
+        &self,
+        qp: &rdma::Qp<Qp>,
+        first: Packet<'p>,
+        mut next: impl FnMut() -> Option<Packet<'p>>,
+        check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
+    ) -> Result<Next, counters::Port> {
+        let mut packet = Some(first);
+        let mut responding = self.responding.lock();
+        // As above.
+        let peer = check()?;
+        let Some(responder) = &mut responding.responder else {
+            // The packets are as good as lost. By the time that they are sent again there is one.
+            drop(responding);
+            self.is_called.store(true, Ordering::Relaxed);
+            qp.deferred.soon();
+            return Ok(Next::Idle);
+        };
+        while let Some(request) = &packet {
+            let taken = responder.on_packet(request, &peer);
+            count_request(qp.device(), taken, request);
+            packet = next();
+        }
+        Ok(responding.respond(qp, peer))
     }
 
     /// Time has passed.
     pub(super) fn expired(&self, qp: &rdma::Qp<Qp>) {
-        let mut state = self.state.lock();
+        let mut requesting = self.requesting.lock();
         let now = rdma::clock();
-        if let Some(sending) = &mut state.sending {
+        let failed = requesting.sending.as_mut().and_then(|sending| {
             sending.alarm.rang();
+            sending.with_requester(qp, |requester, host| requester.on_deadline(now, host))
+        });
+        let counters = &qp.device().counters;
+        match failed {
+            Some(WcStatus::RetryExcErr) => counters.count(counters::Port::RetryExceeded),
+            Some(WcStatus::RnrRetryExcErr) => counters.count(counters::Port::RnrRetryExceeded),
+            _ => {}
         }
-        let failed = state.with_requester(qp, |requester, host| requester.on_deadline(now, host));
-        if let Some(Some(status)) = failed {
-            let counters = &qp.device().counters;
-            match status {
-                WcStatus::RetryExcErr => counters.count(counters::Port::RetryExceeded),
-                WcStatus::RnrRetryExcErr => counters.count(counters::Port::RnrRetryExceeded),
-                _ => {}
-            }
-        }
-        let next = state.run(qp, now);
-        drop(state);
+        let next = requesting.request(qp, now);
+        drop(requesting);
         if next.is_for_a_thread() {
             qp.deferred.soon();
         }
+    }
+}
+
+impl Responding {
+    /// Sends what there is to say to requests.
+    fn respond(&mut self, qp: &rdma::Qp<Qp>, peer: Peer<'_>) -> Next {
+        let Self { responder, path } = self;
+        let Some(responder) = responder else {
+            return Next::Idle;
+        };
+        let stopped = transmit(qp, path, &mut Responses { responder, peer });
+        // No memory is kept beyond the lock: it would be given back under it, where nothing may sleep.
+        responder.end_batch();
+        match stopped {
+            Stopped::More => Next::More,
+            Stopped::Later => Next::Later,
+            _ => Next::Idle,
+        }
+    }
+}
+
+/// A responder as who sends its packets has it.
+struct Responses<'a> {
+    responder: &'a mut Responder<KVVec<Resource>, Range>,
+    peer: Peer<'a>,
+}
+
+impl Source for Responses<'_> {
+    fn has_sent_all(&self) -> bool {
+        self.responder.has_sent_all()
+    }
+
+    fn row(&mut self) -> u32 {
+        self.responder.row().unwrap_or(1)
+    }
+
+    fn poll(&mut self, room: &mut [u8]) -> Transmit {
+        self.responder.poll_transmit(&self.peer, room)
+    }
+}
+
+impl Requesting {
+    /// Does what the queue pair's state calls for, and sends what requests can be sent.
+    fn request(&mut self, qp: &rdma::Qp<Qp>, now: u64) -> Next {
+        let Self { sending, path } = self;
+        let Some(sending) = sending else {
+            return Next::Idle;
+        };
+        let state = {
+            let shared = qp.shared.lock();
+            if shared.is_gone {
+                return Next::Idle;
+            }
+            shared.attr.state
+        };
+        let processing = state::send_queue(state);
+        sending.with_requester(qp, |requester, host| match processing {
+            Processing::Hold => {}
+            Processing::Run => requester.hold(false),
+            Processing::Drain => requester.hold(true),
+            Processing::Flush => requester.flush(host),
+        });
+        let next = match processing {
+            Processing::Hold | Processing::Flush => Next::Idle,
+            Processing::Run | Processing::Drain => sending.send(qp, path, now),
+        };
+        if processing == Processing::Drain
+            && sending.requester.is_drained()
+            && qp.change(|facts| facts.attr.drained())
+        {
+            crate::queue_pair::dispatch(qp, QpEvent::SqDrained);
+        }
+        if let Some(at) = sending.requester.next_deadline() {
+            sending.alarm.set(at);
+        }
+        next
+    }
+}
+
+/// A requester as who sends its packets has it.
+struct Requests<'a> {
+    qp: &'a rdma::Qp<Qp>,
+    sending: &'a mut Sending,
+    now: u64,
+}
+
+impl Source for Requests<'_> {
+    fn has_sent_all(&self) -> bool {
+        self.sending.requester.has_sent_all()
+    }
+
+    fn row(&mut self) -> u32 {
+        self.sending.requester.row()
+    }
+
+    fn poll(&mut self, room: &mut [u8]) -> Transmit {
+        let now = self.now;
+        self.sending.with_requester(self.qp, |requester, host| {
+            requester.poll_transmit(now, host, room)
+        })
     }
 }
 
@@ -351,182 +498,55 @@ impl Sending {
         self.requester.posted();
         Ok(true)
     }
-}
 
-impl State {
-    /// Calls the requester, if there is one, and does what follows of a request that fails.
+    /// Calls the requester, and does what follows of a request that fails.
     fn with_requester<R>(
         &mut self,
         qp: &rdma::Qp<Qp>,
         op: impl FnOnce(&mut Requester<KVVec<Slot>, Range>, &Host<'_>) -> R,
-    ) -> Option<R> {
+    ) -> R {
         let has_failed = Cell::new(false);
-        let sending = self.sending.as_mut()?;
-        let Sending {
-            requester,
-            entries,
-            stride,
-            returner,
-            ..
-        } = &mut **sending;
         let host = Host {
             qp,
-            entries,
-            stride: *stride,
-            returner,
+            entries: &self.entries,
+            stride: self.stride,
+            returner: &self.returner,
             has_failed: &has_failed,
         };
-        let result = op(requester, &host);
+        let result = op(&mut self.requester, &host);
         if has_failed.get() {
-            if let Some(responder) = &mut self.responder {
-                responder.flush(&Peer::by_packet(qp));
-            }
+            qp.connection.flush_receive(qp);
             crate::queue_pair::receiving_ends(qp);
         }
-        Some(result)
+        result
     }
 
-    /// Does what the queue pair's state calls for, and sends what can be sent.
-    fn run(&mut self, qp: &rdma::Qp<Qp>, now: u64) -> Next {
-        let (state, is_gone) = {
-            let shared = qp.shared.lock();
-            (shared.attr.state, shared.is_gone)
+    /// Sends what can be sent.
+    fn send(&mut self, qp: &rdma::Qp<Qp>, path: &mut Option<Path>, now: u64) -> Next {
+        let mut requests = Requests {
+            qp,
+            sending: self,
+            now,
         };
-        if is_gone {
-            return Next::Idle;
-        }
-        let processing = state::send_queue(state);
-        self.with_requester(qp, |requester, host| match processing {
-            Processing::Hold => {}
-            Processing::Run => requester.hold(false),
-            Processing::Drain => requester.hold(true),
-            Processing::Flush => requester.flush(host),
-        });
-        let next = self.transmit(qp, now, processing);
-        if processing == Processing::Drain {
-            let is_drained = self.with_requester(qp, |requester, _| requester.is_drained());
-            if is_drained == Some(true) && qp.change(|facts| facts.attr.drained()) {
-                crate::queue_pair::dispatch(qp, QpEvent::SqDrained);
+        let stopped = transmit(qp, path, &mut requests);
+        // As of the responder.
+        self.requester.end_batch();
+        match stopped {
+            Stopped::Idle => Next::Idle,
+            Stopped::More => Next::More,
+            Stopped::Later => Next::Later,
+            Stopped::Local(slot) => self.local(qp, slot),
+            Stopped::Full => {
+                self.alarm.set(now + PAUSE);
+                Next::Idle
             }
         }
-        if let Some(sending) = &mut self.sending {
-            if let Some(at) = sending.requester.next_deadline() {
-                sending.alarm.set(at);
-            }
-        }
-        next
-    }
-
-    /// Sends packets, until there is none or there have been enough.
-    fn transmit(&mut self, qp: &rdma::Qp<Qp>, now: u64, processing: Processing) -> Next {
-        let device = qp.device();
-        let mut path = match self.path.take() {
-            Some(path) => path,
-            None => Path::new(device, address(qp)),
-        };
-        let mut sent = 0;
-        let next = loop {
-            if sent >= PACKETS_AT_ONCE {
-                break Next::More;
-            }
-            if qp.qp_type == QpType::Uc && path.is_full(device) {
-                if let Some(sending) = &mut self.sending {
-                    sending.alarm.set(now + PAUSE);
-                }
-                break Next::Idle;
-            }
-            // With no room at all: to learn how much it takes.
-            let length = match self.poll(qp, now, processing, &mut []) {
-                Transmit::NeedsRoom(length) => length,
-                Transmit::Packet(_) | Transmit::Nothing => break Next::Idle,
-                Transmit::Later => break Next::Later,
-                Transmit::Local(slot) => break self.local(qp, slot),
-            };
-            let row = self.row().min(PACKETS_AT_ONCE - sent);
-            let Some(mut burst) = Burst::new(&mut path, length, row) else {
-                // Later there may be memory.
-                break Next::More;
-            };
-            let mut last = Transmit::Nothing;
-            while burst.has_room() && u32::from(burst.count()) < row {
-                last = burst.add(|room| match self.poll(qp, now, processing, room) {
-                    packet @ Transmit::Packet(length) => (Some(length), packet),
-                    other => (None, other),
-                });
-                if !matches!(last, Transmit::Packet(_)) {
-                    break;
-                }
-            }
-            let count = burst.count();
-            if count == 0 {
-                // What would have been sent could not be made. That memory is missing is said once.
-                match last {
-                    Transmit::Later => break Next::Later,
-                    _ => continue,
-                }
-            }
-            sent += u32::from(count);
-            let packet = burst.finish();
-            path.send(device, packet, count);
-        };
-        self.path = Some(path);
-        // No memory is kept beyond the lock: it would be given back under it, where nothing may sleep.
-        if let Some(responder) = &mut self.responder {
-            responder.end_batch();
-        }
-        if let Some(sending) = &mut self.sending {
-            sending.requester.end_batch();
-        }
-        next
-    }
-
-    /// How many packets may go as one with that which is next.
-    fn row(&mut self) -> u32 {
-        let answers = self
-            .responder
-            .as_mut()
-            .and_then(|responder| responder.row());
-        let requests = || self.sending.as_ref().map(|sending| sending.requester.row());
-        answers.or_else(requests).unwrap_or(1)
-    }
-
-    /// Asks for the next packet. Answers come first: the peer waits for them. Not inlined, since it takes
-    /// more of the stack than what sends the packet can spare.
-    #[inline(never)]
-    fn poll(
-        &mut self,
-        qp: &rdma::Qp<Qp>,
-        now: u64,
-        processing: Processing,
-        room: &mut [u8],
-    ) -> Transmit {
-        let mut later = Transmit::Nothing;
-        if let Some(responder) = &mut self.responder {
-            match responder.poll_transmit(&Peer::by_packet(qp), room) {
-                Transmit::Nothing => {}
-                Transmit::Later => later = Transmit::Later,
-                other => return other,
-            }
-        }
-        if matches!(processing, Processing::Run | Processing::Drain) {
-            let polled = self.with_requester(qp, |requester, host| {
-                requester.poll_transmit(now, host, room)
-            });
-            match polled {
-                None | Some(Transmit::Nothing) => {}
-                Some(other) => return other,
-            }
-        }
-        later
     }
 
     /// The request of this host's alone in a slot.
     fn local(&self, qp: &rdma::Qp<Qp>, slot: u32) -> Next {
-        let Some(sending) = &self.sending else {
-            return Next::Idle;
-        };
-        let at = slot as usize * sending.stride;
-        let entry = sending.entries.get(at..at + sending.stride);
+        let at = slot as usize * self.stride;
+        let entry = self.entries.get(at..at + self.stride);
         let origin = match qp.user {
             Some(_) => Origin::Kernel,
             None => Origin::User,
@@ -535,20 +555,6 @@ impl State {
             Ok((request, _)) => Next::Local(slot, request.operation),
             Err(_) => Next::Idle,
         }
-    }
-}
-
-/// Where packets of a connected queue pair go.
-fn address(qp: &rdma::Qp<Qp>) -> Address {
-    let shared = qp.shared.lock();
-    let to = &shared.attr.ah_attr;
-    Address {
-        sgid: shared.sgid,
-        dgid: to.dgid,
-        traffic_class: to.traffic_class,
-        flow_label: to.flow_label,
-        hop_limit: to.hop_limit,
-        entropy: qp.number ^ shared.attr.dest_qp_num,
     }
 }
 
@@ -569,15 +575,15 @@ pub(crate) fn is_elsewhere(device: &Device<Ferroce>, dgid: &[u8; 16]) -> bool {
     netdev.is_some_and(|netdev| netdev.with_address(dgid.ip()).is_none())
 }
 
-fn count_response(device: &Device<Ferroce>, response: Option<Response>) {
+fn count_response(device: &Device<Ferroce>, response: Response) {
     let counter = match response {
-        Some(Response::NotReady) => counters::Port::RcvdRnr,
-        Some(Response::SequenceError) => counters::Port::RcvdSequenceError,
-        Some(Response::ImpliedNak) => counters::Port::ImpliedNak,
-        Some(Response::Failed(WcStatus::RemInvReqErr)) => counters::Port::RequestInvalid,
-        Some(Response::Failed(WcStatus::RemAccessErr)) => counters::Port::RequestAccess,
-        Some(Response::Ignored) | None => counters::Port::Ghosts,
-        Some(Response::Taken | Response::Failed(_)) => return,
+        Response::NotReady => counters::Port::RcvdRnr,
+        Response::SequenceError => counters::Port::RcvdSequenceError,
+        Response::ImpliedNak => counters::Port::ImpliedNak,
+        Response::Failed(WcStatus::RemInvReqErr) => counters::Port::RequestInvalid,
+        Response::Failed(WcStatus::RemAccessErr) => counters::Port::RequestAccess,
+        Response::Ignored => counters::Port::Ghosts,
+        Response::Taken | Response::Failed(_) => return,
     };
     device.counters.count(counter);
 }

@@ -8,8 +8,9 @@
 //! - [`port`]: UDP port 4791 of each network namespace that has a device.
 //! - [`path`]: how packets get to a peer, and their IP and UDP headers.
 //! - [`burst`]: packets in the making, with their ICRC.
-//! - [`connection`]: what a connected queue pair has for the wire, under a lock that bottom halves take.
-//!   Requests get there by `queue_pair::send`, packets by [`receive`], time by [`alarm`].
+//! - [`connection`]: what a connected queue pair has for the wire, under locks that bottom halves take.
+//!   Requests get there by `queue_pair::send`, packets by [`receive`], time by [`alarm`], and
+//!   [`transmit`] sends what there is to send.
 //! - [`datagram`]: those of UD queue pairs, which have no state.
 //!
 //! - [`paging`]: memory on demand that is missing.
@@ -25,6 +26,7 @@ mod paging;
 mod path;
 pub(crate) mod port;
 mod receive;
+mod transmit;
 
 pub(crate) use connection::{is_elsewhere, Connection, Next};
 pub(crate) use path::{Address, Path, PAUSE};

@@ -8,12 +8,12 @@ use crate::{
     device::Ferroce,
     net::{Datagram, IpHeader, Receiver},
     qp::state,
-    queue_pair::{Qp, QpRef},
+    queue_pair::{Peer, Qp},
     rdma::{self, Device, DeviceRef, Gid},
     verbs::limits,
-    wire::{Bth, Packet, Service, ICRC_LEN},
+    wire::{Packet, Service, ICRC_LEN},
 };
-use core::net::IpAddr;
+use core::{iter::Enumerate, net::IpAddr, slice::Chunks};
 
 /// Who takes what comes to the port.
 pub(crate) struct Incoming;
@@ -26,25 +26,18 @@ impl Receiver for Incoming {
         if device.is_apart() {
             return;
         }
-        let payload = datagram.payload();
-        if payload.is_empty() {
+        if datagram.payload().is_empty() {
             device.counters.count(Port::RcvdPackets);
             device.counters.count(Port::Malformed);
             return;
         }
-        let size = datagram.segment_size().unwrap_or(payload.len()).max(1);
-        let mut receiving = Receiving {
-            device: &device,
-            qp: None,
-        };
-        for (index, bytes) in payload.chunks(size).enumerate() {
-            let ip = datagram.ip().segment(index as u16, bytes.len());
-            device.counters.count(Port::RcvdPackets);
-            if let Err(dropped) = receiving.take(&ip, datagram.ports(), bytes) {
+        let mut packets = Packets::of(&device, &datagram);
+        while let Some(first) = packets.next() {
+            let taken = first.and_then(|first| take(&device, &first, &mut packets));
+            if let Err(dropped) = taken {
                 device.counters.count(dropped);
             }
         }
-        receiving.answer();
     }
 }
 
@@ -65,23 +58,77 @@ fn device_of(datagram: &Datagram) -> Option<DeviceRef<Ferroce>> {
     })
 }
 
-/// What came as one.
-struct Receiving<'a> {
+/// The packets that have come as one.
+struct Packets<'a> {
     device: &'a Device<Ferroce>,
-    /// Who got the last packet, and has not answered yet.
-    qp: Option<QpRef>,
+    ip: &'a IpHeader,
+    ports: (u16, u16),
+    parts: Enumerate<Chunks<'a, u8>>,
+    /// One that was looked at and left.
+    left: Option<Result<Arrived<'a>, Port>>,
 }
 
-impl Receiving<'_> {
-    /// Takes a packet to its queue pair, or says what keeps it from there.
-    fn take(&mut self, ip: &IpHeader, ports: (u16, u16), bytes: &[u8]) -> Result<(), Port> {
+/// A packet whose ICRC and partition are right.
+struct Arrived<'a> {
+    /// Which of those that have come as one it is.
+    index: usize,
+    packet: Packet<'a>,
+}
+
+impl<'a> Arrived<'a> {
+    /// Whether another is for the same queue pair, and the same half of that.
+    fn is_like(&self, other: &Self) -> bool {
+        let of = |packet: &Packet<'_>| {
+            let opcode = packet.bth.opcode;
+            let half = opcode.kind().is_response();
+            (packet.bth.dest_qp, opcode.service(), half)
+        };
+        of(&self.packet) == of(&other.packet)
+    }
+}
+
+impl<'a> Packets<'a> {
+    fn of(device: &'a Device<Ferroce>, datagram: &'a Datagram) -> Self {
+        let payload = datagram.payload();
+        let size = datagram.segment_size().unwrap_or(payload.len()).max(1);
+        Self {
+            device,
+            ip: datagram.ip(),
+            ports: datagram.ports(),
+            parts: payload.chunks(size).enumerate(),
+            left: None,
+        }
+    }
+
+    /// The next one, or what is wrong with it.
+    fn next(&mut self) -> Option<Result<Arrived<'a>, Port>> {
+        if let Some(left) = self.left.take() {
+            return Some(left);
+        }
+        let (index, bytes) = self.parts.next()?;
+        self.device.counters.count(Port::RcvdPackets);
+        Some(self.check(index, bytes))
+    }
+
+    /// The next one, if it is like that before.
+    fn next_like(&mut self, before: &Arrived<'_>) -> Option<Packet<'a>> {
+        match self.next()? {
+            Ok(next) if next.is_like(before) => Some(next.packet),
+            other => {
+                self.left = Some(other);
+                None
+            }
+        }
+    }
+
+    fn check(&self, index: usize, bytes: &'a [u8]) -> Result<Arrived<'a>, Port> {
+        let ip = self.ip.segment(index as u16, bytes.len());
         let (transport, icrc) = bytes
             .split_last_chunk::<ICRC_LEN>()
             .ok_or(Port::Malformed)?;
-        let header: &[u8; Bth::LEN] = transport.first_chunk().ok_or(Port::Malformed)?;
-        let ([a, b], [c, d]) = (ports.0.to_be_bytes(), ports.1.to_be_bytes());
+        let ([a, b], [c, d]) = (self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes());
         let [e, f] = ((bytes.len() + 8) as u16).to_be_bytes();
-        if icrc_of(ip, &[a, b, c, d, e, f, 0, 0], transport) != *icrc {
+        if icrc_of(&ip, &[a, b, c, d, e, f, 0, 0], transport) != *icrc {
             return Err(Port::WrongIcrc);
         }
         let packet = Packet::parse(transport).map_err(|_| Port::Malformed)?;
@@ -89,39 +136,48 @@ impl Receiving<'_> {
         if packet.bth.pkey & 0x7fff != limits::DEFAULT_PKEY & 0x7fff {
             return Err(Port::WrongPkey);
         }
-        let number = Bth::dest_qp_of(header);
-        match packet.bth.opcode.service() {
-            Service::Ud => datagram::receive(self.device, ip, number, &packet),
-            Service::Rc | Service::Uc => self.connected(ip, number, &packet),
-            // There is no congestion control that would slow down.
-            Service::Cnp => Ok(()),
-        }
+        Ok(Arrived { index, packet })
     }
+}
 
-    fn connected(&mut self, ip: &IpHeader, number: u32, packet: &Packet<'_>) -> Result<(), Port> {
-        if self.qp.as_ref().is_none_or(|qp| qp.number != number) {
-            self.answer();
-            self.qp = self.device.qps.get(number);
+/// Takes a packet to its queue pair, with those that follow it there, or says what keeps it from there.
+fn take<'a>(
+    device: &Device<Ferroce>,
+    first: &Arrived<'a>,
+    packets: &mut Packets<'a>,
+) -> Result<(), Port> {
+    let service = first.packet.bth.opcode.service();
+    match service {
+        Service::Ud => {
+            let length = first.packet.len() + ICRC_LEN;
+            let ip = packets.ip.segment(first.index as u16, length);
+            datagram::receive(device, &ip, first.packet.bth.dest_qp, &first.packet)
         }
-        let qp = self.qp.as_ref().ok_or(Port::UnknownQp)?;
-        if Service::of(qp.qp_type) != packet.bth.opcode.service() {
-            return Err(Port::UnknownQp);
+        Service::Rc | Service::Uc => {
+            let qp = device
+                .qps
+                .get(first.packet.bth.dest_qp)
+                .ok_or(Port::UnknownQp)?;
+            if Service::of(qp.qp_type) != service {
+                return Err(Port::UnknownQp);
+            }
+            let ip = packets.ip;
+            let check = || check_peer(&qp, ip, &first.packet);
+            let next = || packets.next_like(first);
+            qp.connection.take(&qp, first.packet, next, check)
         }
-        qp.connection
-            .take(qp, packet, || check_peer(qp, ip, packet))
-    }
-
-    /// Has the queue pair that got the last packet answer.
-    fn answer(&mut self) {
-        if let Some(qp) = self.qp.take() {
-            qp.connection.answer(&qp);
-        }
+        // There is no congestion control that would slow down.
+        Service::Cnp => Ok(()),
     }
 }
 
 /// Checks that a packet is of the peer that a queue pair is connected to, and that the queue pair is in
-/// a state to take it.
-fn check_peer(qp: &rdma::Qp<Qp>, ip: &IpHeader, packet: &Packet<'_>) -> Result<(), Port> {
+/// a state to take it, and on what terms.
+fn check_peer<'a>(
+    qp: &'a rdma::Qp<Qp>,
+    ip: &IpHeader,
+    packet: &Packet<'_>,
+) -> Result<Peer<'a>, Port> {
     let shared = qp.shared.lock();
     let state = shared.attr.state;
     let takes = match packet.bth.opcode.kind().is_response() {
@@ -136,5 +192,5 @@ fn check_peer(qp: &rdma::Qp<Qp>, ip: &IpHeader, packet: &Packet<'_>) -> Result<(
     if !is(shared.attr.ah_attr.dgid, ip.source()) || !is(shared.sgid, ip.destination()) {
         return Err(Port::WrongSource);
     }
-    Ok(())
+    Ok(Peer::of(qp, &shared.attr))
 }

@@ -272,6 +272,11 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.head == self.posted
     }
 
+    /// Whether all that is posted has been sent, and nothing has to be sent again.
+    pub fn has_sent_all(&self) -> bool {
+        self.begun == self.posted && self.next == self.allotted
+    }
+
     /// Whether a request has failed: nothing is sent any more.
     pub fn has_failed(&self) -> bool {
         self.failed

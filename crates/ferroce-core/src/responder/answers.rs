@@ -27,6 +27,11 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         transmit
     }
 
+    /// Whether there is nothing to be sent.
+    pub fn has_sent_all(&self) -> bool {
+        self.answer.is_none() && self.resources.count() == 0
+    }
+
     /// How many packets there are in a row, from the next one on, that are as long as that, but for the
     /// last, which may be shorter; `None` if there is nothing to be sent. It is a guess.
     pub fn row(&mut self) -> Option<u32> {

@@ -98,11 +98,6 @@ impl Bth {
         })
     }
 
-    /// The receiver's QP, of a packet that may make no sense otherwise: to find whom to count it for.
-    pub fn dest_qp_of(bytes: &[u8; Self::LEN]) -> u32 {
-        from_be24(get(bytes, field::DEST_QP))
-    }
-
     /// The header's bytes.
     pub fn emit(&self) -> [u8; Self::LEN] {
         let bit = |set: bool, bit: u8| if set { bit } else { 0 };
