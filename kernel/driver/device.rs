@@ -27,7 +27,7 @@ use crate::{
 };
 use core::{
     net::IpAddr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 use kernel::{
     fmt, new_mutex,
@@ -50,6 +50,8 @@ pub(crate) struct Ferroce {
     /// The UDP port of the namespace that its addresses are in.
     #[pin]
     share: SpinLockBh<Option<Share>>,
+    /// How often that has changed: see [`KnownPort`].
+    moves: AtomicU32,
     #[pin]
     pub(crate) qps: Table<QpRef>,
     #[pin]
@@ -72,6 +74,7 @@ impl Ferroce {
             settling <- new_mutex!(place, "ferroce::Ferroce::settling"),
             has_gsi: AtomicBool::new(false),
             share <- SpinLockBh::new(Some(share), c"ferroce::Ferroce::share", static_lock_class!()),
+            moves: AtomicU32::new(0),
             qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // The first number is that of the queue pair for general services.
             _: { qps.reserve(GFP_KERNEL)?.keep(); },
@@ -115,11 +118,17 @@ impl Ferroce {
     }
 
     /// The UDP port by which its packets go, if the device reaches anybody.
-    pub(crate) fn port(&self) -> Option<Arc<Port>> {
+    pub(crate) fn port<'a>(&self, known: &'a mut KnownPort) -> Option<&'a Port> {
         if self.is_apart() {
             return None;
         }
-        self.share.lock().as_ref().map(Share::port)
+        // Pairs with the addition in `set_share`: whoever sees this number finds what it counted.
+        let moves = self.moves.load(Ordering::Acquire);
+        if known.as_of != Some(moves) {
+            known.port = self.share.lock().as_ref().map(Share::port);
+            known.as_of = Some(moves);
+        }
+        known.port.as_deref()
     }
 
     /// Whether an address is one of its own.
@@ -130,6 +139,7 @@ impl Ferroce {
 
     fn set_share(&self, share: Option<Share>) {
         let before = core::mem::replace(&mut *self.share.lock(), share);
+        self.moves.fetch_add(1, Ordering::Release);
         // Dropped with the lock released.
         drop(before);
     }
@@ -163,6 +173,14 @@ impl Ferroce {
             device.set_share(share.ok());
         }
     }
+}
+
+/// A device's UDP port as it was found, by one who asks for it with every packet.
+#[derive(Default)]
+pub(crate) struct KnownPort {
+    /// As of so many moves of the device.
+    as_of: Option<u32>,
+    port: Option<Arc<Port>>,
 }
 
 /// "FER" in ASCII, where a vendor would have its OUI.

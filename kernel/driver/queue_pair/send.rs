@@ -623,8 +623,8 @@ fn datagram(
     };
     let own_qkey = qp.shared.lock().attr.qkey;
     let qkey = limits::datagram_qkey(to.remote_qkey, own_qkey);
-    let is_full = |path: &roce::Path| path.is_full(device);
-    if datagrams.path.as_ref().is_some_and(is_full) {
+    let is_full = |path: &mut roce::Path| path.is_full(device);
+    if datagrams.path.as_mut().is_some_and(is_full) {
         return Attempt::Wait(Delta::from_nanos(roce::PAUSE as i64));
     }
     let source = local::Source {

@@ -82,6 +82,9 @@ struct Sending {
     next: u32,
     returner: RefCell<SlotReturner>,
     alarm: Alarm,
+    /// What the queue pair's state calls for, unless that is gone, as of so many
+    /// [changes](Qp::changes).
+    processing: Option<(u32, Option<Processing>)>,
 }
 
 /// How a visit to the connection ended.
@@ -158,6 +161,7 @@ impl Connection {
             next: 1 & (slots - 1),
             returner: RefCell::new(queue.returner()),
             alarm: Alarm::new(ARef::from(qp))?,
+            processing: None,
         };
         self.requesting.lock().sending = Some(KBox::new(sending, GFP_KERNEL)?);
         self.is_engaged.store(true, Ordering::Relaxed);
@@ -423,14 +427,9 @@ impl Requesting {
         let Some(sending) = sending else {
             return Next::Idle;
         };
-        let state = {
-            let shared = qp.shared.lock();
-            if shared.is_gone {
-                return Next::Idle;
-            }
-            shared.attr.state
+        let Some(processing) = sending.processing(qp) else {
+            return Next::Idle;
         };
-        let processing = state::send_queue(state);
         sending.with_requester(qp, |requester, host| match processing {
             Processing::Hold => {}
             Processing::Run => requester.hold(false),
@@ -497,6 +496,21 @@ impl Sending {
         self.next = (self.next + 1) & (self.slots - 1);
         self.requester.posted();
         Ok(true)
+    }
+
+    /// What the queue pair's state calls for; `None` if that is gone.
+    fn processing(&mut self, qp: &rdma::Qp<Qp>) -> Option<Processing> {
+        let changes = qp.changes();
+        match self.processing {
+            Some((as_of, processing)) if as_of == changes => processing,
+            _ => {
+                let shared = qp.shared.lock();
+                let state = (!shared.is_gone).then_some(shared.attr.state);
+                let processing = state.map(state::send_queue);
+                self.processing = Some((changes, processing));
+                processing
+            }
+        }
     }
 
     /// Calls the requester, and does what follows of a request that fails.

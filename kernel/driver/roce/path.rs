@@ -5,7 +5,7 @@
 use super::{port::Sockets, receive::Incoming, UDP_PORT};
 use crate::{
     counters::Port as Counter,
-    device::Ferroce,
+    device::{Ferroce, KnownPort},
     net::{
         route::{With, UDP},
         Flow, IpHeader, Packet, Route, UdpSocket,
@@ -49,6 +49,7 @@ pub(crate) struct Path {
     address: Address,
     flow: Option<Flow>,
     route: Option<Route>,
+    port: KnownPort,
     /// The identification of the next packet, of IPv4.
     id: u16,
 }
@@ -74,6 +75,7 @@ impl Path {
             address,
             flow,
             route: None,
+            port: KnownPort::default(),
             id: 0,
         }
     }
@@ -89,21 +91,19 @@ impl Path {
 
     /// Sends what was made of so many packets on its way; if there is no way it is gone.
     pub(crate) fn send(&mut self, device: &Device<Ferroce>, mut packet: Packet, count: u16) {
-        let sent = device.port().and_then(|port| {
-            port.with(|sockets| {
-                let socket = self.socket(sockets)?;
-                if !self.route.as_ref().is_some_and(Route::is_valid) {
-                    self.route = socket.route(&self.flow?).ok();
-                }
-                let route = self.route.as_ref()?;
-                if count > 1 && self.is_short(route) {
-                    packet.keep_whole();
-                }
-                socket.send(packet, route);
-                Some(())
-            })
+        let sent = self.with_sockets(device, |path, sockets| {
+            let socket = path.socket(sockets)?;
+            if !path.route.as_ref().is_some_and(Route::is_valid) {
+                path.route = socket.route(&path.flow?).ok();
+            }
+            let route = path.route.as_ref()?;
+            if count > 1 && path.is_short(route) {
+                packet.keep_whole();
+            }
+            socket.send(packet, route);
+            Some(())
         });
-        let counter = match sent.flatten() {
+        let counter = match sent {
             Some(()) => Counter::SentPackets,
             None => Counter::NoRoute,
         };
@@ -122,9 +122,22 @@ impl Path {
 
     /// Whether so much is on its way already that more would be lost. Who is not held back by its peer,
     /// as a reliable connection is, waits for [`PAUSE`].
-    pub(crate) fn is_full(&self, device: &Device<Ferroce>) -> bool {
-        let is_full = |sockets: &Sockets| Some(self.socket(sockets)?.is_full());
-        device.port().and_then(|port| port.with(is_full)?) == Some(true)
+    pub(crate) fn is_full(&mut self, device: &Device<Ferroce>) -> bool {
+        let is_full = |path: &mut Self, sockets: &Sockets| Some(path.socket(sockets)?.is_full());
+        self.with_sockets(device, is_full) == Some(true)
+    }
+
+    /// Does something with the sockets of the device's namespace, if it is in one.
+    fn with_sockets<R>(
+        &mut self,
+        device: &Device<Ferroce>,
+        op: impl FnOnce(&mut Self, &Sockets) -> Option<R>,
+    ) -> Option<R> {
+        let mut known = core::mem::take(&mut self.port);
+        let port = device.port(&mut known);
+        let result = port.and_then(|port| port.with(|sockets| op(self, sockets)));
+        self.port = known;
+        result.flatten()
     }
 
     /// Notes that packets were made.
