@@ -7,7 +7,7 @@ use super::{
     counters::{self, Counters},
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
-    multicast::Groups,
+    multicast::{Groups, MAX_MEMBERS},
     place::Place,
     queue_pair::{self, Drainer, Qp, QpRef},
     roce::{
@@ -260,9 +260,9 @@ impl rdma::Operations for Ferroce {
         attr.max_fast_reg_page_list_len = MAX_FAST_REG_PAGES;
         attr.max_cq = 1 << 20;
         attr.max_cqe = limits::MAX_CQE as i32;
-        attr.max_mcast_grp = 1 << 13;
-        attr.max_mcast_qp_attach = 1 << 10;
-        attr.max_total_mcast_qp_attach = 1 << 20;
+        attr.max_mcast_grp = MAX_MEMBERS as i32;
+        attr.max_mcast_qp_attach = MAX_MEMBERS as i32;
+        attr.max_total_mcast_qp_attach = MAX_MEMBERS as i32;
         attr.max_srq = 1 << 20;
         attr.max_srq_wr = limits::MAX_QP_WR as i32;
         attr.max_srq_sge = limits::MAX_RECV_SGE as i32;
@@ -440,7 +440,7 @@ fn eui64(mac: [u8; 6]) -> [u8; 8] {
 pub(crate) struct NetEvents;
 
 impl rdma::NetEvents for NetEvents {
-    fn event(event: NetEvent, netdev: &NetDevice) {
+    fn event(event: NetEvent, netdev: &NetDevice, rtnl: &Rtnl) {
         let Some(device) = Device::<Ferroce>::from_netdev(netdev) else {
             return;
         };
@@ -454,6 +454,7 @@ impl rdma::NetEvents for NetEvents {
             NetEvent::Up | NetEvent::Down | NetEvent::Change => device.dispatch_port_state(netdev),
             _ => {}
         }
+        Groups::settle(&device, netdev, rtnl);
     }
 }
 

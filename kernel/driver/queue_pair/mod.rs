@@ -204,7 +204,6 @@ impl Operations for Qp {
 
     fn destroy(qp: &rdma::Qp<Self>) {
         qp.device().qps.take(qp.number);
-        qp.device().groups.forget(qp);
         qp.for_each_polling(|polling| polling.remove(qp.number));
         qp.change(|facts| facts.is_gone = true);
         qp.deferred.detach();

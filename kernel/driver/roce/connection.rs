@@ -559,6 +559,10 @@ pub(crate) fn is_elsewhere(device: &Device<Ferroce>, dgid: &[u8; 16]) -> bool {
     if device.is_apart() {
         return false;
     }
+    if dgid.ip().is_multicast() {
+        // What is sent by the loopback device comes back, and nobody else gets it.
+        return device.netdev(1).is_some_and(|netdev| !netdev.is_loopback());
+    }
     if !super::delivers_locally() {
         return true;
     }
