@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
         "wire: packets go in bursts, and every byte is counted",
         bursts,
     ),
+    ("wire: what goes wrong is counted at both ends", counters),
     (
         "wire: every byte of random work requests is where it should be",
         |flavor| every_byte(flavor, 3000),
@@ -204,6 +205,11 @@ fn bursts(flavor: &Flavor) {
         echo $(counter fa sent_bytes) bytes read and fetched";
     between(flavor, "ferroce", "ferroce", script)
         .prints(&format!("{} bytes read", 300 * (65536 + 8)));
+}
+
+fn counters(flavor: &Flavor) {
+    let script = guest_script("wire_counters.py", "fa fb");
+    between(flavor, "ferroce", "ferroce", &script).prints("5 cases");
 }
 
 fn every_byte(flavor: &Flavor, batches: u32) {

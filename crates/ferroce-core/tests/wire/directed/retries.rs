@@ -82,8 +82,11 @@ fn without_an_answer_a_request_is_sent_again_retry_cnt_times() {
             .iter()
             .all(|sent| sent.kind().part().begins() || retry == 0 || sent.packet().bth.ack_req));
         assert_eq!(pair.own.requester.next_deadline(), Some(pair.now + timeout));
-        let failed = pair.wait();
-        assert_eq!(failed.is_some(), retry == 3);
+        let expected = match retry {
+            3 => TimedOut::Exceeded,
+            _ => TimedOut::Retry,
+        };
+        assert_eq!(pair.wait(), Some(expected));
     }
     assert_eq!(pair.completed(), [WcStatus::RetryExcErr]);
     assert_eq!(pair.own.requester.next_deadline(), None);
