@@ -27,7 +27,7 @@ use crate::{
 };
 use core::{
     net::IpAddr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 use kernel::{
     fmt, new_mutex,
@@ -43,6 +43,8 @@ pub(crate) struct Ferroce {
     pub(crate) drainer: thread::Thread<Drainer>,
     /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
     apart: AtomicBool,
+    /// See [`Ferroce::gids_removed`].
+    gids_removed: AtomicU32,
     #[pin]
     settling: Mutex<Place>,
     /// There is a queue pair for general services.
@@ -69,6 +71,7 @@ impl Ferroce {
             counters: Counters::new()?,
             drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
+            gids_removed: AtomicU32::new(0),
             settling <- new_mutex!(place, "ferroce::Ferroce::settling"),
             has_gsi: AtomicBool::new(false),
             share <- SpinLockBh::new(Some(share), c"ferroce::Ferroce::share", static_lock_class!()),
@@ -126,6 +129,12 @@ impl Ferroce {
     pub(crate) fn has_address(device: &Device<Self>, address: IpAddr) -> bool {
         let gid = Gid::of(address);
         device.find_gid(&gid, GidType::RoceV2, 1).is_some()
+    }
+
+    /// How many addresses the device has lost: as long as this is the same, it still has those that it was
+    /// found to have.
+    pub(crate) fn gids_removed(&self) -> u32 {
+        self.gids_removed.load(Ordering::Acquire)
     }
 
     fn set_share(&self, share: Option<Share>) {
@@ -339,6 +348,11 @@ impl rdma::Operations for Ferroce {
     fn enable(device: &Device<Self>) -> Result {
         Self::settle(device);
         Ok(())
+    }
+
+    fn gid_removed(device: &Device<Self>, _port: u32) {
+        // Pairs with the load in `gids_removed`: whoever sees this number, and looks, does not find it.
+        device.gids_removed.fetch_add(1, Ordering::Release);
     }
 
     fn firmware_version(_device: &Device<Self>) -> &'static str {
