@@ -2,12 +2,12 @@
 """Work requests between two hosts, every byte of which is looked at.
 
     wire.py sizes DEVICE DEVICE GID_INDEX
-    wire.py many DEVICE DEVICE GID_INDEX COUNT TIMEOUT READERS [SEED]
+    wire.py many DEVICE DEVICE GID_INDEX COUNT TIMEOUT READERS SHORTEST [SEED]
 
 `sizes`: each opcode of each transport, both ways, of all path MTUs and of lengths from 0 to 8 MiB.
 `many`: random requests over reliable connections, both ways at once and many under way, on a network
 of which nothing is expected. TIMEOUT is the local ACK timeout, 4.096 µs · 2^TIMEOUT. READERS are the
-devices that read, with commas between.
+devices that read, with commas between; their requests have SHORTEST bytes at least.
 
 The devices may be in network namespaces of their own, and of different drivers.
 """
@@ -174,25 +174,27 @@ def sizes(one, other, rng):
     print(f"{done} requests")
 
 
-CONNECTIONS, AT_ONCE, SLOT = 8, 8, 20_000
+CONNECTIONS, AT_ONCE, SLOT = 16, 8, 20_000
 # What a lane has of the memory of both sides.
 SHARE = AT_ONCE * (SLOT + 2 * GUARD)
 
 
-def post(lane, base, readers):
+def post(lane, base, readers, shortest):
     """Posts some random requests. Returns how many."""
-    rng = lane.rng
+    rng, reads = lane.rng, lane.sender.device.name in readers
     count = rng.randint(1, AT_ONCE)
     for slot in range(count):
         opcode = rng.choice(OPCODES[RC])
-        if opcode == READ and lane.sender.device.name not in readers:
+        if opcode == READ and not reads:
             opcode = RDMA_WRITE
-        length = 8 if opcode in ATOMICS else rng.choice((0, 8, rng.randint(1, 300), rng.randint(1, SLOT)))
+        length = rng.choice((shortest if reads else 0, 8, rng.randint(1, 300), rng.randint(1, SLOT)))
+        if opcode in ATOMICS:
+            length = 8
         lane.request(opcode, base + GUARD + slot * (SLOT + 2 * GUARD), length, slot)
     return count
 
 
-def many(one, other, count, timeout, readers, rng):
+def many(one, other, count, timeout, readers, shortest, rng):
     sides = {device: Side(device, 2 * CONNECTIONS * SHARE) for device in (one, other)}
     ends, lanes = [], []
     for _ in range(CONNECTIONS):
@@ -214,7 +216,7 @@ def many(one, other, count, timeout, readers, rng):
                 del since[number]
             if done < count:
                 since[number] = time.monotonic()
-                done += post(lane, number * SHARE, readers)
+                done += post(lane, number * SHARE, readers, shortest)
     for side in sides.values():
         assert not side.memory.difference(), side.memory.difference()
     assert all(end.state() == RTS for end in ends)
@@ -223,14 +225,15 @@ def many(one, other, count, timeout, readers, rng):
 
 def main():
     what, names, gid_index = sys.argv[1], sys.argv[2:4], int(sys.argv[4])
-    seed = int(sys.argv[8]) if len(sys.argv) > 8 else random.SystemRandom().getrandbits(32)
+    seed = int(sys.argv[9]) if len(sys.argv) > 9 else random.SystemRandom().getrandbits(32)
     print(f"seed {seed}", flush=True)
     rng = random.Random(seed)
     devices = [Device(name, gid_index) for name in names]
     if what == "sizes":
         sizes(*devices, rng)
     else:
-        many(*devices, int(sys.argv[5]), int(sys.argv[6]), sys.argv[7].split(","), rng)
+        count, timeout, shortest = int(sys.argv[5]), int(sys.argv[6]), int(sys.argv[8])
+        many(*devices, count, timeout, sys.argv[7].split(","), shortest, rng)
 
 
 main()
