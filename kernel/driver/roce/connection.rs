@@ -21,7 +21,7 @@ use crate::{
     },
     queue_pair::{Peer, Qp},
     rdma::{self, qp::QpEvent, Device, Gid, GidType},
-    requester::{Requester, Response, Slot, Transmit},
+    requester::{Requester, Response, Slot, TimedOut, Transmit},
     responder::{Request, Resource, Responder},
     ring::{Idle, Operation, Origin, RingError, SendQueue, SendRequest},
     rings::{SlotReturner, WorkQueue},
@@ -364,15 +364,15 @@ impl Connection {
     pub(super) fn expired(&self, qp: &rdma::Qp<Qp>) {
         let mut requesting = self.requesting.lock();
         let now = rdma::clock();
-        let failed = requesting.sending.as_mut().and_then(|sending| {
+        let timeout = requesting.sending.as_mut().and_then(|sending| {
             sending.alarm.rang();
             sending.with_requester(qp, |requester, host| requester.on_deadline(now, host))
         });
         let counters = &qp.device().counters;
-        match failed {
-            Some(WcStatus::RetryExcErr) => counters.count(counters::Port::RetryExceeded),
-            Some(WcStatus::RnrRetryExcErr) => counters.count(counters::Port::RnrRetryExceeded),
-            _ => {}
+        match timeout {
+            Some(TimedOut::Retry) => counters.count(counters::Port::AckTimeout),
+            Some(TimedOut::Exceeded) => counters.count(counters::Port::RetryExceeded),
+            None => {}
         }
         let next = requesting.request(qp, now);
         drop(requesting);
@@ -579,6 +579,10 @@ pub(crate) fn is_elsewhere(device: &Device<Ferroce>, dgid: &[u8; 16]) -> bool {
     if device.is_apart() {
         return false;
     }
+    if dgid.ip().is_multicast() {
+        // What is sent by the loopback device comes back, and nobody else gets it.
+        return device.netdev(1).is_some_and(|netdev| !netdev.is_loopback());
+    }
     if !super::delivers_locally() {
         return true;
     }
@@ -596,6 +600,11 @@ fn count_response(device: &Device<Ferroce>, response: Response) {
         Response::ImpliedNak => counters::Port::ImpliedNak,
         Response::Failed(WcStatus::RemInvReqErr) => counters::Port::RequestInvalid,
         Response::Failed(WcStatus::RemAccessErr) => counters::Port::RequestAccess,
+        Response::Failed(WcStatus::RetryExcErr) => counters::Port::RetryExceeded,
+        Response::Failed(WcStatus::RnrRetryExcErr) => {
+            device.counters.count(counters::Port::RcvdRnr);
+            counters::Port::RnrRetryExceeded
+        }
         Response::Ignored => counters::Port::Ghosts,
         Response::Taken | Response::Failed(_) => return,
     };

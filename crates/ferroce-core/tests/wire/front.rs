@@ -239,7 +239,9 @@ impl Front {
 
     /// The next response packet.
     pub fn respond(&mut self) -> Result<&[u8], Transmit> {
+        let has_sent_all = self.responder.has_sent_all();
         match self.responder.poll_transmit(&self.queues, &mut self.buffer) {
+            Transmit::Packet(_) if has_sent_all => panic!("a response after all were sent"),
             Transmit::Packet(length) => Ok(&self.buffer[..length]),
             nothing => Err(nothing),
         }
@@ -248,7 +250,9 @@ impl Front {
     /// The next request packet.
     pub fn request(&mut self, now: u64) -> Result<&[u8], Transmit> {
         let queues = &self.queues;
+        let has_sent_all = self.requester.has_sent_all();
         match self.requester.poll_transmit(now, queues, &mut self.buffer) {
+            Transmit::Packet(_) if has_sent_all => panic!("a request after all were sent"),
             Transmit::Packet(length) => Ok(&self.buffer[..length]),
             nothing => Err(nothing),
         }

@@ -46,20 +46,22 @@ impl Recording {
     }
 
     /// Ends it, and returns the shares of places and of functions, between two
-    /// points in time: in s before the last sample of `program`.
-    pub fn finish(mut self, program: &str, from: f64, to: f64) -> Result<Shares> {
+    /// points in time: in s before the last sample of a process. Others of the
+    /// same program may end long after it.
+    pub fn finish(mut self, process: i32, from: f64, to: f64) -> Result<Shares> {
         kill_process(Pid::from_child(&self.perf), Signal::INT)?;
         self.perf.wait()?;
         let output = Command::new(find_program("perf").unwrap_or_else(|| "perf".into()))
-            .args(["script", "--fields", "comm,time,ip,dso", "--input"])
+            .args(["script", "--fields", "pid,time,ip,dso", "--input"])
             .arg(&self.file)
             .output()
             .context("cannot start perf")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let samples: Vec<Sample> = text.lines().filter_map(Sample::parse).collect();
-        let Some(last) = samples.iter().rev().find(|s| s.comm == program) else {
+        let Some(last) = samples.iter().rev().find(|s| s.process == process) else {
             bail!(
-                "perf has seen nothing of {program}: {}",
+                "perf has seen nothing of process {process}, but {} samples of others: {}",
+                samples.len(),
                 String::from_utf8_lossy(&output.stderr)
             );
         };
@@ -75,7 +77,7 @@ impl Recording {
 /// A point in time on one processor.
 #[derive(Debug, PartialEq)]
 struct Sample<'a> {
-    comm: &'a str,
+    process: i32,
     /// In s.
     time: f64,
     address: u64,
@@ -84,17 +86,14 @@ struct Sample<'a> {
 }
 
 impl<'a> Sample<'a> {
-    /// Reads a line of `perf script`: "ib_write_bw  7.536420:  ffff81202232 (FILE)".
+    /// Reads a line of `perf script`: "  123  7.536420:  ffff81202232 (FILE)".
     fn parse(line: &'a str) -> Option<Self> {
         let (before, file) = line.trim().strip_suffix(')')?.rsplit_once(" (")?;
-        let (before, address) = before.trim().rsplit_once(char::is_whitespace)?;
-        let (comm, time) = before
-            .trim()
-            .strip_suffix(':')?
-            .rsplit_once(char::is_whitespace)?;
+        let mut words = before.split_whitespace();
+        let (process, time, address) = (words.next()?, words.next()?, words.next()?);
         Some(Self {
-            comm: comm.trim(),
-            time: time.parse().ok()?,
+            process: process.parse().ok()?,
+            time: time.strip_suffix(':')?.parse().ok()?,
             address: u64::from_str_radix(address, 16).ok()?,
             file,
         })
@@ -227,9 +226,9 @@ mod tests {
 
     #[test]
     fn lines_of_perf_script_are_samples() {
-        let line = " kworker/u4:2-ev    18.397099:  ffffffffa007164a (/lib/modules/a b.ko)";
+        let line = "   42    18.397099:  ffffffffa007164a (/lib/modules/a b.ko)";
         let sample = Sample::parse(line).unwrap();
-        assert_eq!(sample.comm, "kworker/u4:2-ev");
+        assert_eq!(sample.process, 42);
         assert_eq!(sample.time, 18.397099);
         assert_eq!(sample.address, 0xffff_ffff_a007_164a);
         assert_eq!(sample.file, "/lib/modules/a b.ko");
@@ -259,7 +258,7 @@ mod tests {
     #[test]
     fn shares_are_by_module_library_and_function() {
         let sample = |address, file| Sample {
-            comm: "p",
+            process: 1,
             time: 0.0,
             address,
             file,

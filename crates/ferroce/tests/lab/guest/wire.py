@@ -2,18 +2,19 @@
 """Work requests between two hosts, every byte of which is looked at.
 
     wire.py sizes DEVICE DEVICE GID_INDEX
-    wire.py many DEVICE DEVICE GID_INDEX COUNT TIMEOUT READERS [SEED]
+    wire.py many DEVICE DEVICE GID_INDEX COUNT TIMEOUT READERS SHORTEST [SEED]
 
 `sizes`: each opcode of each transport, both ways, of all path MTUs and of lengths from 0 to 8 MiB.
-`many`: random requests over a reliable connection, some of them under way at once, on a network of
-which nothing is expected. TIMEOUT is the local ACK timeout, 4.096 µs · 2^TIMEOUT. READERS are the
-devices that read, with commas between.
+`many`: random requests over reliable connections, both ways at once and many under way, on a network
+of which nothing is expected. TIMEOUT is the local ACK timeout, 4.096 µs · 2^TIMEOUT. READERS are the
+devices that read, with commas between; their requests have SHORTEST bytes at least.
 
 The devices may be in network namespaces of their own, and of different drivers.
 """
 
 import random
 import sys
+import time
 
 import pyverbs.enums as e
 
@@ -36,8 +37,6 @@ SEND_OPS_OF_ALL = e.IBV_QP_EX_WITH_SEND
 LONGEST = 8 << 20
 GUARD = 64
 
-rng = random.Random()
-
 
 class Side:
     """A device and its memory."""
@@ -51,69 +50,93 @@ class Side:
         return [(self.memory.address + at, length, self.mr.lkey)] if length else []
 
 
-def request(sender, source, receiver, target, opcode, at, length, wr_id):
-    """Posts a request of bytes of `source` at `at`, and returns what checks it when it is done."""
-    to, mine = target.memory, source.memory
-    address = to.address + at
-    imm = rng.getrandbits(32)
-    data = rng.randbytes(length)
-    if opcode == READ:
-        to.put(at, data)
-    else:
-        mine.put(at, data)
-    wr = send_wr(opcode, source.sge(at, length), wr_id, imm=imm)
-    received = None
-    if opcode in (SEND, SEND_IMM, WRITE_IMM):
-        grh = GRH if sender.type == UD else 0
-        room = length + grh if opcode != WRITE_IMM else 0
-        receiver.post_recv([(wr_id, target.sge(at - grh, room))])
-        received = room if opcode != WRITE_IMM else length
-    if opcode in (RDMA_WRITE, WRITE_IMM, READ):
-        wr.set_wr_rdma(target.mr.rkey, address)
-    before = bytes(to.view[at : at + 8])
-    operands = rng.getrandbits(64), rng.getrandbits(64)
-    if opcode == CMP_SWAP and rng.random() < 0.5:
-        operands = int.from_bytes(before, sys.byteorder), operands[1]
-    if opcode in ATOMICS:
-        wr.set_wr_atomic(target.mr.rkey, address, *operands)
-    if sender.type == UD:
-        wr.set_wr_ud(sender.ah, receiver.number, QKEY)
-    sender.qp.post_send(wr)
+class Lane:
+    """One direction of a connection: requests, and what has to come of them."""
 
-    def check():
-        if opcode in ATOMICS:
-            old, (first, swap) = int.from_bytes(before, sys.byteorder), operands
-            new = old + first if opcode == FETCH_ADD else swap if old == first else old
-            to.expect(at, (new % (1 << 64)).to_bytes(8, sys.byteorder))
-            mine.expect(at, before)
-        elif opcode == READ:
-            mine.expect(at, data)
+    def __init__(self, sender, receiver, sides, rng):
+        self.sender, self.receiver, self.rng = sender, receiver, rng
+        self.source, self.target = sides[sender.device], sides[receiver.device]
+        self.posted, self.sent, self.received = [], [], []
+
+    def request(self, opcode, at, length, wr_id):
+        """Posts a request of bytes of the source at `at`."""
+        sender, rng, to, mine = self.sender, self.rng, self.target.memory, self.source.memory
+        address = to.address + at
+        imm = rng.getrandbits(32)
+        data = rng.randbytes(length)
+        if opcode == READ:
+            to.put(at, data)
         else:
-            to.expect(at, data)
+            mine.put(at, data)
+        wr = send_wr(opcode, self.source.sge(at, length), wr_id, imm=imm)
+        received = None
+        if opcode in (SEND, SEND_IMM, WRITE_IMM):
+            grh = GRH if sender.type == UD else 0
+            room = length + grh if opcode != WRITE_IMM else 0
+            self.receiver.post_recv([(wr_id, self.target.sge(at - grh, room))])
+            received = room if opcode != WRITE_IMM else length
+        if opcode in (RDMA_WRITE, WRITE_IMM, READ):
+            wr.set_wr_rdma(self.target.mr.rkey, address)
+        before = bytes(to.view[at : at + 8])
+        operands = rng.getrandbits(64), rng.getrandbits(64)
+        if opcode == CMP_SWAP and rng.random() < 0.5:
+            operands = int.from_bytes(before, sys.byteorder), operands[1]
+        if opcode in ATOMICS:
+            wr.set_wr_atomic(self.target.mr.rkey, address, *operands)
         if sender.type == UD:
-            # The GRH is none of what was sent.
-            to.expect(at - GRH, bytes(to.view[at - GRH : at]))
-        part = slice(at - GUARD, at + length + GUARD)
-        if (sender.type, opcode) == (UC, RDMA_WRITE):
-            # Nobody tells when it has arrived.
-            until("a write to arrive", lambda: to.view[part] == to.expected[part])
-        for memory in (to, mine):
-            assert memory.view[part] == memory.expected[part], memory.difference()
+            wr.set_wr_ud(sender.ah, self.receiver.number, QKEY)
+        sender.qp.post_send(wr)
 
-    return received, imm if opcode in (SEND_IMM, WRITE_IMM) else None, check
+        def check():
+            if opcode in ATOMICS:
+                old, (first, swap) = int.from_bytes(before, sys.byteorder), operands
+                new = old + first if opcode == FETCH_ADD else swap if old == first else old
+                to.expect(at, (new % (1 << 64)).to_bytes(8, sys.byteorder))
+                mine.expect(at, before)
+            elif opcode == READ:
+                mine.expect(at, data)
+            else:
+                to.expect(at, data)
+            if sender.type == UD:
+                # The GRH is none of what was sent.
+                to.expect(at - GRH, bytes(to.view[at - GRH : at]))
+            part = slice(at - GUARD, at + length + GUARD)
+            if (sender.type, opcode) == (UC, RDMA_WRITE):
+                # Nobody tells when it has arrived.
+                until("a write to arrive", lambda: to.view[part] == to.expected[part])
+            for memory in (to, mine):
+                assert bytes(memory.view[part]) == memory.expected[part], memory.difference()
 
+        self.posted.append((wr_id, received, imm if opcode in (SEND_IMM, WRITE_IMM) else None, check))
 
-def finish(sender, receiver, posted):
-    """Waits for requests to be done, and checks them."""
-    for wc, (wr_id, _) in zip(sender.sent(len(posted)), posted):
-        assert wc.status == e.IBV_WC_SUCCESS and wc.wr_id == wr_id, str(wc)
-    taken = [(wr_id, r) for wr_id, r in posted if r[0] is not None]
-    for wc, (wr_id, (length, imm, _)) in zip(receiver.received(len(taken)) if taken else [], taken):
-        assert wc.status == e.IBV_WC_SUCCESS and wc.wr_id == wr_id, str(wc)
-        assert wc.byte_len == length, f"{wc}, not {length} bytes"
-        assert imm is None or wc.imm_data == imm, str(wc)
-    for _, (_, _, check) in posted:
-        check()
+    def __str__(self):
+        ends = " to ".join(f"{end.device.name} QP {end.number}" for end in (self.sender, self.receiver))
+        return f"{ends}, {len(self.sent)} sent of {len(self.posted)}, {len(self.received)} received"
+
+    def is_done(self):
+        """Whether there are all completions."""
+        taken = sum(received is not None for _, received, _, _ in self.posted)
+        for end, found, count in (
+            (self.sender.send_cq, self.sent, len(self.posted)),
+            (self.receiver.recv_cq, self.received, taken),
+        ):
+            if len(found) < count:
+                found.extend(end.poll(16)[1])
+        return len(self.sent) >= len(self.posted) and len(self.received) >= taken
+
+    def check(self):
+        """Checks what has become of the requests."""
+        posted, sent, received = self.posted, self.sent, self.received
+        self.posted, self.sent, self.received = [], [], []
+        for wc, (wr_id, *_) in zip(sent, posted, strict=True):
+            assert wc.status == e.IBV_WC_SUCCESS and wc.wr_id == wr_id, str(wc)
+        taken = [request for request in posted if request[1] is not None]
+        for wc, (wr_id, length, imm, _) in zip(received, taken, strict=True):
+            assert wc.status == e.IBV_WC_SUCCESS and wc.wr_id == wr_id, str(wc)
+            assert wc.byte_len == length, f"{wc}, not {length} bytes"
+            assert imm is None or wc.imm_data == imm, str(wc)
+        for *_, check in posted:
+            check()
 
 
 def lengths(qp_type, mtu):
@@ -125,7 +148,7 @@ def lengths(qp_type, mtu):
     return around + longer + ((LONGEST,) if qp_type == RC and mtu == 4096 else ())
 
 
-def sizes(one, other):
+def sizes(one, other, rng):
     sides = {device: Side(device, LONGEST) for device in (one, other)}
     done = 0
     for mtu, number in MTUS.items():
@@ -134,15 +157,13 @@ def sizes(one, other):
             # So that PSNs begin anew on the way.
             connect(*ends, mtu=number, psn=0xFFFFF0)
             for sender, receiver in (ends, ends[::-1]):
-                source, target = sides[sender.device], sides[receiver.device]
+                lane = Lane(sender, receiver, sides, rng)
                 for opcode in opcodes:
                     for length in (8,) if opcode in ATOMICS else lengths(qp_type, mtu):
-                        at = GUARD + (GRH if qp_type == UD else 0)
-                        posted = request(
-                            sender, source, receiver, target, opcode, at, length, done
-                        )
+                        lane.request(opcode, GUARD + (GRH if qp_type == UD else 0), length, done)
                         try:
-                            finish(sender, receiver, [(done, posted)])
+                            until("a request to be done", lane.is_done)
+                            lane.check()
                         except Exception:
                             names = sender.device.name, receiver.device.name
                             print(f"{TRANSPORTS[qp_type]} {opcode} of {length} bytes, MTU {mtu}, {names}")
@@ -153,30 +174,49 @@ def sizes(one, other):
     print(f"{done} requests")
 
 
-AT_ONCE, SLOT = 8, 20_000
+CONNECTIONS, AT_ONCE, SLOT = 16, 8, 20_000
+# What a lane has of the memory of both sides.
+SHARE = AT_ONCE * (SLOT + 2 * GUARD)
 
 
-def many(one, other, count, timeout, readers):
-    sides = {device: Side(device, AT_ONCE * (SLOT + 2 * GUARD)) for device in (one, other)}
-    ends = [Qp(device, RC, send_ops=SEND_OPS_OF_ALL) for device in (one, other)]
-    connect(*ends, psn=rng.getrandbits(24), timeout=timeout)
+def post(lane, base, readers, shortest):
+    """Posts some random requests. Returns how many."""
+    rng, reads = lane.rng, lane.sender.device.name in readers
+    count = rng.randint(1, AT_ONCE)
+    for slot in range(count):
+        opcode = rng.choice(OPCODES[RC])
+        if opcode == READ and not reads:
+            opcode = RDMA_WRITE
+        length = rng.choice((shortest if reads else 0, 8, rng.randint(1, 300), rng.randint(1, SLOT)))
+        if opcode in ATOMICS:
+            length = 8
+        lane.request(opcode, base + GUARD + slot * (SLOT + 2 * GUARD), length, slot)
+    return count
+
+
+def many(one, other, count, timeout, readers, shortest, rng):
+    sides = {device: Side(device, 2 * CONNECTIONS * SHARE) for device in (one, other)}
+    ends, lanes = [], []
+    for _ in range(CONNECTIONS):
+        pair = [Qp(device, RC, send_ops=SEND_OPS_OF_ALL) for device in (one, other)]
+        connect(*pair, psn=rng.getrandbits(24), timeout=timeout)
+        for sender, receiver in (pair, pair[::-1]):
+            lanes.append(Lane(sender, receiver, sides, random.Random(rng.getrandbits(32))))
+        ends += pair
     done = 0
-    while done < count:
-        sender, receiver = rng.sample(ends, 2)
-        source, target = sides[sender.device], sides[receiver.device]
-        posted = []
-        for slot in range(rng.randint(1, AT_ONCE)):
-            opcode = rng.choice(OPCODES[RC])
-            if opcode == READ and sender.device.name not in readers:
-                opcode = RDMA_WRITE
-            length = 8 if opcode in ATOMICS else rng.choice((0, 8, rng.randint(1, 300), rng.randint(1, SLOT)))
-            at = GUARD + slot * (SLOT + 2 * GUARD)
-            wr_id = done + slot
-            posted.append(
-                (wr_id, request(sender, source, receiver, target, opcode, at, length, wr_id))
-            )
-        finish(sender, receiver, posted)
-        done += len(posted)
+    # When each lane's requests were posted.
+    since = {}
+    while done < count or since:
+        for number, lane in enumerate(lanes):
+            if number in since:
+                if not lane.is_done():
+                    assert time.monotonic() < since[number] + PATIENCE, f"{done} requests, then in vain: {lane}"
+                    continue
+                lane.check()
+                del since[number]
+            if done < count:
+                since[number] = time.monotonic()
+                done += post(lane, number * SHARE, readers, shortest)
     for side in sides.values():
         assert not side.memory.difference(), side.memory.difference()
     assert all(end.state() == RTS for end in ends)
@@ -185,14 +225,15 @@ def many(one, other, count, timeout, readers):
 
 def main():
     what, names, gid_index = sys.argv[1], sys.argv[2:4], int(sys.argv[4])
-    seed = int(sys.argv[8]) if len(sys.argv) > 8 else random.SystemRandom().getrandbits(32)
+    seed = int(sys.argv[9]) if len(sys.argv) > 9 else random.SystemRandom().getrandbits(32)
     print(f"seed {seed}", flush=True)
-    rng.seed(seed)
+    rng = random.Random(seed)
     devices = [Device(name, gid_index) for name in names]
     if what == "sizes":
-        sizes(*devices)
+        sizes(*devices, rng)
     else:
-        many(*devices, int(sys.argv[5]), int(sys.argv[6]), sys.argv[7].split(","))
+        count, timeout, shortest = int(sys.argv[5]), int(sys.argv[6]), int(sys.argv[8])
+        many(*devices, count, timeout, sys.argv[7].split(","), shortest, rng)
 
 
 main()
