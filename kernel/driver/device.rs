@@ -7,7 +7,7 @@ use super::{
     counters::{self, Counters},
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
-    multicast::Groups,
+    multicast::{Groups, MAX_MEMBERS},
     place::Place,
     queue_pair::{self, Drainer, Qp, QpRef},
     roce::{
@@ -27,7 +27,7 @@ use crate::{
 };
 use core::{
     net::IpAddr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
 };
 use kernel::{
     fmt, new_mutex,
@@ -43,6 +43,8 @@ pub(crate) struct Ferroce {
     pub(crate) drainer: thread::Thread<Drainer>,
     /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
     apart: AtomicBool,
+    /// See [`Ferroce::gids_removed`].
+    gids_removed: AtomicU32,
     #[pin]
     settling: Mutex<Place>,
     /// There is a queue pair for general services.
@@ -69,6 +71,7 @@ impl Ferroce {
             counters: Counters::new()?,
             drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
+            gids_removed: AtomicU32::new(0),
             settling <- new_mutex!(place, "ferroce::Ferroce::settling"),
             has_gsi: AtomicBool::new(false),
             share <- SpinLockBh::new(Some(share), c"ferroce::Ferroce::share", static_lock_class!()),
@@ -126,6 +129,12 @@ impl Ferroce {
     pub(crate) fn has_address(device: &Device<Self>, address: IpAddr) -> bool {
         let gid = Gid::of(address);
         device.find_gid(&gid, GidType::RoceV2, 1).is_some()
+    }
+
+    /// How many addresses the device has lost: as long as this is the same, it still has those that it was
+    /// found to have.
+    pub(crate) fn gids_removed(&self) -> u32 {
+        self.gids_removed.load(Ordering::Acquire)
     }
 
     fn set_share(&self, share: Option<Share>) {
@@ -260,9 +269,9 @@ impl rdma::Operations for Ferroce {
         attr.max_fast_reg_page_list_len = MAX_FAST_REG_PAGES;
         attr.max_cq = 1 << 20;
         attr.max_cqe = limits::MAX_CQE as i32;
-        attr.max_mcast_grp = 1 << 13;
-        attr.max_mcast_qp_attach = 1 << 10;
-        attr.max_total_mcast_qp_attach = 1 << 20;
+        attr.max_mcast_grp = MAX_MEMBERS as i32;
+        attr.max_mcast_qp_attach = MAX_MEMBERS as i32;
+        attr.max_total_mcast_qp_attach = MAX_MEMBERS as i32;
         attr.max_srq = 1 << 20;
         attr.max_srq_wr = limits::MAX_QP_WR as i32;
         attr.max_srq_sge = limits::MAX_RECV_SGE as i32;
@@ -339,6 +348,11 @@ impl rdma::Operations for Ferroce {
     fn enable(device: &Device<Self>) -> Result {
         Self::settle(device);
         Ok(())
+    }
+
+    fn gid_removed(device: &Device<Self>, _port: u32) {
+        // Pairs with the load in `gids_removed`: whoever sees this number, and looks, does not find it.
+        device.gids_removed.fetch_add(1, Ordering::Release);
     }
 
     fn firmware_version(_device: &Device<Self>) -> &'static str {
@@ -440,7 +454,7 @@ fn eui64(mac: [u8; 6]) -> [u8; 8] {
 pub(crate) struct NetEvents;
 
 impl rdma::NetEvents for NetEvents {
-    fn event(event: NetEvent, netdev: &NetDevice) {
+    fn event(event: NetEvent, netdev: &NetDevice, rtnl: &Rtnl) {
         let Some(device) = Device::<Ferroce>::from_netdev(netdev) else {
             return;
         };
@@ -454,6 +468,7 @@ impl rdma::NetEvents for NetEvents {
             NetEvent::Up | NetEvent::Down | NetEvent::Change => device.dispatch_port_state(netdev),
             _ => {}
         }
+        Groups::settle(&device, netdev, rtnl);
     }
 }
 

@@ -1,25 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Multicast groups (IBTA 10.5): which queue pairs get what is sent to a group.
+//!
+//! By the wire that gets here only if the network device has joined the group as well, at the level of IP:
+//! then its filter lets it through, switches and routers know that there is somebody, and IP does not drop
+//! it. `rdma_cm` joins for its users, with IPv4 (`cma_igmp_send()`); who attaches a queue pair by himself
+//! says that here alone. IP counts, and so each queue pair joins for itself.
 
-use super::queue_pair::{Qp, QpRef};
+use super::{
+    device::Ferroce,
+    queue_pair::{Qp, QpRef},
+};
 use crate::{
     net::SpinLockBh,
-    rdma::{self, Gid},
+    rdma::{self, Device, Gid, NetDevice, Rtnl},
 };
 use kernel::{
     prelude::*,
     sync::{aref::ARef, static_lock_class},
 };
 
-/// The members of all groups of a device.
+/// How many queue pairs can be in how many groups, each of them counted for each of its groups.
+pub(crate) const MAX_MEMBERS: usize = 1 << 12;
+
+/// The members of all groups of a device. They change with the RTNL lock held.
 #[pin_data]
 pub(crate) struct Groups {
     #[pin]
     members: SpinLockBh<Members>,
 }
 
-type Members = KVec<Member>;
+/// In the order of the groups.
+type Members = KVVec<Member>;
 
 struct Member {
     group: Gid,
@@ -27,6 +39,8 @@ struct Member {
     /// `ib_core` counts by GID and LID, and on Ethernet any LID will do: a program can attach a queue pair to
     /// a group any number of times, and each must be detached with success before that can go.
     times: usize,
+    /// The network device is in the group for it. It is not as long as IP is switched off.
+    has_joined: bool,
 }
 
 impl Groups {
@@ -38,66 +52,106 @@ impl Groups {
         })
     }
 
-    /// Adds a queue pair to a group, or once more if it is in it already.
+    /// Adds a queue pair to a group, or once more if it is in it already. `ENOMEM` if there are too many.
     pub(crate) fn attach(&self, qp: &rdma::Qp<Qp>, group: &Gid) -> Result {
-        loop {
-            let capacity = self.members.lock().len() + 1;
-            // Allocated before the lock is taken, under which nothing may sleep.
-            let mut larger = Members::with_capacity(capacity, GFP_KERNEL)?;
+        let rtnl = Rtnl::lock();
+        let (count, capacity) = {
             let mut members = self.members.lock();
-            if let Some(member) = members.iter_mut().find(|m| m.is(qp, group)) {
-                member.times += 1;
+            if let Some(at) = find(&members, qp, group) {
+                members[at].times += 1;
                 return Ok(());
             }
-            if members.len() == members.capacity() {
-                if larger.capacity() <= members.len() {
-                    // Another thread was faster.
-                    continue;
-                }
-                while let Some(member) = members.pop() {
-                    larger.push_within_capacity(member)?;
-                }
-                core::mem::swap(&mut *members, &mut larger);
-            }
-            let member = Member {
-                group: *group,
-                qp: ARef::from(qp),
-                times: 1,
-            };
-            members.push_within_capacity(member)?;
-            drop(members);
-            // What is not used is freed after this.
-            return Ok(());
+            (members.len(), members.capacity())
+        };
+        if count >= MAX_MEMBERS {
+            return Err(ENOMEM);
         }
+        if count == capacity {
+            // Allocated, and what was there before freed, without the lock, under which nothing may sleep.
+            let mut larger = Members::with_capacity(2 * capacity.max(2), GFP_KERNEL)?;
+            let mut members = self.members.lock();
+            for member in members.drain_all() {
+                larger.push_within_capacity(member)?;
+            }
+            core::mem::swap(&mut *members, &mut larger);
+            drop(members);
+        }
+        let has_joined = match qp.device().netdev(1) {
+            Some(netdev) => join(qp.device(), &netdev, group, &rtnl)?,
+            None => false,
+        };
+        let member = Member {
+            group: *group,
+            qp: ARef::from(qp),
+            times: 1,
+            has_joined,
+        };
+        let mut members = self.members.lock();
+        let end = members.partition_point(|m| m.group.0 <= group.0);
+        // There is room.
+        members
+            .insert_within_capacity(end, member)
+            .map_err(|_| ENOMEM)
     }
 
     /// Reverses an [`attach`](Self::attach).
     pub(crate) fn detach(&self, qp: &rdma::Qp<Qp>, group: &Gid) -> Result {
+        let rtnl = Rtnl::lock();
         let mut members = self.members.lock();
-        let place = members.iter().position(|m| m.is(qp, group)).ok_or(EINVAL)?;
-        members[place].times -= 1;
-        if members[place].times == 0 {
-            // The queue pair is its caller's as well: this is never the last reference.
-            members.remove(place).map_err(|_| EINVAL)?;
+        let at = find(&members, qp, group).ok_or(EINVAL)?;
+        members[at].times -= 1;
+        if members[at].times > 0 {
+            return Ok(());
+        }
+        let member = members.remove(at).map_err(|_| EINVAL)?;
+        drop(members);
+        if member.has_joined {
+            let netdev = qp.device().netdev(1);
+            netdev.inspect(|netdev| netdev.leave(group.ip(), &rtnl));
         }
         Ok(())
     }
 
-    /// Takes a queue pair out of all groups.
-    pub(crate) fn forget(&self, qp: &rdma::Qp<Qp>) {
-        self.members.lock().retain(|m| !core::ptr::eq(&*m.qp, qp));
+    /// Looks at whether the network device still is in all groups that it should be in. To be called when
+    /// anything has happened to it.
+    pub(crate) fn settle(device: &Device<Ferroce>, netdev: &NetDevice, rtnl: &Rtnl) {
+        let members = &device.groups.members;
+        for at in 0.. {
+            let Some((group, had_joined)) = members.lock().get(at).map(|m| (m.group, m.has_joined))
+            else {
+                return;
+            };
+            let has_joined = match had_joined {
+                true => netdev.has_ip_of(group.ip(), rtnl),
+                false => join(device, netdev, &group, rtnl).unwrap_or(false),
+            };
+            if let Some(member) = members.lock().get_mut(at) {
+                member.has_joined = has_joined;
+            }
+        }
     }
 
     /// The member of a group after the first `skip` ones.
     pub(crate) fn member(&self, group: &[u8; 16], skip: usize) -> Option<QpRef> {
         let members = self.members.lock();
-        let mut of_group = members.iter().filter(|m| m.group.0 == *group);
-        of_group.nth(skip).map(|m| m.qp.clone())
+        let first = members.partition_point(|m| m.group.0 < *group);
+        let member = members.get(first.checked_add(skip)?)?;
+        (member.group.0 == *group).then(|| member.qp.clone())
     }
 }
 
-impl Member {
-    fn is(&self, qp: &rdma::Qp<Qp>, group: &Gid) -> bool {
-        self.group == *group && core::ptr::eq(&*self.qp, qp)
+/// Where a queue pair is as the member of a group.
+fn find(members: &Members, qp: &rdma::Qp<Qp>, group: &Gid) -> Option<usize> {
+    let first = members.partition_point(|m| m.group.0 < group.0);
+    let mut of_group = members[first..].iter().take_while(|m| m.group == *group);
+    let at = of_group.position(|m| core::ptr::eq(&*m.qp, qp))?;
+    Some(first + at)
+}
+
+/// Has the network device join a group; or not, if the device reaches nobody by it.
+fn join(device: &Device<Ferroce>, netdev: &NetDevice, group: &Gid, rtnl: &Rtnl) -> Result<bool> {
+    if device.is_apart() || !netdev.has_ip_of(group.ip(), rtnl) {
+        return Ok(false);
     }
+    netdev.join(group.ip(), rtnl).map(|()| true)
 }

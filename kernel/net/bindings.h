@@ -37,6 +37,7 @@ void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst);
 
 const struct net_device_ops *net_helper_dev_ops(const struct net_device *dev);
 
+void net_helper_sock_no_mc6_loop(struct sock *sk);
 bool net_helper_sock_is_full(const struct sock *sk);
 struct net *net_helper_sock_net(const struct sock *sk);
 u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6);

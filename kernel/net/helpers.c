@@ -81,6 +81,11 @@ bool net_helper_sock_is_full(const struct sock *sk)
 	return sk_wmem_alloc_get(sk) >= READ_ONCE(sk->sk_sndbuf);
 }
 
+void net_helper_sock_no_mc6_loop(struct sock *sk)
+{
+	inet6_clear_bit(MC6_LOOP, sk);
+}
+
 struct net *net_helper_sock_net(const struct sock *sk)
 {
 	return sock_net(sk);

@@ -6,7 +6,7 @@
 //! [`include/net/route.h`](srctree/include/net/route.h),
 //! [`include/net/ip6_route.h`](srctree/include/net/ip6_route.h)
 
-use crate::rdma::{bindings, NetDevice};
+use crate::rdma::{bindings, net::in6, NetDevice};
 use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ptr::NonNull,
@@ -118,11 +118,6 @@ impl Flow {
             ..pin_init::zeroed()
         })
     }
-}
-
-pub(super) fn in6(addr: Ipv6Addr) -> bindings::in6_addr {
-    // SAFETY: Both are 16 bytes of which any will do.
-    unsafe { core::mem::transmute(addr.octets()) }
 }
 
 /// A route: where IP sends what goes to an address.

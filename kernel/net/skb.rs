@@ -4,8 +4,7 @@
 //!
 //! C header: [`include/linux/skbuff.h`](srctree/include/linux/skbuff.h)
 
-use super::route::in6;
-use crate::rdma::{bindings, NetDevice};
+use crate::rdma::{bindings, net::in6, NetDevice};
 use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ptr::NonNull,

@@ -77,7 +77,11 @@ impl<T: Receiver> UdpSocket<T> {
         };
         // SAFETY: A new socket; the configuration is copied. The function called upon a datagram is
         // there until `drop` has waited for the last call to return.
-        unsafe { bindings::setup_udp_tunnel_sock(net, sk.as_ptr(), &mut setup) };
+        unsafe {
+            bindings::setup_udp_tunnel_sock(net, sk.as_ptr(), &mut setup);
+            // What is sent to a group does not come back. The function above sees to that for IPv4.
+            bindings::net_helper_sock_no_mc6_loop(sk.as_ptr());
+        }
         // Several datagrams in one are welcome (`udp_allow_gso()`).
         // SAFETY: A socket of UDP is a `struct udp_sock`. Its flags are changed atomically.
         unsafe {

@@ -10,6 +10,7 @@
 #include <linux/cpumask.h>
 #include <linux/hmm.h>
 #include <linux/if_vlan.h>
+#include <linux/igmp.h>
 #include <linux/inetdevice.h>
 #include <linux/kobject.h>
 #include <linux/kthread.h>
@@ -18,6 +19,7 @@
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
+#include <linux/rtnetlink.h>
 #include <linux/sched.h>
 #include <linux/sched/stat.h>
 #include <linux/spinlock.h>
@@ -70,5 +72,9 @@ bool rdma_helper_netif_carrier_ok(const struct net_device *dev);
 bool rdma_helper_is_vlan_dev(const struct net_device *dev);
 void rdma_helper_dev_hold(struct net_device *dev);
 void rdma_helper_dev_put(struct net_device *dev);
+
+struct in_device *rdma_helper_in_dev(const struct net_device *dev);
+struct inet6_dev *rdma_helper_in6_dev(const struct net_device *dev);
+void rdma_helper_ip_mc_dec_group(struct in_device *in_dev, __be32 addr);
 
 #endif

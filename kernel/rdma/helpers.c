@@ -168,3 +168,18 @@ void rdma_helper_dev_put(struct net_device *dev)
 {
 	dev_put(dev);
 }
+
+struct in_device *rdma_helper_in_dev(const struct net_device *dev)
+{
+	return __in_dev_get_rtnl(dev);
+}
+
+struct inet6_dev *rdma_helper_in6_dev(const struct net_device *dev)
+{
+	return __in6_dev_get(dev);
+}
+
+void rdma_helper_ip_mc_dec_group(struct in_device *in_dev, __be32 addr)
+{
+	ip_mc_dec_group(in_dev, addr);
+}

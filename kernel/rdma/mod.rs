@@ -90,6 +90,7 @@ pub mod ops;
 pub mod pd;
 pub mod qp;
 pub mod qp_attr;
+pub mod rtnl;
 pub mod srq;
 pub mod stats;
 pub mod sysfs;
@@ -120,6 +121,7 @@ pub use self::{
     pd::{NewPd, Pd},
     qp::{NewQp, Qp, QpEvent},
     qp_attr::{QpAttr, QpAttrOut, QpCap, QpInitAttr},
+    rtnl::Rtnl,
     srq::{NewSrq, Srq, SrqAttr, SrqEvent},
     stats::CounterDesc,
     types::*,

@@ -7,9 +7,14 @@
 
 use super::{
     bindings::{self, net_device},
+    rtnl::Rtnl,
     types::{PhysState, PortState},
 };
-use core::{marker::PhantomData, net::IpAddr, ptr::NonNull};
+use core::{
+    marker::PhantomData,
+    net::{IpAddr, Ipv6Addr},
+    ptr::NonNull,
+};
 use kernel::{
     bindings::{kobject, notifier_block},
     error::to_result,
@@ -213,9 +218,7 @@ impl NetDevice {
                 Self::aref_from_raw(bindings::__ip_dev_find(net.as_raw(), addr, true))
             },
             IpAddr::V6(addr) => {
-                let addr: bindings::in6_addr =
-                    // SAFETY: Both are 16 bytes of which any will do.
-                    unsafe { core::mem::transmute(addr.octets()) };
+                let addr = in6(addr);
                 let _guard = rcu::read_lock();
                 // SAFETY: A valid namespace and a valid address, and the read lock is held, which
                 // keeps the result, if there is one, until `ARef::from` has a reference.
@@ -226,6 +229,12 @@ impl NetDevice {
             }
         }
     }
+}
+
+/// An address as C has it.
+pub(crate) fn in6(addr: Ipv6Addr) -> bindings::in6_addr {
+    // SAFETY: Both are 16 bytes of which any will do.
+    unsafe { core::mem::transmute(addr.octets()) }
 }
 
 /// What [`NetDevice::find_below`] hands to its callback.
@@ -339,11 +348,11 @@ impl From<u32> for NetEvent {
 
 /// Who wants to know what happens to network devices.
 pub trait NetEvents {
-    /// Called for any network device of any namespace, with the RTNL lock held.
+    /// Called for any network device of any namespace.
     ///
     /// Upon registration it is called for all devices that there are, as if they came, and upon
     /// unregistration as if they left.
-    fn event(event: NetEvent, dev: &NetDevice);
+    fn event(event: NetEvent, dev: &NetDevice, rtnl: &Rtnl);
 }
 
 /// A registration of [`NetEvents`].
@@ -399,7 +408,8 @@ impl<T: NetEvents> NetNotifier<T> {
             NetEvent::Unregister if dev.is_registered() => NetEvent::Leave,
             event => event,
         };
-        T::event(event, dev);
+        // SAFETY: This chain is called with the lock held.
+        T::event(event, dev, unsafe { Rtnl::held() });
         bindings::NOTIFY_DONE as c_int
     }
 }

@@ -121,6 +121,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     fn enable(_device: &Device<Self>) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
+
+    /// Called when a GID has left a port's table, and [`Device::find_gid`] finds it no more. Nothing is
+    /// said of those that come: they may be found as soon as somebody asks.
+    fn gid_removed(_device: &Device<Self>, _port: u32) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 }
 
 /// A callback, if the driver has the operation.
@@ -268,6 +274,30 @@ impl<T: Operations> VTable<T> {
         })
     }
 
+    /// `ib_core` tells of no GID that goes unless it can tell of those that come.
+    ///
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `add_gid` of a device of the driver `T`.
+    unsafe extern "C" fn gid_added(
+        _attr: *const bindings::ib_gid_attr,
+        _context: *mut *mut c_void,
+    ) -> c_int {
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `del_gid` of a device of the driver `T`.
+    unsafe extern "C" fn gid_removed(
+        attr: *const bindings::ib_gid_attr,
+        _context: *mut *mut c_void,
+    ) -> c_int {
+        // SAFETY: `ib_core` passes the attributes of an entry of a valid device's table.
+        unsafe { T::gid_removed(Device::from_raw((*attr).device), (*attr).port_num) };
+        0
+    }
+
     const VTABLE: bindings::ib_device_ops = bindings::ib_device_ops {
         owner: T::MODULE.as_ptr(),
         driver_id: {
@@ -293,6 +323,8 @@ impl<T: Operations> VTable<T> {
         get_port_immutable: Some(Self::port_immutable),
         get_link_layer: Some(Self::link_layer),
         query_pkey: Some(Self::query_pkey),
+        add_gid: op!(T::HAS_GID_REMOVED, Self::gid_added),
+        del_gid: op!(T::HAS_GID_REMOVED, Self::gid_removed),
         enable_driver: op!(T::HAS_ENABLE, Self::enable),
         dealloc_driver: Some(Device::<T>::dealloc),
 

@@ -228,20 +228,22 @@ impl Cache {
 
     fn add(&self, region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Lent<'_>, AccessError> {
         let range = |region| Range::new(region, wanted).map(Lent::Range);
-        let is_here = self
-            .entries()
-            .any(|entry| core::ptr::eq(&*entry.region, &*region));
-        let free = self.entries.iter().find(|entry| entry.get().is_none());
-        let Some(free) = free.filter(|_| !is_here) else {
-            return range(region);
-        };
-        let entry = Entry::new(region);
-        // To reach memory on demand may take any time, which whoever deregisters it is not to wait for
-        // several times.
-        if entry.state.memory.is_on_demand() {
-            return range(entry.region);
+        for slot in &self.entries {
+            let Some(entry) = slot.get() else {
+                let entry = Entry::new(region);
+                // To reach memory on demand may take any time, which whoever deregisters it is not to wait
+                // for several times.
+                if entry.state.memory.is_on_demand() {
+                    return range(entry.region);
+                }
+                return slot.get_or_init(|| entry).lend(wanted);
+            };
+            if core::ptr::eq(&*entry.region, &*region) {
+                // It has changed since.
+                break;
+            }
         }
-        free.get_or_init(|| entry).lend(wanted)
+        range(region)
     }
 }
 

@@ -58,7 +58,7 @@ use kernel::{
 pub(crate) use drainer::Drainer;
 pub(crate) use receive::{Looked, Own, Peer, ReceiveQueue};
 use send::Extent;
-use shared::Shared;
+use shared::{Near, Shared};
 
 /// A queue pair, as peers hold on to it.
 pub(crate) type QpRef = ARef<rdma::Qp<Qp>>;
@@ -77,6 +77,7 @@ pub(crate) struct Qp {
     pub(crate) shared: SpinLockBh<Shared>,
     /// See [`Qp::changes`].
     changes: AtomicU32,
+    near: Near,
     /// Its part for peers on other hosts.
     #[pin]
     pub(crate) connection: Connection,
@@ -179,6 +180,7 @@ impl Operations for Qp {
             srq,
             shared <- SpinLockBh::new(shared, c"ferroce::Qp::shared", static_lock_class!()),
             changes: AtomicU32::new(0),
+            near: Near::unknown(),
             connection <- Connection::new(),
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
@@ -204,7 +206,6 @@ impl Operations for Qp {
 
     fn destroy(qp: &rdma::Qp<Self>) {
         qp.device().qps.take(qp.number);
-        qp.device().groups.forget(qp);
         qp.for_each_polling(|polling| polling.remove(qp.number));
         qp.change(|facts| facts.is_gone = true);
         qp.deferred.detach();

@@ -5,7 +5,7 @@
 use super::{
     by_wire,
     receive::{Own, Peer, Terms},
-    shared::Facts,
+    shared::{Facts, Near},
     work::Timer,
     Qp, QpRef,
 };
@@ -541,7 +541,7 @@ impl<'a> Known<'a> {
         if !self.peer.as_ref().is_some_and(is_current) {
             self.settle();
             let (qp, own) = (self.qp, &self.own);
-            self.peer = find(qp, &own.attr.ah_attr.dgid, own.attr.dest_qp_num).and_then(|peer| {
+            self.peer = self.find().and_then(|peer| {
                 let (terms, changes) = Terms::connected(&peer, qp, &own.sgid)?;
                 Some(KnownPeer {
                     qp: peer,
@@ -554,6 +554,23 @@ impl<'a> Known<'a> {
             qp: &peer.qp,
             terms: peer.terms,
             lookup: cache,
+        })
+    }
+
+    /// The queue pair that this one is connected to, if it is on this host.
+    fn find(&self) -> Option<QpRef> {
+        let (qp, attr) = (self.qp, &self.own.attr);
+        let device = qp.device();
+        // Taken down before it is looked for.
+        let as_of = Near::as_of(self.changes, device.gids_removed());
+        if qp.near.is(as_of) && reaches(device) {
+            return device.qps.get(attr.dest_qp_num);
+        }
+        at(device, Gid(attr.ah_attr.dgid), |peer| {
+            if core::ptr::eq(peer, device) {
+                qp.near.set(as_of);
+            }
+            peer.qps.get(attr.dest_qp_num)
         })
     }
 
@@ -580,27 +597,31 @@ impl Drop for Known<'_> {
     }
 }
 
-/// The queue pair at an address, if that is where IP would deliver locally: an address of this host,
-/// in the device's network namespace.
-fn find(qp: &rdma::Qp<Qp>, dgid: &[u8; 16], number: u32) -> Option<QpRef> {
-    let device = qp.device();
-    if device.is_apart() || !roce::delivers_locally() {
+/// Whether a device reaches others of this host, and itself, without the wire.
+fn reaches(device: &Device<Ferroce>) -> bool {
+    !device.is_apart() && roce::delivers_locally()
+}
+
+/// Looks for something on the device at an address, if that is where IP would deliver locally: an address
+/// of this host, in the network namespace of `device`.
+fn at<R>(
+    device: &Device<Ferroce>,
+    gid: Gid,
+    look: impl FnOnce(&Device<Ferroce>) -> Option<R>,
+) -> Option<R> {
+    if !reaches(device) {
         return None;
     }
-    let dgid = Gid(*dgid);
-    if device.find_gid(&dgid, GidType::RoceV2, 1).is_some() {
-        return device.qps.get(number);
+    let has_gid = |device: &Device<Ferroce>| device.find_gid(&gid, GidType::RoceV2, 1).is_some();
+    if has_gid(device) {
+        return look(device);
     }
-    let netdev = device.netdev(1)?.with_address(dgid.ip())?;
+    let netdev = device.netdev(1)?.with_address(gid.ip())?;
     // The address can be that of a VLAN or a bridge, which a device below has as one of its own.
     let peer = Device::<Ferroce>::from_netdev(&netdev).or_else(|| {
-        netdev.find_below(|lower| {
-            let device = Device::<Ferroce>::from_netdev(lower)?;
-            device.find_gid(&dgid, GidType::RoceV2, 1)?;
-            Some(device)
-        })
+        netdev.find_below(|lower| Device::<Ferroce>::from_netdev(lower).filter(|d| has_gid(d)))
     })?;
-    (!peer.is_apart()).then(|| peer.qps.get(number))?
+    (!peer.is_apart()).then(|| look(&peer))?
 }
 
 /// Not inlined: its list of regions is not to be on the stack beside that of [`local::execute`].
@@ -653,7 +674,9 @@ fn datagram(
                 core::iter::from_fn(next)
                     .filter(|member| member.number != qp.number)
                     .for_each(|member| taken |= deliver(&member));
-            } else if let Some(peer) = find(qp, &address.dgid, to.remote_qpn) {
+            } else if let Some(peer) = at(device, Gid(address.dgid), |peer| {
+                peer.qps.get(to.remote_qpn)
+            }) {
                 taken = deliver(&peer);
             }
             if roce::is_elsewhere(device, &address.dgid) {

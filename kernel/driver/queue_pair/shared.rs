@@ -4,7 +4,10 @@
 
 use super::{Qp, ReceiveQueue};
 use crate::{qp::QpAttr, rdma::ah::AddressVector};
-use core::{ops::Deref, sync::atomic::Ordering};
+use core::{
+    ops::Deref,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 /// The part of a queue pair that peers look at, with its lock held.
 ///
@@ -65,5 +68,33 @@ impl Qp {
     /// at them again. Whoever has seen a change return sees it counted.
     pub(crate) fn changes(&self) -> u32 {
         self.changes.load(Ordering::Acquire)
+    }
+}
+
+/// A note that the address which a queue pair is connected to is one of its own device, as that of most
+/// peers on this host is.
+pub(super) struct Near(AtomicU64);
+
+/// As of when that is so.
+#[derive(Clone, Copy)]
+pub(super) struct AsOf(u64);
+
+impl Near {
+    pub(super) const fn unknown() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+
+    /// As of so many [changes](Qp::changes) of the queue pair, and so many [addresses that the device has
+    /// lost](crate::device::Ferroce::gids_removed).
+    pub(super) const fn as_of(changes: u32, gids_removed: u32) -> AsOf {
+        AsOf((changes as u64) << 32 | gids_removed as u64)
+    }
+
+    pub(super) fn is(&self, AsOf(now): AsOf) -> bool {
+        self.0.load(Ordering::Relaxed) == now
+    }
+
+    pub(super) fn set(&self, AsOf(now): AsOf) {
+        self.0.store(now, Ordering::Relaxed);
     }
 }

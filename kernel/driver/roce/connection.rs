@@ -21,7 +21,7 @@ use crate::{
     },
     queue_pair::{Peer, Qp},
     rdma::{self, qp::QpEvent, Device, Gid, GidType},
-    requester::{Requester, Response, Slot, Transmit},
+    requester::{Requester, Response, Slot, TimedOut, Transmit},
     responder::{Request, Resource, Responder},
     ring::{Idle, Operation, Origin, RingError, SendQueue, SendRequest},
     rings::{SlotReturner, WorkQueue},
@@ -314,14 +314,12 @@ impl Connection {
         if let Some(sending) = &mut state.sending {
             sending.alarm.rang();
         }
-        let failed = state.with_requester(qp, |requester, host| requester.on_deadline(now, host));
-        if let Some(Some(status)) = failed {
-            let counters = &qp.device().counters;
-            match status {
-                WcStatus::RetryExcErr => counters.count(counters::Port::RetryExceeded),
-                WcStatus::RnrRetryExcErr => counters.count(counters::Port::RnrRetryExceeded),
-                _ => {}
-            }
+        let timeout = state.with_requester(qp, |requester, host| requester.on_deadline(now, host));
+        let counters = &qp.device().counters;
+        match timeout.flatten() {
+            Some(TimedOut::Retry) => counters.count(counters::Port::AckTimeout),
+            Some(TimedOut::Exceeded) => counters.count(counters::Port::RetryExceeded),
+            None => {}
         }
         let next = state.run(qp, now);
         drop(state);
@@ -559,6 +557,10 @@ pub(crate) fn is_elsewhere(device: &Device<Ferroce>, dgid: &[u8; 16]) -> bool {
     if device.is_apart() {
         return false;
     }
+    if dgid.ip().is_multicast() {
+        // What is sent by the loopback device comes back, and nobody else gets it.
+        return device.netdev(1).is_some_and(|netdev| !netdev.is_loopback());
+    }
     if !super::delivers_locally() {
         return true;
     }
@@ -576,6 +578,11 @@ fn count_response(device: &Device<Ferroce>, response: Option<Response>) {
         Some(Response::ImpliedNak) => counters::Port::ImpliedNak,
         Some(Response::Failed(WcStatus::RemInvReqErr)) => counters::Port::RequestInvalid,
         Some(Response::Failed(WcStatus::RemAccessErr)) => counters::Port::RequestAccess,
+        Some(Response::Failed(WcStatus::RetryExcErr)) => counters::Port::RetryExceeded,
+        Some(Response::Failed(WcStatus::RnrRetryExcErr)) => {
+            device.counters.count(counters::Port::RcvdRnr);
+            counters::Port::RnrRetryExceeded
+        }
         Some(Response::Ignored) | None => counters::Port::Ghosts,
         Some(Response::Taken | Response::Failed(_)) => return,
     };

@@ -3,8 +3,9 @@
 //! Memory on demand that a bottom half finds missing: a thread has it be there.
 //!
 //! What missed it is done again. A packet that was to be sent is made when the memory is there, and so is
-//! a response. A request is answered with an RNR NAK, and comes again, as with hardware; a response is
-//! asked for again; a datagram is lost, and its receive stays.
+//! a response: that to a READ which is asked for again before is an RNR NAK. A request is answered with one
+//! at once, and comes again, as with hardware; a response is asked for again; a datagram is lost, and its
+//! receive stays.
 
 use crate::{
     local::Fault,

@@ -95,7 +95,7 @@ impl LinkOps for Link {
 struct Events;
 
 impl NetEvents for Events {
-    fn event(event: NetEvent, netdev: &NetDevice) {
+    fn event(event: NetEvent, netdev: &NetDevice, _rtnl: &Rtnl) {
         if event == NetEvent::Unregister {
             if let Some(device) = Device::<Dev>::from_netdev(netdev) {
                 device.unregister_queued();

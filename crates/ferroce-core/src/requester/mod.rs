@@ -35,6 +35,7 @@ use crate::wire::Psn;
 
 pub use responses::Response;
 pub use slot::Slot;
+pub use timers::TimedOut;
 pub use transmit::Transmit;
 
 /// Whose requests are sent: a QP's own memory and queues.

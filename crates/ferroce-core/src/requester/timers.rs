@@ -7,6 +7,15 @@ use super::{Host, Requester, Response, Slot};
 use crate::local::Region;
 use crate::verbs::{RnrTimer, WcStatus, RNR_RETRY_INFINITE};
 
+/// What comes of it that nobody has answered in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimedOut {
+    /// What was sent is sent again.
+    Retry,
+    /// That has been done often enough: the oldest request has failed.
+    Exceeded,
+}
+
 impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     /// When [`on_deadline`](Self::on_deadline) is to be called, if nothing happens before.
     pub fn next_deadline(&self) -> Option<u64> {
@@ -14,9 +23,8 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.resume_at.or(self.ack_deadline)
     }
 
-    /// Does what is due, which may be nothing. Returns the status of the request that failed for want of
-    /// answers, if one did.
-    pub fn on_deadline<H: Host<Region = R>>(&mut self, now: u64, host: &H) -> Option<WcStatus> {
+    /// Does what is due, which may be nothing.
+    pub fn on_deadline<H: Host<Region = R>>(&mut self, now: u64, host: &H) -> Option<TimedOut> {
         if let Some(resume_at) = self.resume_at {
             if resume_at <= now {
                 self.resume();
@@ -28,8 +36,10 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         }
         self.ack_deadline = None;
         self.repeated = None;
-        self.count_retry(host)?;
-        Some(WcStatus::RetryExcErr)
+        Some(match self.count_retry(host) {
+            None => TimedOut::Retry,
+            Some(()) => TimedOut::Exceeded,
+        })
     }
 
     /// Notes that memory which was missing ([`Fault::Later`](crate::local::Fault::Later)) may be there:

@@ -50,12 +50,13 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         if let Some(resource) = self.resources.pending() {
             match self.emit_pending(&resource, peer, buffer) {
                 Ok(Ok(length)) => {
+                    self.asked_again = false;
                     if self.resources.sent() {
                         self.reading = None;
                     }
                     return Transmit::Packet(length);
                 }
-                Ok(Err(Refusal::NotReady)) => return Transmit::Later,
+                Ok(Err(Refusal::NotReady)) => return self.wait(&resource, peer, buffer),
                 Ok(Err(refusal)) => {
                     // What the key allowed when the request came, it does not any more.
                     self.resources.clear();
@@ -78,6 +79,36 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         match self.emit(psn, Kind::Acknowledge, Headers::Aeth(aeth), buffer) {
             Ok(length) => {
                 self.answer = None;
+                Transmit::Packet(length)
+            }
+            Err(EmitError(length)) => Transmit::NeedsRoom(length),
+        }
+    }
+
+    /// Has a READ wait for memory on demand. If its peer has asked again, that waits in vain, and does not
+    /// do so for ever: it is told that this is not ready yet, upon which its retries begin anew. (Not in
+    /// the middle of a READ, where rdma_rxe takes nothing but data.)
+    fn wait<P: local::Responder<Region = R>>(
+        &mut self,
+        resource: &Resource,
+        peer: &P,
+        buffer: &mut [u8],
+    ) -> Transmit {
+        if !self.asked_again || resource.next > 0 {
+            return Transmit::Later;
+        }
+        let aeth = Aeth {
+            syndrome: Syndrome::RnrNak(peer.min_rnr_timer()),
+            msn: self.msn,
+        };
+        match self.emit(
+            resource.first,
+            Kind::Acknowledge,
+            Headers::Aeth(aeth),
+            buffer,
+        ) {
+            Ok(length) => {
+                self.asked_again = false;
                 Transmit::Packet(length)
             }
             Err(EmitError(length)) => Transmit::NeedsRoom(length),

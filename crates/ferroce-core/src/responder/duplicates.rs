@@ -36,6 +36,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                     return self.refuse(bth.psn, Refusal::Access, peer);
                 }
                 self.resources.repeat(place, index, packets);
+                self.asked_again = true;
                 self.reading = None;
             }
             (Kind::CompareSwap | Kind::FetchAdd, Headers::Atomic(atomic)) => {

@@ -70,6 +70,8 @@ pub struct Responder<S, R> {
     receive: HeldReceive,
     /// What is to be said once the responses before are sent.
     answer: Option<(Psn, Syndrome)>,
+    /// The peer has asked for a READ again, and got nothing since.
+    asked_again: bool,
     failed: bool,
     /// In the receive.
     scatter: Cursor<R>,
@@ -95,6 +97,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             message: None,
             receive: HeldReceive::none(),
             answer: None,
+            asked_again: false,
             failed: false,
             scatter: Cursor::new(),
             writing: None,

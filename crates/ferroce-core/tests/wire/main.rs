@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Requesters and responders over a network that is simulated, and packets that rdma_rxe made.
 //!
-//! [`simulator`] has the random runs. One of them is run again, with all that happens, by
+//! [`simulator`] has the random runs of connections, [`datagrams`] those of datagrams. One of them is run
+//! again, with all that happens, by
 //!
 //! ```sh
 //! FERROCE_SEED=1234 cargo test --release -p ferroce-core --test wire -- simulator --nocapture
@@ -10,6 +11,7 @@
 //! and `FERROCE_LONG=1` has ten times as many.
 
 mod captures;
+mod datagrams;
 mod directed;
 mod front;
 mod layout;

@@ -16,7 +16,7 @@ pub struct Memory(Rc<Inner>);
 struct Inner {
     bytes: RefCell<Vec<u8>>,
     /// One access of so many finds a page missing that may be waited for; none if zero.
-    later_every: u32,
+    later_every: Cell<u32>,
     accesses: Cell<u32>,
 }
 
@@ -24,9 +24,14 @@ impl Memory {
     pub fn new(bytes: Vec<u8>, later_every: u32) -> Self {
         Self(Rc::new(Inner {
             bytes: RefCell::new(bytes),
-            later_every,
+            later_every: Cell::new(later_every),
             accesses: Cell::new(0),
         }))
+    }
+
+    /// Has all pages missing, or there.
+    pub fn set_missing(&self, missing: bool) {
+        self.0.later_every.set(missing.into());
     }
 
     /// How many hold on to it.
@@ -72,7 +77,8 @@ impl Memory {
         // Scattered, lest it be the same one that does not find it over and over again (Knuth's
         // multiplicative hash).
         let scattered = number.wrapping_mul(0x9e37_79b1) >> 16;
-        if inner.later_every > 0 && scattered.is_multiple_of(inner.later_every) {
+        let later_every = inner.later_every.get();
+        if later_every > 0 && scattered.is_multiple_of(later_every) {
             return Err(Fault::Later);
         }
         Ok(())

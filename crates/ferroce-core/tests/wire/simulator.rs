@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Random requests of several QPs over random networks. Everything follows from one seed.
 
+use std::any::Any;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -18,7 +19,7 @@ use crate::world::{Endpoint, World};
 
 /// How many seeds are tried, and how many requests each has on average.
 const SEEDS: u64 = 10_000;
-const REQUESTS: u32 = 100;
+pub const REQUESTS: u32 = 100;
 
 /// How much of a failing run is shown.
 const SHOWN: usize = 150;
@@ -94,8 +95,16 @@ fn connection(rng: &mut Rng, numbers: (u32, u32), requests: u32) -> [Endpoint; 2
     [endpoints.next().unwrap(), endpoints.next().unwrap()]
 }
 
-/// What one seed comes to: how many requests and packets, or what went wrong.
-fn run(seed: u64, trace: bool) -> (Result<(u64, u64), String>, Vec<String>) {
+/// What one seed comes to: how many requests and packets, or what went wrong; and what happened.
+pub type Outcome = (Result<(u64, u64), String>, Vec<String>);
+
+/// What a panic said.
+pub fn panicked<T>(panic: Box<dyn Any + Send>) -> Result<T, String> {
+    let said = panic.downcast_ref::<String>();
+    Err(said.map_or("it panicked".into(), Clone::clone))
+}
+
+fn run(seed: u64, trace: bool) -> Outcome {
     let mut rng = Rng::with_seed(seed);
     let connections = rng.u32(1..=3);
     let each = REQUESTS / 2 / connections;
@@ -108,18 +117,13 @@ fn run(seed: u64, trace: bool) -> (Result<(u64, u64), String>, Vec<String>) {
         })
         .collect();
     let mut world = World::new(endpoints, rng, trace);
-    let result = catch_unwind(AssertUnwindSafe(|| world.run()));
-    let result = match result {
-        Ok(result) => result.map(|()| (requests, world.packets)),
-        Err(panic) => Err(panic
-            .downcast_ref::<String>()
-            .map_or("it panicked".into(), Clone::clone)),
-    };
+    let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(panicked);
+    let result = result.map(|()| (requests, world.packets));
     (result, world.trace.take().unwrap_or_default())
 }
 
 /// Runs a seed once more, and shows what happens in it.
-fn show(seed: u64, lines: usize) -> Result<(u64, u64), String> {
+fn show(run: Run, seed: u64, lines: usize) -> Result<(u64, u64), String> {
     let (result, trace) = run(seed, true);
     for line in trace.iter().skip(trace.len().saturating_sub(lines)) {
         println!("{line}");
@@ -127,11 +131,15 @@ fn show(seed: u64, lines: usize) -> Result<(u64, u64), String> {
     result
 }
 
-#[test]
-fn every_request_is_done_once_and_in_order_whatever_the_network_does() {
+/// Runs a seed, and notes what happens if that is wanted.
+type Run = fn(u64, bool) -> Outcome;
+
+/// Tries all seeds, or the one that is asked for. `test` is what the name of the test begins with.
+pub fn over_seeds(test: &str, run: Run) {
     if let Ok(seed) = std::env::var("FERROCE_SEED") {
         let seed = seed.parse().expect("FERROCE_SEED is a number");
-        let (requests, packets) = show(seed, usize::MAX).unwrap_or_else(|what| panic!("{what}"));
+        let (requests, packets) =
+            show(run, seed, usize::MAX).unwrap_or_else(|what| panic!("{what}"));
         println!("seed {seed}: {requests} requests in {packets} packets, all right");
         return;
     }
@@ -164,13 +172,18 @@ fn every_request_is_done_once_and_in_order_whatever_the_network_does() {
     });
     let seed = failed.into_inner();
     if seed != u64::MAX {
-        let result = show(seed, SHOWN);
+        let result = show(run, seed, SHOWN);
         panic!(
             "seed {seed}: {result:?}\nrun it again, with all that happens, by\n    \
-             FERROCE_SEED={seed} cargo test --release -p ferroce-core --test wire -- every_request --nocapture"
+             FERROCE_SEED={seed} cargo test --release -p ferroce-core --test wire -- {test} --nocapture"
         );
     }
     let (requests, packets) = (requests.into_inner(), packets.into_inner());
     println!("{requests} requests in {packets} packets, from {seeds} seeds");
     assert!(requests >= seeds * u64::from(REQUESTS) * 9 / 10);
+}
+
+#[test]
+fn every_request_is_done_once_and_in_order_whatever_the_network_does() {
+    over_seeds("every_request", run);
 }

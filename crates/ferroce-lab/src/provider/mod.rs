@@ -21,6 +21,8 @@ pub use libibverbs::Libibverbs;
 /// What cargo calls the plug-in, and the package that it is in.
 const LIBRARY: &str = "libferroce_provider.so";
 const PACKAGE: &str = "ferroce-provider";
+/// How it is built.
+const PROFILE: &str = "plugin";
 
 /// The file that tells libibverbs to load the plug-in.
 const DRIVER: &str = "ferroce.driver";
@@ -231,7 +233,7 @@ fn write(place: &Path, contents: &[u8]) -> Result<()> {
 
 /// Tells one state of the sources from another.
 fn sources_key(workspace: &Path, abi: &Abi) -> Result<String> {
-    let mut files = vec![workspace.join("Cargo.lock")];
+    let mut files = vec![workspace.join("Cargo.lock"), workspace.join("Cargo.toml")];
     for package in [PACKAGE, "ferroce-core"] {
         files.extend(files_below(&workspace.join("crates").join(package))?);
     }
@@ -250,7 +252,7 @@ fn sources_key(workspace: &Path, abi: &Abi) -> Result<String> {
 fn build(workspace: &Path, target: &Path, abi: &Abi) -> Result<PathBuf> {
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["build", "--quiet", "--locked", "--release"])
+        .args(["build", "--quiet", "--locked", "--profile", PROFILE])
         .args(["--package", PACKAGE])
         .arg("--features")
         .arg(abi.features.join(","))
@@ -272,5 +274,5 @@ fn build(workspace: &Path, target: &Path, abi: &Abi) -> Result<PathBuf> {
             output: String::from_utf8_lossy(&output.stderr).into_owned(),
         });
     }
-    Ok(target.join("release").join(LIBRARY))
+    Ok(target.join(PROFILE).join(LIBRARY))
 }

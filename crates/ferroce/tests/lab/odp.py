@@ -84,7 +84,7 @@ class Pair:
             attr.dest_qp_num = peer.qp_num
             attr.path_mtu = e.IBV_MTU_1024
             attr.max_rd_atomic = attr.max_dest_rd_atomic = 1
-            # By the wire a READ waits for pages without a word: 1 s is for a busy machine.
+            # 1 s, for a busy machine.
             attr.min_rnr_timer, attr.timeout, attr.retry_cnt, attr.rnr_retry = 1, 18, 7, 7
             qp.to_rts(attr)
 

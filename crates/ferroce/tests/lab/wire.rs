@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
         "wire: packets go in bursts, and every byte is counted",
         bursts,
     ),
+    ("wire: what goes wrong is counted at both ends", counters),
     (
         "wire: every byte of random work requests is where it should be",
         |flavor| every_byte(flavor, 3000),
@@ -47,6 +48,10 @@ pub const TESTS: &[Test] = &[
         "wire: packets that nobody should send are dropped and counted",
         hostile,
     ),
+    (
+        "wire: network devices are in the groups that queue pairs are in",
+        groups,
+    ),
     ("wire: the UDP port is one driver's", port),
     (
         "wire: a device follows its network device to another namespace",
@@ -66,6 +71,10 @@ pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: wire: packets that nobody should send are dropped and counted",
         hostile,
+    ),
+    (
+        "debug: wire: network devices are in the groups that queue pairs are in",
+        groups,
     ),
 ];
 
@@ -198,6 +207,11 @@ fn bursts(flavor: &Flavor) {
         .prints(&format!("{} bytes read", 300 * (65536 + 8)));
 }
 
+fn counters(flavor: &Flavor) {
+    let script = guest_script("wire_counters.py", "fa fb");
+    between(flavor, "ferroce", "ferroce", &script).prints("5 cases");
+}
+
 fn every_byte(flavor: &Flavor, batches: u32) {
     let script = guest_script("every_byte.py", &format!("fa fb {batches}"));
     between(flavor, "ferroce", "ferroce", &script).prints("23 kinds of work requests");
@@ -251,6 +265,21 @@ fn bad_network(flavor: &Flavor, one: &str, other: &str, readers: &str, requests:
 fn hostile(flavor: &Flavor) {
     let script = guest_script("wire_hostile.py", "fa 10.0.0.1 fb 10.0.0.2 b");
     between(flavor, "ferroce", "ferroce", &script).prints("18 kinds of packets dropped, 6 lies");
+}
+
+/// The groups of perftest's programs are 239.1.2.3 and ff15::1:2345.
+fn groups(flavor: &Flavor) {
+    let program = guest_script("multicast.py", "fa va a fb vb b fl lo a");
+    let script = format!(
+        "run() {{ $A timeout 100 $@ -d fa >/dev/null 2>&1 & listening; \
+         $B timeout 60 $@ -d fb 10.0.0.1 >/dev/null 2>&1; wait $!; }}; \
+         ping='ib_send_lat -c UD -g -F -n 50 -M'; \
+         run $ping 0:0:0:0:0:0:0:0:0:0:255:255:239:1:2:3 -x 1; \
+         run $ping 255:21:0:0:0:0:0:0:0:0:0:0:0:1:35:69 -x 2; \
+         ip netns add away; $A rdma link add fl type ferroce netdev lo; {program}; \
+         $A rdma link delete fl; ip netns delete away"
+    );
+    between(flavor, "ferroce", "ferroce", &script).prints("2 groups");
 }
 
 fn port(flavor: &Flavor) {

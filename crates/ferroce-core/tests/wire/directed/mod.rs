@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use ferroce_core::local::Extra;
 use ferroce_core::qp::QpAttr;
-use ferroce_core::requester::{Response, Transmit};
+use ferroce_core::requester::{Response, TimedOut, Transmit};
 use ferroce_core::responder::Request;
 use ferroce_core::ring::{Operation, Payload, Remote, SendRequest, Sge};
 use ferroce_core::verbs::{
@@ -163,7 +163,7 @@ impl Pair {
     }
 
     /// Has the time pass to the next deadline.
-    fn wait(&mut self) -> Option<WcStatus> {
+    fn wait(&mut self) -> Option<TimedOut> {
         let due = self.own.requester.next_deadline().expect("a deadline");
         assert_eq!(
             self.own.requester.on_deadline(due - 1, &self.own.queues),

@@ -82,8 +82,11 @@ fn without_an_answer_a_request_is_sent_again_retry_cnt_times() {
             .iter()
             .all(|sent| sent.kind().part().begins() || retry == 0 || sent.packet().bth.ack_req));
         assert_eq!(pair.own.requester.next_deadline(), Some(pair.now + timeout));
-        let failed = pair.wait();
-        assert_eq!(failed.is_some(), retry == 3);
+        let expected = match retry {
+            3 => TimedOut::Exceeded,
+            _ => TimedOut::Retry,
+        };
+        assert_eq!(pair.wait(), Some(expected));
     }
     assert_eq!(pair.completed(), [WcStatus::RetryExcErr]);
     assert_eq!(pair.own.requester.next_deadline(), None);
@@ -148,4 +151,37 @@ fn a_second_gap_is_told_as_the_first_was() {
         };
         assert_eq!(answers.iter().filter(is_nak).count(), naks, "at {packet}");
     }
+}
+
+#[test]
+fn a_read_whose_memory_takes_longer_than_all_retries_waits_for_it() {
+    let mut pair = Pair::new(QpType::Rc, |attr| attr.rnr_retry = 7);
+    pair.peer.queues.memory.set_missing(true);
+    pair.post(Operation::RdmaRead(TARGET), 2 * MTU);
+    pair.post(Operation::RdmaWrite(TARGET), 0);
+    let sent = pair.requests();
+    sent.iter().for_each(|request| {
+        assert_eq!(pair.give(request), Request::Taken);
+    });
+    assert!(pair.responses().is_empty(), "it may be there in time");
+    for _ in 0..20 {
+        assert_eq!(pair.wait(), Some(TimedOut::Retry));
+        for request in pair.requests() {
+            assert_eq!(pair.give(&request), Request::Duplicate);
+        }
+        // What came after it is not acknowledged before it is answered.
+        let answers = pair.responses();
+        assert_eq!(answers.len(), 1);
+        let told = answers[0].packet();
+        assert!(matches!(told.headers, Headers::Aeth(aeth)
+            if matches!(aeth.syndrome, Syndrome::RnrNak(_))));
+        assert_eq!(told.bth.psn, sent[0].psn());
+        assert_eq!(pair.answer(&told), Response::NotReady);
+        // Until the time is over that it is told to wait.
+        assert_eq!(pair.wait(), None);
+        assert_eq!(pair.requests().len(), 1, "which is lost");
+    }
+    pair.peer.queues.memory.set_missing(false);
+    pair.settle();
+    assert_eq!(pair.completed(), [WcStatus::Success; 2]);
 }

@@ -10,6 +10,7 @@ manual pages are silent; and rdma_rxe, which numbers the rules of 10.6 (C10-72 t
 
 import errno
 import os
+import subprocess
 import sys
 
 import pyverbs.enums as e
@@ -744,6 +745,30 @@ def overrun(device):
     assert device.events() == []
 
 
+def address_goes(device):
+    """Whoever is connected to an address that goes reaches nobody any more: a port's GIDs are its
+    addresses (IBTA A17.4.5.1)."""
+    port = f"/sys/class/infiniband/{device.name}/ports/1"
+    with open(f"{port}/gid_attrs/ndevs/{device.gid_index}") as file:
+        netdev = file.read().strip()
+    gids = lambda: open(f"{port}/gids/{device.gid_index}").read()
+    own = gids()
+    address = ["10.0.0.1/24", "dev", netdev]
+    pair = Pair(device, timeout=1, retry_cnt=1)
+    for _ in range(2):
+        pair.post(RDMA_WRITE, [])
+        (wc,) = pair.sender.sent()
+        assert wc.status == OK, str(wc)
+    subprocess.run(["ip", "address", "delete", *address], check=True)
+    until("the GID's going", lambda: gids() != own)
+    pair.post(RDMA_WRITE, [])
+    (wc,) = pair.sender.sent()
+    assert wc.status == RETRY_EXC, str(wc)
+    pair.close()
+    device.events()
+    subprocess.run(["ip", "address", "add", *address], check=True)
+
+
 def main():
     device = Device(sys.argv[1])
     failed = 0
@@ -759,6 +784,7 @@ def main():
             print(f"FAILED {name}: {type(err).__name__} {err}", flush=True)
             device.events()
     overrun(device)
+    address_goes(device)
     print(f"{len(ROWS)} rows, {failed} failed")
     sys.exit(failed > 0)
 
