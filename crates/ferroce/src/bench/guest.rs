@@ -220,7 +220,7 @@ fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
     }
     let report = Report::parse(&pair.finish(program)?)?;
     let shares = recording
-        .map(|r| r.finish(client.pid, WINDOW.0, WINDOW.1))
+        .map(|r| r.finish(client.pid, WINDOW.0 - WINDOW.1))
         .transpose()?;
 
     let last = looks.last().context("the client ended at once")?;

@@ -45,10 +45,10 @@ impl Recording {
         Ok(Some(Self { perf, file }))
     }
 
-    /// Ends it, and returns the shares of places and of functions, between two
-    /// points in time: in s before the last sample of a process. Others of the
-    /// same program may end long after it.
-    pub fn finish(mut self, process: i32, from: f64, to: f64) -> Result<Shares> {
+    /// Ends it, and returns the shares of places and of functions in the so many
+    /// seconds in which a process ran most: on a busy machine it may end long
+    /// after it has done what it is looked at for.
+    pub fn finish(mut self, process: i32, seconds: f64) -> Result<Shares> {
         kill_process(Pid::from_child(&self.perf), Signal::INT)?;
         self.perf.wait()?;
         let output = Command::new(find_program("perf").unwrap_or_else(|| "perf".into()))
@@ -58,20 +58,32 @@ impl Recording {
             .context("cannot start perf")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let samples: Vec<Sample> = text.lines().filter_map(Sample::parse).collect();
-        let Some(last) = samples.iter().rev().find(|s| s.process == process) else {
+        let of_process = samples.iter().filter(|s| s.process == process);
+        let times: Vec<f64> = of_process.map(|s| s.time).collect();
+        let Some(start) = busiest(&times, seconds) else {
             bail!(
                 "perf has seen nothing of process {process}, but {} samples of others: {}",
                 samples.len(),
                 String::from_utf8_lossy(&output.stderr)
             );
         };
-        let window = last.time - from..last.time - to;
+        let window = start..start + seconds;
         let symbols = Symbols::read()?;
         Shares::of(
             samples.iter().filter(|s| window.contains(&s.time)),
             &symbols,
         )
     }
+}
+
+/// When so many seconds begin that most of these points in time are in.
+fn busiest(times: &[f64], seconds: f64) -> Option<f64> {
+    let count = |first: &f64| times.partition_point(|t| *t < first + seconds);
+    let (_, first) = times
+        .iter()
+        .enumerate()
+        .max_by_key(|(index, first)| count(first) - index)?;
+    Some(*first)
 }
 
 /// A point in time on one processor.
@@ -233,6 +245,13 @@ mod tests {
         assert_eq!(sample.address, 0xffff_ffff_a007_164a);
         assert_eq!(sample.file, "/lib/modules/a b.ko");
         assert_eq!(Sample::parse("# captured on: today (UTC)"), None);
+    }
+
+    #[test]
+    fn the_time_that_counts_is_when_most_happens() {
+        assert_eq!(busiest(&[1.0, 4.0, 4.5, 5.0, 5.9, 9.0], 2.0), Some(4.0));
+        assert_eq!(busiest(&[7.0], 2.0), Some(7.0));
+        assert_eq!(busiest(&[], 2.0), None);
     }
 
     #[test]

@@ -38,13 +38,7 @@ pub const TESTS: &[Test] = &[
         |flavor| sizes(flavor, "ferroce", "rxe", "2"),
     ),
     ("wire: nothing is lost on a bad network", |flavor| {
-        bad_network(
-            flavor,
-            "ferroce",
-            "ferroce",
-            "fa,fb 0",
-            long(2000, 1_000_000),
-        )
+        bad_network(flavor, "ferroce", "ferroce", "fa,fb 0", long(1000, 200_000))
     }),
     (
         "wire: nothing is lost on a bad network, with rdma_rxe",
