@@ -295,7 +295,7 @@ impl Connection {
     pub(super) fn take<'q, 'p>(
         &self,
         qp: &rdma::Qp<Qp>,
-        first: Packet<'p>,
+        first: &Packet<'p>,
         next: impl FnMut() -> Option<Packet<'p>>,
         check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
     ) -> Result<(), counters::Port> {
@@ -312,16 +312,15 @@ impl Connection {
     fn take_responses<'q, 'p>(
         &self,
         qp: &rdma::Qp<Qp>,
-        first: Packet<'p>,
+        first: &Packet<'p>,
         mut next: impl FnMut() -> Option<Packet<'p>>,
         check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
     ) -> Result<Next, counters::Port> {
-        let mut packet = Some(first);
         let mut requesting = self.requesting.lock();
         // With the lock held: who has the queue pair fail flushes what was taken before.
         check()?;
         let now = rdma::clock();
-        while let Some(response) = &packet {
+        let mut take = |response: &Packet<'_>| {
             let taken = match &mut requesting.sending {
                 Some(sending) => sending.with_requester(qp, |requester, host| {
                     requester.on_packet(now, response, host)
@@ -329,7 +328,10 @@ impl Connection {
                 None => Response::Ignored,
             };
             count_response(qp.device(), taken);
-            packet = next();
+        };
+        take(first);
+        while let Some(response) = next() {
+            take(&response);
         }
         Ok(requesting.request(qp, now))
     }
@@ -337,11 +339,10 @@ impl Connection {
     fn take_requests<'q, 'p>(
         &self,
         qp: &rdma::Qp<Qp>,
-        first: Packet<'p>,
+        first: &Packet<'p>,
         mut next: impl FnMut() -> Option<Packet<'p>>,
         check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
     ) -> Result<Next, counters::Port> {
-        let mut packet = Some(first);
         let mut responding = self.responding.lock();
         // As above.
         let peer = check()?;
@@ -352,10 +353,13 @@ impl Connection {
             qp.deferred.soon();
             return Ok(Next::Idle);
         };
-        while let Some(request) = &packet {
+        let mut take = |request: &Packet<'_>| {
             let taken = responder.on_packet(request, &peer);
             count_request(qp.device(), taken, request);
-            packet = next();
+        };
+        take(first);
+        while let Some(request) = next() {
+            take(&request);
         }
         Ok(responding.respond(qp, peer))
     }

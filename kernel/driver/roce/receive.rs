@@ -102,8 +102,8 @@ impl<'a> Packets<'a> {
 
     /// The next one, or what is wrong with it.
     fn next(&mut self) -> Option<Result<Arrived<'a>, Port>> {
-        if let Some(left) = self.left.take() {
-            return Some(left);
+        if self.left.is_some() {
+            return self.left.take();
         }
         let (index, bytes) = self.parts.next()?;
         self.device.counters.count(Port::RcvdPackets);
@@ -164,7 +164,7 @@ fn take<'a>(
             let ip = packets.ip;
             let check = || check_peer(&qp, ip, &first.packet);
             let next = || packets.next_like(first);
-            qp.connection.take(&qp, first.packet, next, check)
+            qp.connection.take(&qp, &first.packet, next, check)
         }
         // There is no congestion control that would slow down.
         Service::Cnp => Ok(()),
