@@ -96,6 +96,8 @@ struct Attended {
     qp: QpRef,
     /// When something was found there for the last time.
     busy_at: Instant<Monotonic>,
+    /// How many [changes](Qp::changes) it had seen when it was executed last.
+    changes: Option<u32>,
 }
 
 /// How long all queues may be empty before the CPU is given up. A host may let a guest's thread wait
@@ -132,7 +134,11 @@ impl Drainer {
     fn accept(&self, attended: &mut KVec<Attended>, now: Instant<Monotonic>) {
         let offered = core::mem::take(&mut *self.offered.lock());
         for qp in offered {
-            let queue = Attended { qp, busy_at: now };
+            let queue = Attended {
+                qp,
+                busy_at: now,
+                changes: None,
+            };
             // One protection domain's at a time: a request may wait for memory that is had on demand
             // from who knows where, and meanwhile nobody attends to the others. They are their
             // owner's own.
@@ -217,12 +223,17 @@ impl Run for Drainer {
 
 impl Attended {
     /// Executes a batch of what is posted.
-    fn look(&self, cache: &Cache) -> Stopped {
+    fn look(&mut self, cache: &Cache) -> Stopped {
         let qp = &*self.qp;
         let Some(mut send) = qp.send.try_lock() else {
             // Somebody else executes it at the moment.
             return Stopped::After(0);
         };
+        // Of a thousand queues most are empty at a time.
+        let changes = Some(qp.changes());
+        if core::mem::replace(&mut self.changes, changes) == changes && send.is_idle(qp) {
+            return Stopped::After(0);
+        }
         let stopped = drain(qp, &mut send, Extent::Batch, cache);
         if let Stopped::After(requests @ 1..) = stopped {
             let counters = &qp.device().counters;

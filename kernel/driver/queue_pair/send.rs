@@ -137,6 +137,14 @@ impl SendSide {
         self.timer = None;
     }
 
+    /// Whether there is nothing to execute now. Whoever posts something need not ring, and it is found by
+    /// the next look.
+    pub(super) fn is_idle(&mut self, qp: &rdma::Qp<Qp>) -> bool {
+        self.queue.executor.stay_awake();
+        let is_empty = self.current.is_none() && self.queue.executor.available() == Ok(0);
+        is_empty && !qp.connection.is_engaged()
+    }
+
     /// The current entry is done, and its slot is the poster's again. To be called before its
     /// completion is written: whoever sees that on another CPU may post at once, and has room.
     fn finish_current(&mut self) {

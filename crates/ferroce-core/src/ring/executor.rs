@@ -108,6 +108,8 @@ pub struct Executor<Q> {
     released: u32,
     /// What `producer` held when last looked at, checked.
     producer: u32,
+    /// [`NEED_DOORBELL`] is announced.
+    is_asleep: bool,
 }
 
 impl<Q: Queue> Executor<Q> {
@@ -127,6 +129,7 @@ impl<Q: Queue> Executor<Q> {
             fetched: 0,
             released: 0,
             producer: 0,
+            is_asleep: false,
         })
     }
 
@@ -218,6 +221,7 @@ impl<Q: Queue> Executor<Q> {
     ///
     /// After an error the announcement stands, so that the next doorbell leads back here.
     pub fn sleep(&mut self) -> Result<Idle, RingError> {
+        self.is_asleep = true;
         self.shared_doorbell()
             .store(NEED_DOORBELL, Ordering::Relaxed);
         // Barrier C: pairs with the fence in `Poster::publish`. If the load of `producer` below does
@@ -236,7 +240,10 @@ impl<Q: Queue> Executor<Q> {
     /// Relaxed: a poster that does not see it yet rings once too often, and one that sees it early
     /// is found by the `sleep` that has to follow.
     pub fn stay_awake(&mut self) {
-        self.shared_doorbell().store(0, Ordering::Relaxed);
+        // Who looks again and again does not take the line from the poster each time.
+        if core::mem::take(&mut self.is_asleep) {
+            self.shared_doorbell().store(0, Ordering::Relaxed);
+        }
     }
 
     /// Looks at the poster's index. Returns how many entries can be fetched.
