@@ -13,6 +13,7 @@ use ferroce_core::verbs::limits::{datagram_qkey, GRH_LENGTH, QKEY_CONTROLLED};
 use ferroce_core::verbs::{ImmData, Mtu, QpType, SendFlags, WcOpcode, WcStatus};
 use ferroce_core::wire::{Headers, Packet, Psn, Service, MAX_HEADERS_LEN};
 
+use crate::agenda::Agenda;
 use crate::front::{Front, INLINE, LKEY, SEND_ENTRIES};
 use crate::layout::{pieces, post_receive, Layout, RECEIVES, UNTOUCHED};
 use crate::memory::Memory;
@@ -67,12 +68,9 @@ struct World {
     /// Pages may be missing.
     may_be_later: bool,
     rng: Rng,
-    now: Time,
-    count: u64,
-    events: BTreeMap<(Time, u64), (usize, Event)>,
+    agenda: Agenda<Event>,
     messages: Vec<Message>,
     packets: u64,
-    trace: Option<Vec<String>>,
 }
 
 type Verdict = Result<(), String>;
@@ -118,41 +116,25 @@ impl World {
             paths: BTreeMap::new(),
             may_be_later,
             rng,
-            now: 0,
-            count: 0,
-            events: BTreeMap::new(),
+            agenda: Agenda::new(trace),
             messages: Vec::new(),
             packets: 0,
-            trace: trace.then(Vec::new),
         }
-    }
-
-    fn note(&mut self, qp: usize, what: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            let micros = self.now as f64 / 1000.0;
-            trace.push(format!("{micros:>12.3} µs  qp {qp}: {}", what()));
-        }
-    }
-
-    fn at(&mut self, time: Time, qp: usize, event: Event) {
-        self.count += 1;
-        self.events.insert((time, self.count), (qp, event));
     }
 
     fn soon(&mut self, qp: usize, event: Event) {
-        let time = self.now + self.rng.u64(1..SOON);
-        self.at(time, qp, event);
+        let time = self.agenda.now + self.rng.u64(1..SOON);
+        self.agenda.at(time, qp, event);
     }
 
     fn run(&mut self) -> Verdict {
         for qp in 0..self.endpoints.len() {
             for number in 0..RECEIVES {
-                self.at(0, qp, Event::PostReceive(number));
+                self.agenda.at(0, qp, Event::PostReceive(number));
             }
-            self.at(0, qp, Event::Kick);
+            self.agenda.at(0, qp, Event::Kick);
         }
-        while let Some(((time, _), (qp, event))) = self.events.pop_first() {
-            self.now = time;
+        while let Some((qp, event)) = self.agenda.next() {
             let verdict = match event {
                 Event::Kick => self.kick(qp),
                 Event::PostReceive(number) => {
@@ -270,7 +252,7 @@ impl World {
             solicited,
             status,
         });
-        self.note(qp, || line);
+        self.agenda.note(qp, || line);
     }
 
     /// Sends a message, to the same host or by the network. Returns how the request ended; nothing if it has
@@ -312,16 +294,16 @@ impl World {
         self.packets += 1;
         let path = self.paths.entry((qp, to.remote_qpn)).or_default();
         let copies = path.send(
-            self.now,
+            self.agenda.now,
             Frame::new(&buffer),
             &self.conditions,
             &mut self.rng,
         );
-        self.note(qp, || {
+        self.agenda.note(qp, || {
             format!("sends {number}: {} copies arrive", copies.len())
         });
         for (arrival, frame) in copies {
-            self.at(
+            self.agenda.at(
                 arrival,
                 to.remote_qpn as usize,
                 Event::Arrives(frame, number),
@@ -342,7 +324,8 @@ impl World {
             return Ok(());
         };
         let Some(bytes) = frame.packet() else {
-            self.note(qp, || format!("drops {number}: its ICRC is wrong"));
+            self.agenda
+                .note(qp, || format!("drops {number}: its ICRC is wrong"));
             return Ok(());
         };
         let packet = Packet::parse(bytes).map_err(|error| format!("{error:?}"))?;
@@ -387,7 +370,8 @@ impl World {
         if received != expected || own.front.queues.failed.get().is_some() {
             return Err(format!("{number}: {received:?}, not {expected:?}"));
         }
-        self.note(qp, || format!("gets {number}: delivered is {delivered}"));
+        self.agenda
+            .note(qp, || format!("gets {number}: delivered is {delivered}"));
         let Some(received) = received else {
             return Ok(());
         };
@@ -411,7 +395,7 @@ fn run(seed: u64, trace: bool) -> Outcome {
     let mut world = World::new(Rng::with_seed(seed), trace);
     let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(panicked);
     let result = result.map(|()| (world.messages.len() as u64, world.packets));
-    (result, world.trace.take().unwrap_or_default())
+    (result, world.agenda.take_trace())
 }
 
 #[test]

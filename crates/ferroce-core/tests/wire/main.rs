@@ -10,6 +10,7 @@
 //!
 //! and `FERROCE_LONG=1` has ten times as many.
 
+mod agenda;
 mod captures;
 mod datagrams;
 mod directed;

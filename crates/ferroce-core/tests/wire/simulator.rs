@@ -119,7 +119,7 @@ fn run(seed: u64, trace: bool) -> Outcome {
     let mut world = World::new(endpoints, rng, trace);
     let result = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(panicked);
     let result = result.map(|()| (requests, world.packets));
-    (result, world.trace.take().unwrap_or_default())
+    (result, world.take_trace())
 }
 
 /// Runs a seed once more, and shows what happens in it.

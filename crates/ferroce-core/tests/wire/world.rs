@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pairs of QPs and the network between them, in virtual time.
 
-use std::collections::BTreeMap;
-
 use fastrand::Rng;
 use ferroce_core::requester::Transmit;
 use ferroce_core::wire::Packet;
 
+use crate::agenda::Agenda;
 use crate::front::Front;
 use crate::layout::{post_receive, Layout, RECEIVES};
 use crate::network::{Conditions, Frame, Path, Time};
@@ -54,11 +53,7 @@ impl Endpoint {
 pub struct World {
     pub endpoints: Vec<Endpoint>,
     rng: Rng,
-    now: Time,
-    count: u64,
-    events: BTreeMap<(Time, u64), (usize, Event)>,
-    /// What happened, if that is wanted.
-    pub trace: Option<Vec<String>>,
+    agenda: Agenda<Event>,
     pub packets: u64,
 }
 
@@ -69,37 +64,26 @@ impl World {
         Self {
             endpoints,
             rng,
-            now: 0,
-            count: 0,
-            events: BTreeMap::new(),
-            trace: trace.then(Vec::new),
+            agenda: Agenda::new(trace),
             packets: 0,
         }
     }
 
-    fn note(&mut self, qp: usize, what: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            let micros = self.now as f64 / 1000.0;
-            trace.push(format!("{micros:>12.3} µs  qp {qp}: {}", what()));
-        }
-    }
-
-    fn at(&mut self, time: Time, qp: usize, event: Event) {
-        self.count += 1;
-        self.events.insert((time, self.count), (qp, event));
+    /// What has happened, if that was wanted.
+    pub fn take_trace(&mut self) -> Vec<String> {
+        self.agenda.take_trace()
     }
 
     /// Runs until all is done, and judges it.
     pub fn run(&mut self) -> Verdict {
         for qp in 0..self.endpoints.len() {
             for number in 0..RECEIVES {
-                self.at(0, qp, Event::PostReceive(number));
+                self.agenda.at(0, qp, Event::PostReceive(number));
             }
-            self.at(0, qp, Event::Kick);
+            self.agenda.at(0, qp, Event::Kick);
         }
-        while let Some(((time, _), (qp, event))) = self.events.pop_first() {
-            self.now = time;
-            if self.count > MOST_EVENTS {
+        while let Some((qp, event)) = self.agenda.next() {
+            if self.agenda.count > MOST_EVENTS {
                 return Err("it does not end".into());
             }
             self.happens(qp, event)
@@ -121,7 +105,7 @@ impl World {
         match event {
             Event::Arrives(frame) => self.arrives(qp, &frame),
             Event::Kick => {
-                let now = self.now;
+                let now = self.agenda.now;
                 let own = &mut self.endpoints[qp];
                 if own.armed.is_some_and(|armed| armed <= now) {
                     own.armed = None;
@@ -131,7 +115,7 @@ impl World {
                 }
                 let due = own.front.requester.next_deadline();
                 if due.is_some_and(|due| due <= now) {
-                    self.note(qp, || "its time is up".into());
+                    self.agenda.note(qp, || "its time is up".into());
                     let front = &mut self.endpoints[qp].front;
                     // If it gives up, that is judged by the completion.
                     front.requester.on_deadline(now, &front.queues);
@@ -151,14 +135,16 @@ impl World {
 
     fn arrives(&mut self, qp: usize, frame: &Frame) {
         let Some(bytes) = frame.packet() else {
-            self.note(qp, || "drops a packet: its ICRC is wrong".into());
+            self.agenda
+                .note(qp, || "drops a packet: its ICRC is wrong".into());
             return;
         };
         // An ICRC that is right by chance would be a wonder.
         let packet = Packet::parse(bytes).expect("what was sent is a packet");
-        let now = self.now;
+        let now = self.agenda.now;
         let verdict = self.endpoints[qp].front.on_packet(now, &packet);
-        self.note(qp, || format!("gets {}: {verdict}", describe(&packet)));
+        self.agenda
+            .note(qp, || format!("gets {}: {verdict}", describe(&packet)));
     }
 
     /// Sends what there is to be sent, posts what there is room for, and judges what is complete.
@@ -178,7 +164,7 @@ impl World {
         let due = own.front.requester.next_deadline();
         if let Some(due) = due.filter(|due| own.armed.is_none_or(|armed| armed > *due)) {
             own.armed = Some(due);
-            self.at(due.max(self.now), qp, Event::Kick);
+            self.agenda.at(due.max(self.agenda.now), qp, Event::Kick);
         }
         Ok(())
     }
@@ -186,18 +172,18 @@ impl World {
     fn post(&mut self, qp: usize) {
         while self.endpoints[qp].plan.has_room() {
             if self.rng.u32(..8) == 0 {
-                let later = self.now + self.rng.u64(..SOON);
-                self.at(later, qp, Event::Kick);
+                let later = self.agenda.now + self.rng.u64(..SOON);
+                self.agenda.at(later, qp, Event::Kick);
                 return;
             }
             let own = &mut self.endpoints[qp];
             let what = own.plan.post(&mut own.front, &mut self.rng);
-            self.note(qp, || what);
+            self.agenda.note(qp, || what);
         }
     }
 
     fn transmit(&mut self, qp: usize) {
-        let now = self.now;
+        let now = self.agenda.now;
         for is_request in [false, true] {
             loop {
                 let own = &mut self.endpoints[qp];
@@ -210,11 +196,11 @@ impl World {
                     Ok(packet) => packet,
                     Err(Transmit::Local(slot)) => {
                         let soon = now + self.rng.u64(..SOON);
-                        self.at(soon, qp, Event::Executed(slot));
+                        self.agenda.at(soon, qp, Event::Executed(slot));
                         break;
                     }
                     Err(Transmit::Later) => {
-                        self.at(now + SOON, qp, Event::Kick);
+                        self.agenda.at(now + SOON, qp, Event::Kick);
                         break;
                     }
                     Err(Transmit::NeedsRoom(length)) => panic!("a packet of {length} bytes"),
@@ -223,8 +209,8 @@ impl World {
                 self.packets += 1;
                 let sent = Packet::parse(packet).expect("what is sent is a packet");
                 let line = self
-                    .trace
-                    .is_some()
+                    .agenda
+                    .is_traced()
                     .then(|| format!("sends {}", describe(&sent)));
                 let frame = Frame::new(packet);
                 let conditions = own.conditions;
@@ -235,10 +221,10 @@ impl World {
                         1 => "",
                         _ => " (twice)",
                     };
-                    self.note(qp, || line + fate);
+                    self.agenda.note(qp, || line + fate);
                 }
                 for (arrival, frame) in copies {
-                    self.at(arrival, qp ^ 1, Event::Arrives(frame));
+                    self.agenda.at(arrival, qp ^ 1, Event::Arrives(frame));
                 }
             }
         }
@@ -265,7 +251,8 @@ impl World {
             own.plan.completed(&own.front, &peer.front, &completed)?;
             any = true;
             let status = completed.status;
-            self.note(qp, || format!("completes {}: {status:?}", completed.wr_id));
+            self.agenda
+                .note(qp, || format!("completes {}: {status:?}", completed.wr_id));
         }
         loop {
             let (own, peer) = self.both(qp);
@@ -274,16 +261,17 @@ impl World {
                 break;
             };
             peer.plan.received(&own.front, &received)?;
-            self.note(qp, || {
+            self.agenda.note(qp, || {
                 format!("received {} bytes: {:?}", received.byte_len, received.extra)
             });
-            let again = self.now
+            let again = self.agenda.now
                 + if self.rng.bool() {
                     0
                 } else {
                     self.rng.u64(..4 * SOON)
                 };
-            self.at(again, qp, Event::PostReceive(received.wr_id as usize));
+            self.agenda
+                .at(again, qp, Event::PostReceive(received.wr_id as usize));
         }
         Ok(any)
     }
