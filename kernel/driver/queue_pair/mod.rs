@@ -17,6 +17,7 @@
 
 mod by_wire;
 mod drainer;
+mod known;
 mod receive;
 mod send;
 mod shared;

@@ -4,8 +4,8 @@
 
 use super::{
     by_wire,
-    receive::{Own, Peer, Terms},
-    shared::{Facts, Near},
+    known::{at, Known},
+    receive::{Own, Peer},
     work::Timer,
     Qp, QpRef,
 };
@@ -18,7 +18,7 @@ use crate::{
     memory::{self, Anew, Cache},
     net,
     qp::state::{self, Processing},
-    rdma::{self, qp::QpEvent, Details, Device, Gid, GidType},
+    rdma::{self, qp::QpEvent, Details, Device, Gid},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
     roce,
@@ -486,153 +486,6 @@ fn attempt(
             Attempt::Wait(Delta::from_nanos(timer.nanos() as i64))
         }
     }
-}
-
-/// What is known of a queue pair and of its peer, for a batch: whoever destroys the peer waits no longer.
-struct Known<'a> {
-    qp: &'a rdma::Qp<Qp>,
-    /// As of so many changes.
-    own: Facts,
-    changes: u32,
-    peer: Option<KnownPeer>,
-    /// What was done with that peer.
-    tally: Tally,
-}
-
-struct KnownPeer {
-    qp: QpRef,
-    /// As of so many changes.
-    terms: Terms,
-    changes: u32,
-}
-
-/// What is yet to be counted.
-#[derive(Default)]
-struct Tally {
-    messages: u64,
-    /// Bytes to the peer, and from it.
-    sent: u64,
-    received: u64,
-}
-
-impl Tally {
-    fn add(&mut self, operation: &Operation, length: u32) {
-        self.messages += 1;
-        match operation {
-            Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. } => {
-                self.received += u64::from(length);
-            }
-            _ => self.sent += u64::from(length),
-        }
-    }
-}
-
-impl<'a> Known<'a> {
-    fn of(qp: &'a rdma::Qp<Qp>) -> Self {
-        let shared = qp.shared.lock();
-        Self {
-            qp,
-            own: **shared,
-            changes: qp.changes(),
-            peer: None,
-            tally: Tally::default(),
-        }
-    }
-
-    /// Looks anew, if anything has changed.
-    fn refresh(&mut self) {
-        if self.qp.changes() != self.changes {
-            *self = Self::of(self.qp);
-        }
-    }
-
-    /// The peer, if it takes messages of this queue pair.
-    fn peer<'b>(&'b mut self, cache: &'b Cache) -> Option<Peer<'b, &'b Cache>> {
-        let is_current = |peer: &KnownPeer| peer.qp.changes() == peer.changes;
-        if !self.peer.as_ref().is_some_and(is_current) {
-            self.settle();
-            let (qp, own) = (self.qp, &self.own);
-            self.peer = self.find().and_then(|peer| {
-                let (terms, changes) = Terms::connected(&peer, qp, &own.sgid)?;
-                Some(KnownPeer {
-                    qp: peer,
-                    terms,
-                    changes,
-                })
-            });
-        }
-        self.peer.as_ref().map(|peer| Peer {
-            qp: &peer.qp,
-            terms: peer.terms,
-            lookup: cache,
-        })
-    }
-
-    /// The queue pair that this one is connected to, if it is on this host.
-    fn find(&self) -> Option<QpRef> {
-        let (qp, attr) = (self.qp, &self.own.attr);
-        let device = qp.device();
-        // Taken down before it is looked for.
-        let as_of = Near::as_of(self.changes, device.gids_removed());
-        if qp.near.is(as_of) && reaches(device) {
-            return device.qps.get(attr.dest_qp_num);
-        }
-        at(device, Gid(attr.ah_attr.dgid), |peer| {
-            if core::ptr::eq(peer, device) {
-                qp.near.set(as_of);
-            }
-            peer.qps.get(attr.dest_qp_num)
-        })
-    }
-
-    /// Counts what was done.
-    fn settle(&mut self) {
-        let tally = core::mem::take(&mut self.tally);
-        let Some(peer) = self.peer.as_ref().filter(|_| tally.messages > 0) else {
-            return;
-        };
-        let (mine, theirs) = (&self.qp.device().counters, &peer.qp.device().counters);
-        mine.add(Port::RdmaSends, tally.messages);
-        for (from, to, length) in [(mine, theirs, tally.sent), (theirs, mine, tally.received)] {
-            if length > 0 {
-                from.add(Port::SentBytes, length);
-                to.add(Port::RcvdBytes, length);
-            }
-        }
-    }
-}
-
-impl Drop for Known<'_> {
-    fn drop(&mut self) {
-        self.settle();
-    }
-}
-
-/// Whether a device reaches others of this host, and itself, without the wire.
-fn reaches(device: &Device<Ferroce>) -> bool {
-    !device.is_apart() && roce::delivers_locally()
-}
-
-/// Looks for something on the device at an address, if that is where IP would deliver locally: an address
-/// of this host, in the network namespace of `device`.
-fn at<R>(
-    device: &Device<Ferroce>,
-    gid: Gid,
-    look: impl FnOnce(&Device<Ferroce>) -> Option<R>,
-) -> Option<R> {
-    if !reaches(device) {
-        return None;
-    }
-    let has_gid = |device: &Device<Ferroce>| device.find_gid(&gid, GidType::RoceV2, 1).is_some();
-    if has_gid(device) {
-        return look(device);
-    }
-    let netdev = device.netdev(1)?.with_address(gid.ip())?;
-    // The address can be that of a VLAN or a bridge, which a device below has as one of its own.
-    let peer = Device::<Ferroce>::from_netdev(&netdev).or_else(|| {
-        netdev.find_below(|lower| Device::<Ferroce>::from_netdev(lower).filter(|d| has_gid(d)))
-    })?;
-    (!peer.is_apart()).then(|| look(&peer))?
 }
 
 /// Not inlined: its list of regions is not to be on the stack beside that of [`local::execute`].
