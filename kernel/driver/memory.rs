@@ -54,6 +54,11 @@ impl PdId {
     pub(crate) fn of(pd: &rdma::Pd<Pd>) -> Self {
         Self(core::ptr::from_ref(pd).addr())
     }
+
+    /// Not zero.
+    pub(crate) fn number(self) -> usize {
+        self.0
+    }
 }
 
 /// The driver's data for memory regions.

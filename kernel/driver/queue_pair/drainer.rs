@@ -22,7 +22,7 @@ use crate::{
         thread::{self, Run, Thread},
     },
 };
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -37,9 +37,12 @@ pub(crate) struct Drainer {
     #[pin]
     offered: Mutex<KVec<QpRef>>,
     rhythm: Rhythm,
-    /// It looks after queues at the moment.
-    is_busy: AtomicBool,
+    /// Whose queues it looks after at the moment.
+    attends_to: AtomicUsize,
 }
+
+/// To whom it attends when it sleeps. No protection domain has that number.
+const NOBODY: usize = 0;
 
 /// How often a device's programs ring. Doorbells that two threads ring at once may count as one.
 #[derive(Default)]
@@ -116,7 +119,7 @@ impl Drainer {
             try_pin_init!(Self {
                 offered <- new_mutex!(KVec::new(), "ferroce::Drainer::offered"),
                 rhythm: Rhythm::default(),
-                is_busy: AtomicBool::new(false),
+                attends_to: AtomicUsize::new(NOBODY),
             }? Error),
         )
     }
@@ -130,9 +133,10 @@ impl Drainer {
         drop(gone);
     }
 
-    /// Moves the queues that were offered to those that are attended.
-    fn accept(&self, attended: &mut KVec<Attended>, now: Instant<Monotonic>) {
+    /// Moves the queues that were offered to those that are attended. Returns whether there were any.
+    fn accept(&self, attended: &mut KVec<Attended>, now: Instant<Monotonic>) -> bool {
         let offered = core::mem::take(&mut *self.offered.lock());
+        let any = !offered.is_empty();
         for qp in offered {
             let queue = Attended {
                 qp,
@@ -148,15 +152,18 @@ impl Drainer {
                 let _ = attended.push(queue, GFP_KERNEL);
             }
         }
+        any
     }
 }
 
 /// Takes note of a doorbell that has been answered, and perhaps offers the queue to the drainer.
 pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
     let drainer = &qp.device().drainer;
-    if !drainer.is_busy.load(Relaxed) && !drainer.rhythm.rung() {
-        return;
-    }
+    let comes_soon = match drainer.attends_to.load(Relaxed) {
+        NOBODY if drainer.rhythm.rung() => false,
+        owner if owner == qp.pd.number() => true,
+        _ => return,
+    };
     let Some(cpu) = thread::another_cpu(drainer.rhythm.offers()) else {
         return;
     };
@@ -164,7 +171,14 @@ pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
         return;
     }
     match drainer.offered.lock().push(ARef::from(qp), GFP_KERNEL) {
-        Ok(()) => drainer.wake_on(cpu),
+        Ok(()) => {
+            drainer.wake_on(cpu);
+            if comes_soon {
+                // Whoever has the mutex has it awake for now, and asks for a doorbell in the end.
+                let send = qp.send.try_lock();
+                let _ = send.map(|mut send| send.stay_awake());
+            }
+        }
         // Without memory there are doorbells, as before.
         Err(_) => qp.attended.store(false, Relaxed),
     }
@@ -176,11 +190,14 @@ impl Run for Drainer {
         let mut busy_at = Instant::now();
         loop {
             let now = Instant::now();
-            self.accept(&mut attended, now);
-            // The programs of those that are dropped ring again.
-            if attended.is_empty() || now - busy_at > PAUSE {
-                break;
+            if self.accept(&mut attended, now) {
+                busy_at = now;
             }
+            // The programs of those that are dropped ring again.
+            let Some(first) = attended.first().filter(|_| now - busy_at <= PAUSE) else {
+                break;
+            };
+            self.attends_to.store(first.qp.pd.number(), Relaxed);
             if !thread::has_cpu_to_itself() {
                 // Others before this one. Meanwhile the programs ring.
                 attended.iter().for_each(|queue| kick(&queue.qp));
@@ -190,7 +207,6 @@ impl Run for Drainer {
                     break;
                 }
             }
-            self.is_busy.store(true, Relaxed);
             let mut executed = 0;
             // The queues of a program often share a few regions.
             let (mut cache, mut uses) = (Cache::new(), 0);
@@ -217,7 +233,7 @@ impl Run for Drainer {
             cpu_relax();
             rdma::cond_resched();
         }
-        self.is_busy.store(false, Relaxed);
+        self.attends_to.store(NOBODY, Relaxed);
     }
 }
 

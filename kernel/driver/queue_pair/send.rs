@@ -137,10 +137,15 @@ impl SendSide {
         self.timer = None;
     }
 
+    /// Has what is posted from now on found by whoever comes to look, without a doorbell.
+    pub(super) fn stay_awake(&mut self) {
+        self.queue.executor.stay_awake();
+    }
+
     /// Whether there is nothing to execute now. Whoever posts something need not ring, and it is found by
     /// the next look.
     pub(super) fn is_idle(&mut self, qp: &rdma::Qp<Qp>) -> bool {
-        self.queue.executor.stay_awake();
+        self.stay_awake();
         let is_empty = self.current.is_none() && self.queue.executor.available() == Ok(0);
         is_empty && !qp.connection.is_engaged()
     }
@@ -221,7 +226,7 @@ pub(super) fn drain(
     extent: Extent,
     cache: &Cache,
 ) -> Stopped {
-    send.queue.executor.stay_awake();
+    send.stay_awake();
     if qp.connection.is_engaged() {
         return by_wire::drain(qp, &mut send.queue, extent);
     }
