@@ -197,9 +197,10 @@ impl Run for Drainer {
             let Some(first) = attended.first().filter(|_| now - busy_at <= PAUSE) else {
                 break;
             };
-            self.attends_to.store(first.qp.pd.number(), Relaxed);
+            let owner = first.qp.pd.number();
             if !thread::has_cpu_to_itself() {
                 // Others before this one. Meanwhile the programs ring.
+                self.attends_to.store(NOBODY, Relaxed);
                 attended.iter().for_each(|queue| kick(&queue.qp));
                 thread::give_way();
                 // Whoever wants the CPU for long has it.
@@ -207,6 +208,7 @@ impl Run for Drainer {
                     break;
                 }
             }
+            self.attends_to.store(owner, Relaxed);
             let mut executed = 0;
             // The queues of a program often share a few regions.
             let (mut cache, mut uses) = (Cache::new(), 0);
