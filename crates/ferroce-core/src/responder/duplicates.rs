@@ -63,12 +63,11 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                 }
                 _ => return Request::Dropped,
             },
-            _ => {
-                // A NAK that is to be sent acknowledges as much.
-                if self.answer.is_none() {
-                    self.acknowledge();
-                }
-            }
+            // Only if it asks: what comes after it may be on its way once more. rdma_rxe takes an
+            // acknowledgement of a message that it is in the middle of for the whole one's, and then does
+            // not wait for another. A NAK that is to be sent acknowledges as much.
+            _ if bth.ack_req && self.answer.is_none() => self.acknowledge(),
+            _ => {}
         }
         Request::Duplicate
     }

@@ -54,6 +54,24 @@ fn what_a_response_answers_is_not_acknowledged_besides() {
 }
 
 #[test]
+fn what_comes_again_is_acknowledged_if_it_asks() {
+    let mut pair = Pair::rc();
+    pair.post(Operation::RdmaWrite(TARGET), 2 * MTU);
+    let sent = pair.requests();
+    for packet in &sent {
+        assert_eq!(pair.give(packet), Request::Taken);
+    }
+    pair.responses();
+    assert_eq!(pair.give(&sent[0]), Request::Duplicate);
+    assert!(pair.responses().is_empty());
+    assert_eq!(pair.give(&sent[1]), Request::Duplicate);
+    let again = pair.responses();
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].kind(), Kind::Acknowledge);
+    assert_eq!(again[0].psn(), sent[1].psn());
+}
+
+#[test]
 fn a_lost_response_is_asked_for_from_there_on() {
     let mut pair = Pair::rc();
     pair.post(Operation::RdmaRead(TARGET), 5 * MTU);

@@ -567,6 +567,8 @@ def module_goes(device, rounds):
     def opens(ends):
         while True:
             ignored(Device, device)
+            # Or else one of them always has it open, and it cannot be removed.
+            time.sleep(0.02 * rng.random())
 
     openers = [Child(opens) for _ in range(2)]
     for _ in range(rounds):
