@@ -170,18 +170,25 @@ pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
     if qp.attended.swap(true, Relaxed) {
         return;
     }
-    match drainer.offered.lock().push(ARef::from(qp), GFP_KERNEL) {
-        Ok(()) => {
-            drainer.wake_on(cpu);
-            if comes_soon {
-                // Whoever has the mutex has it awake for now, and asks for a doorbell in the end.
-                let send = qp.send.try_lock();
-                let _ = send.map(|mut send| send.stay_awake());
-            }
-        }
-        // Without memory there are doorbells, as before.
-        Err(_) => qp.attended.store(false, Relaxed),
+    if comes_soon {
+        // What is posted from now on is found without a doorbell. Before the queue is offered: after that
+        // it may have been let go again. Whoever has the mutex asks for a doorbell in the end, and who has
+        // left a note meanwhile is served by the drainer.
+        let send = qp.send.try_lock();
+        let _ = send.map(|mut send| send.stay_awake());
     }
+    match drainer.offered.lock().push(ARef::from(qp), GFP_KERNEL) {
+        Ok(()) => drainer.wake_on(cpu),
+        // Without memory there are doorbells, as before.
+        Err(_) => let_go(qp),
+    }
+}
+
+/// The drainer does not look after a queue, or no longer: its program rings again.
+fn let_go(qp: &rdma::Qp<Qp>) {
+    qp.attended.store(false, Relaxed);
+    // Whoever holds the mutex sees the note, and asks for the doorbell.
+    kick(qp);
 }
 
 impl Run for Drainer {
@@ -263,8 +270,6 @@ impl Attended {
 
 impl Drop for Attended {
     fn drop(&mut self) {
-        self.qp.attended.store(false, Relaxed);
-        // Whoever holds the mutex sees the note, and asks for the doorbell.
-        kick(&self.qp);
+        let_go(&self.qp);
     }
 }
