@@ -52,6 +52,10 @@ _RELIABLE = (
 SEND_OPS = {UD: _SENDS, UC: _SENDS | _WRITES | _WINDOWS, RC: _SENDS | _WRITES | _WINDOWS | _RELIABLE}
 
 
+class InVain(AssertionError):
+    """What was waited for did not come."""
+
+
 def until(what, probe):
     """Waits for what has to come, and comes at once."""
     end = time.monotonic() + PATIENCE
@@ -59,7 +63,8 @@ def until(what, probe):
         result = probe()
         if result:
             return result
-        assert time.monotonic() < end, f"waited in vain for {what}"
+        if time.monotonic() > end:
+            raise InVain(f"waited in vain for {what}")
 
 
 class Device:
