@@ -232,7 +232,12 @@ fn every_byte(flavor: &Flavor, batches: u32) {
 
 fn sizes(flavor: &Flavor, one: &str, other: &str, gid_index: &str) {
     let script = guest_script("wire.py", &format!("sizes fa fb {gid_index}"));
-    between(flavor, one, other, &script).prints(" requests");
+    // On a busy machine rdma_rxe may have packets of an unreliable connection out of order.
+    let lost = match (one, other) {
+        ("ferroce", "ferroce") => "and 0 lost",
+        _ => " lost",
+    };
+    between(flavor, one, other, &script).prints(lost);
 }
 
 /// So many requests, or many with FERROCE_LONG=1.
