@@ -17,6 +17,7 @@
 #include <net/net_namespace.h>
 #include <net/route.h>
 #include <net/sock.h>
+#include <net/udp.h>
 #include <net/udp_tunnel.h>
 
 /* helpers.c */
@@ -38,7 +39,7 @@ void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst);
 const struct net_device_ops *net_helper_dev_ops(const struct net_device *dev);
 
 void net_helper_sock_no_mc6_loop(struct sock *sk);
-bool net_helper_sock_is_full(const struct sock *sk);
+int net_helper_sk_wmem_alloc_get(const struct sock *sk);
 struct net *net_helper_sock_net(const struct sock *sk);
 u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6);
 bool net_helper_dst_check(struct dst_entry *dst, u32 cookie);

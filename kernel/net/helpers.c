@@ -76,9 +76,9 @@ const struct net_device_ops *net_helper_dev_ops(const struct net_device *dev)
 	return dev->netdev_ops;
 }
 
-bool net_helper_sock_is_full(const struct sock *sk)
+int net_helper_sk_wmem_alloc_get(const struct sock *sk)
 {
-	return sk_wmem_alloc_get(sk) >= READ_ONCE(sk->sk_sndbuf);
+	return sk_wmem_alloc_get(sk);
 }
 
 void net_helper_sock_no_mc6_loop(struct sock *sk)

@@ -7,10 +7,12 @@
 //!   [`Receiver`] where it arrives, in a bottom half.
 //! - [`Route`] is where IP sends what goes to an address, to be kept as long as it is valid.
 //! - [`Packet`] is what is sent: the protocol writes it with all its headers.
+//! - [`InFlight`] tells how much of that is still on its way.
 //! - [`SpinLockBh`] is a lock for what a bottom half and others share.
 //!
 //! In the kernel tree this would be `rust/kernel/net/`.
 
+pub mod in_flight;
 pub mod lock;
 pub mod namespace;
 pub mod route;
@@ -24,6 +26,7 @@ pub fn wait_for_bottom_halves() {
 }
 
 pub use self::{
+    in_flight::InFlight,
     lock::SpinLockBh,
     namespace::{Namespace, NamespaceEvents, Registration},
     route::{Flow, Route},

@@ -6,6 +6,7 @@
 //! [`include/linux/udp.h`](srctree/include/linux/udp.h)
 
 use super::{
+    in_flight::InFlight,
     route::{Flow, Route},
     skb::{Datagram, Packet, SkBuff},
 };
@@ -144,15 +145,9 @@ impl<T: Receiver> UdpSocket<T> {
         }
     }
 
-    /// Whether so much is on its way that more would be lost in a queue: in this host, or in another
-    /// namespace of it.
-    pub fn is_full(&self) -> bool {
-        // SAFETY: By the type invariants.
-        unsafe { bindings::net_helper_sock_is_full(self.sk.as_ptr()) }
-    }
-
-    /// Sends a packet on its way. What becomes of it nobody hears. In any context but interrupts.
-    pub fn send(&self, packet: Packet, route: &Route) {
+    /// Sends a packet on its way. It counts as `in_flight` until it has arrived; what else becomes of it
+    /// nobody hears. In any context but interrupts.
+    pub fn send(&self, packet: Packet, route: &Route, in_flight: &InFlight) {
         let skb = packet.into_skb().into_raw();
         // The packet does not have a reference to the route of its own.
         let _guard = rcu::read_lock();
@@ -161,7 +156,7 @@ impl<T: Receiver> UdpSocket<T> {
         // reference.
         unsafe {
             bindings::net_helper_skb_set_dst(skb, route.as_raw());
-            bindings::skb_set_owner_w(skb, self.sk.as_ptr());
+            bindings::skb_set_owner_w(skb, in_flight.as_raw());
             match self.ipv6 {
                 true => bindings::ip6_local_out(self.net(), self.sk.as_ptr(), skb),
                 false => bindings::ip_local_out(self.net(), self.sk.as_ptr(), skb),

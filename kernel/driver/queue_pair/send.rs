@@ -53,6 +53,8 @@ struct Datagrams {
     ready: Option<net::Packet>,
     /// The way that the last one went.
     path: Option<roce::Path>,
+    /// Counts them, from the first one on.
+    in_flight: Option<net::InFlight>,
     /// How many there were: nobody looks at their PSN, but it counts up (IBTA 9.8.3).
     sent: u32,
 }
@@ -67,8 +69,17 @@ impl Datagrams {
 
     /// Sends what is ready.
     fn send(&mut self, qp: &rdma::Qp<Qp>) {
-        if let (Some(packet), Some(path)) = (self.ready.take(), &mut self.path) {
-            path.send(qp.device(), packet, 1);
+        let (Some(packet), Some(path)) = (self.ready.take(), &mut self.path) else {
+            return;
+        };
+        let device = qp.device();
+        let in_flight = match self.in_flight.take() {
+            Some(in_flight) => Ok(in_flight),
+            None => roce::in_flight(device),
+        };
+        // Without memory it is as if it were lost on the way.
+        if let Ok(in_flight) = in_flight {
+            path.send(device, packet, 1, self.in_flight.insert(in_flight));
         }
     }
 }
@@ -510,8 +521,8 @@ fn datagram(
     };
     let own_qkey = qp.shared.lock().attr.qkey;
     let qkey = limits::datagram_qkey(to.remote_qkey, own_qkey);
-    let is_full = |path: &mut roce::Path| path.is_full(device);
-    if datagrams.path.as_mut().is_some_and(is_full) {
+    let in_flight = datagrams.in_flight.as_ref();
+    if in_flight.is_some_and(net::InFlight::is_full) {
         return Attempt::Wait(Delta::from_nanos(roce::PAUSE as i64));
     }
     let source = local::Source {

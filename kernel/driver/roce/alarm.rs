@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A connection's timer.
+//! The timers of a connection.
 
-use crate::{net::SpinLockBh, queue_pair::QpRef, rdma};
+use crate::{
+    net::SpinLockBh,
+    queue_pair::{Qp, QpRef},
+    rdma,
+};
 use kernel::{
     impl_has_hr_timer,
     prelude::*,
@@ -21,6 +25,7 @@ use kernel::{
 struct Clock {
     #[pin]
     qp: SpinLockBh<Option<QpRef>>,
+    expired: fn(&rdma::Qp<Qp>),
     #[pin]
     timer: HrTimer<Clock>,
 }
@@ -40,13 +45,13 @@ impl HrTimerCallback for Clock {
     ) -> HrTimerRestart {
         let qp = this.qp.lock().clone();
         if let Some(qp) = qp {
-            qp.connection.expired(&qp);
+            (this.expired)(&qp);
         }
         HrTimerRestart::NoRestart
     }
 }
 
-/// A timer that has [`Connection::expired`](super::Connection::expired) called, in a bottom half.
+/// A timer that has a function called, in a bottom half.
 ///
 /// To drop it waits for that call: it must not be done under a lock that the call takes.
 pub(super) struct Alarm {
@@ -61,10 +66,12 @@ pub(super) struct Alarm {
 const A_YEAR: Delta = Delta::from_secs(365 * 24 * 60 * 60);
 
 impl Alarm {
-    pub(super) fn new(qp: QpRef) -> Result<Self> {
+    /// Has `expired` called with `qp`, once [`Self::set`] says when.
+    pub(super) fn new(qp: QpRef, expired: fn(&rdma::Qp<Qp>)) -> Result<Self> {
         let clock = Arc::pin_init(
             pin_init!(Clock {
                 qp <- SpinLockBh::new(Some(qp), c"ferroce::Clock::qp", static_lock_class!()),
+                expired,
                 timer <- HrTimer::new(),
             }),
             GFP_KERNEL,

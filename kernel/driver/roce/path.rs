@@ -8,7 +8,7 @@ use crate::{
     device::{Ferroce, KnownPort},
     net::{
         route::{With, UDP},
-        Flow, IpHeader, Packet, Route, UdpSocket,
+        Flow, InFlight, IpHeader, Packet, Route, UdpSocket,
     },
     rdma::{Device, Gid, GidType, NetDevice},
 };
@@ -17,7 +17,7 @@ use core::net::IpAddr;
 /// The flag of IPv4 that forbids fragments: a path MTU is meant.
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
 
-/// How long to wait when too much is on its way, in nanoseconds.
+/// How long to wait for what is on its way, in nanoseconds.
 pub(crate) const PAUSE: u64 = 50_000;
 
 /// What an address vector says of a path.
@@ -90,20 +90,31 @@ impl Path {
     }
 
     /// Sends what was made of so many packets on its way; if there is no way it is gone.
-    pub(crate) fn send(&mut self, device: &Device<Ferroce>, mut packet: Packet, count: u16) {
-        let sent = self.with_sockets(device, |path, sockets| {
-            let socket = path.socket(sockets)?;
-            if !path.route.as_ref().is_some_and(Route::is_valid) {
-                path.route = socket.route(&path.flow?).ok();
-            }
-            let route = path.route.as_ref()?;
-            if count > 1 && path.is_short(route) {
-                packet.keep_whole();
-            }
-            socket.send(packet, route);
-            Some(())
+    pub(crate) fn send(
+        &mut self,
+        device: &Device<Ferroce>,
+        mut packet: Packet,
+        count: u16,
+        in_flight: &InFlight,
+    ) {
+        let mut known = core::mem::take(&mut self.port);
+        let port = device.port(&mut known);
+        let sent = port.and_then(|port| {
+            port.with(|sockets| {
+                let socket = self.socket(sockets)?;
+                if !self.route.as_ref().is_some_and(Route::is_valid) {
+                    self.route = socket.route(&self.flow?).ok();
+                }
+                let route = self.route.as_ref()?;
+                if count > 1 && self.is_short(route) {
+                    packet.keep_whole();
+                }
+                socket.send(packet, route, in_flight);
+                Some(())
+            })
         });
-        let counter = match sent {
+        self.port = known;
+        let counter = match sent.flatten() {
             Some(()) => Counter::SentPackets,
             None => Counter::NoRoute,
         };
@@ -118,26 +129,6 @@ impl Path {
             (is_it && Device::<Ferroce>::from_netdev(peer).is_some()).then_some(())
         };
         route.with_peer(is_there).flatten().is_some()
-    }
-
-    /// Whether so much is on its way already that more would be lost. Who is not held back by its peer,
-    /// as a reliable connection is, waits for [`PAUSE`].
-    pub(crate) fn is_full(&mut self, device: &Device<Ferroce>) -> bool {
-        let is_full = |path: &mut Self, sockets: &Sockets| Some(path.socket(sockets)?.is_full());
-        self.with_sockets(device, is_full) == Some(true)
-    }
-
-    /// Does something with the sockets of the device's namespace, if it is in one.
-    fn with_sockets<R>(
-        &mut self,
-        device: &Device<Ferroce>,
-        op: impl FnOnce(&mut Self, &Sockets) -> Option<R>,
-    ) -> Option<R> {
-        let mut known = core::mem::take(&mut self.port);
-        let port = device.port(&mut known);
-        let result = port.and_then(|port| port.with(|sockets| op(self, sockets)));
-        self.port = known;
-        result.flatten()
     }
 
     /// Notes that packets were made.

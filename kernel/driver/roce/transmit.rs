@@ -2,11 +2,11 @@
 
 //! Sending what a requester or a responder has to send.
 
-use super::{
-    burst::Burst,
-    path::{Address, Path},
+use super::{burst::Burst, lane::Lane};
+use crate::{
+    queue_pair::Qp, rdma, requester::Transmit, ring::Operation, verbs::QpType,
+    wire::MAX_HEADERS_LEN,
 };
-use crate::{queue_pair::Qp, rdma, requester::Transmit, verbs::QpType, wire::MAX_HEADERS_LEN};
 
 /// What makes packets.
 pub(super) trait Source {
@@ -26,12 +26,34 @@ pub(super) enum Stopped {
     Idle,
     /// There have been enough packets for now.
     More,
-    /// More would be lost: to be tried again a little later.
-    Full,
+    /// More would be lost, or would overtake what another CPU has sent: to be tried again a little later.
+    Busy,
     /// It is the turn of a request of this host's alone, in this slot.
     Local(u32),
     /// Memory on demand is missing, and a thread has it be there.
     Later,
+}
+
+/// How a visit to a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// All is sent that can be.
+    Idle,
+    /// There is more to send.
+    More,
+    /// It is the turn of a request of this host's alone, in this slot.
+    Local(u32, Operation),
+    /// Memory on demand is missing, and a thread has it be there.
+    Later,
+}
+
+impl Next {
+    /// Has a thread go on, if one is to.
+    pub(super) fn leave_to_thread(self, qp: &rdma::Qp<Qp>) {
+        if matches!(self, Self::More | Self::Local(..)) {
+            qp.deferred.soon();
+        }
+    }
 }
 
 /// How many packets are sent while the lock is held, with bottom halves off.
@@ -40,23 +62,19 @@ const PACKETS_AT_ONCE: u32 = 64;
 /// Bytes of a packet that is made before it is known how long it is: with a few bytes of payload.
 const SMALL: usize = MAX_HEADERS_LEN + 24;
 
-/// Sends packets, until there is none or there have been enough. `path` is where they go, once that is
-/// known.
-pub(super) fn transmit(
-    qp: &rdma::Qp<Qp>,
-    path: &mut Option<Path>,
-    source: &mut impl Source,
-) -> Stopped {
+/// Sends packets, until there is none or there have been enough. With bottom halves off.
+pub(super) fn transmit(qp: &rdma::Qp<Qp>, lane: &mut Lane, source: &mut impl Source) -> Stopped {
     let device = qp.device();
-    let path = path.get_or_insert_with(|| Path::new(device, address(qp)));
     let mut sent = 0;
     while !source.has_sent_all() {
         if sent >= PACKETS_AT_ONCE {
             return Stopped::More;
         }
-        if qp.qp_type == QpType::Uc && path.is_full(device) {
-            return Stopped::Full;
+        // Who has a reliable connection is held back by the peer.
+        if !lane.keeps_order() || (qp.qp_type == QpType::Uc && lane.is_full()) {
+            return Stopped::Busy;
         }
+        let (path, in_flight) = lane.path(qp);
         let row = source.row().min(PACKETS_AT_ONCE - sent);
         // A small one is there already. Of another this is to learn how much room it takes.
         let mut small = [0; SMALL];
@@ -97,7 +115,7 @@ pub(super) fn transmit(
         }
         sent += u32::from(count);
         let packet = burst.finish();
-        path.send(device, packet, count);
+        path.send(device, packet, count, in_flight);
     }
     Stopped::Idle
 }
@@ -116,19 +134,5 @@ fn copy(packet: &[u8], room: &mut [u8]) -> Transmit {
             Transmit::Packet(packet.len())
         }
         None => Transmit::Nothing,
-    }
-}
-
-/// Where packets of a connected queue pair go.
-fn address(qp: &rdma::Qp<Qp>) -> Address {
-    let shared = qp.shared.lock();
-    let to = &shared.attr.ah_attr;
-    Address {
-        sgid: shared.sgid,
-        dgid: to.dgid,
-        traffic_class: to.traffic_class,
-        flow_label: to.flow_label,
-        hop_limit: to.hop_limit,
-        entropy: qp.number ^ shared.attr.dest_qp_num,
     }
 }

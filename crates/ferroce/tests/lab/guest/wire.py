@@ -148,7 +148,9 @@ def lengths(qp_type, mtu):
     return around + longer + ((LONGEST,) if qp_type == RC and mtu == 4096 else ())
 
 
-# How many messages an unreliable connection may lose, of more than 300: they are sent again, on others.
+# How many messages an unreliable connection may lose, of more than 300: they are sent again, on others. When
+# IP hands a packet to rdma_rxe it no longer counts as being on its way, and if the host stops a processor just
+# then, another may bring the next packet first.
 MAY_BE_LOST = 5
 
 
