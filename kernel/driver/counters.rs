@@ -154,6 +154,16 @@ impl Counters {
         self.cpus.get(cpu::CpuId::current().as_u32() as usize)
     }
 
+    /// The sum of one of the port's.
+    pub(crate) fn port(&self, what: Port) -> u64 {
+        let of_cpu = |cpu: &Cpu| {
+            cpu.port
+                .get(what as usize)
+                .map(|n| n.load(Ordering::Relaxed))
+        };
+        self.cpus.iter().filter_map(of_cpu).sum()
+    }
+
     /// Sums up the counts of the port.
     pub(crate) fn read_port(&self, values: &mut [u64]) {
         self.read(values, |cpu| &cpu.port);

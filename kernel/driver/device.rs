@@ -9,6 +9,7 @@ use super::{
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
     multicast::{Groups, MAX_MEMBERS},
     place::Place,
+    port,
     queue_pair::{self, Drainer, Qp, QpRef},
     roce::{
         self,
@@ -22,7 +23,7 @@ use crate::{
     net::SpinLockBh,
     rdma::{self, *},
     ring, uapi,
-    verbs::{self, limits},
+    verbs::limits,
     THIS_MODULE,
 };
 use core::{
@@ -40,6 +41,7 @@ use kernel::{
 pub(crate) struct Ferroce {
     guid: [u8; 8],
     pub(crate) counters: Counters,
+    pub(crate) port: port::Port,
     pub(crate) drainer: thread::Thread<Drainer>,
     /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
     apart: AtomicBool,
@@ -71,6 +73,7 @@ impl Ferroce {
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
+            port: port::Port::new(),
             drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
             gids_removed: AtomicU32::new(0),
@@ -215,25 +218,12 @@ const VERSION_NUMBER: u64 = {
     parts << 16 | part
 };
 
-/// What the port does for the RDMA core.
-const PORT_CAPS: PortCoreCaps = PortCoreCaps::IBA_ROCE_UDP_ENCAP;
-
 /// How long an acknowledgement may take that the device itself holds up: 4.096 µs · 2^15, 134 ms, for
 /// which a thread that executes requests may have to wait for a CPU (as rdma_rxe has it).
 const ACK_DELAY: u8 = 15;
 
 /// How many address handles there can be.
 const MAX_AH: u32 = 1 << 16;
-
-/// The MTU of a device's port as it is now.
-pub(crate) fn port_mtu(device: &Device<Ferroce>) -> verbs::Mtu {
-    let mtu = device.netdev(1).map_or(0, |n| n.mtu());
-    verbs::Mtu::largest_within(mtu.saturating_sub(HEADERS)).unwrap_or(verbs::Mtu::B256)
-}
-
-/// All headers of RoCE v2 that can come together: IPv6 40, UDP 8, BTH 12, the longest extended headers
-/// 28, ICRC 4.
-const HEADERS: u32 = 40 + 8 + 12 + 28 + 4;
 
 #[vtable]
 impl rdma::Operations for Ferroce {
@@ -314,35 +304,16 @@ impl rdma::Operations for Ferroce {
         Ok(())
     }
 
-    fn query_port(device: &Device<Self>, port: u32, attr: &mut PortAttr) -> Result {
-        let netdev = device.netdev(port).ok_or(ENODEV)?;
-        let (state, phys_state) = match device.is_apart() {
-            false => netdev.port_state(),
-            true => (PortState::Down, PhysState::Disabled),
-        };
-        attr.state = state.as_raw();
-        attr.phys_state = phys_state.as_raw() as u8;
-        attr.max_mtu = Mtu::Mtu4096.as_raw();
-        attr.active_mtu = port_mtu(device).number().into();
-        attr.gid_tbl_len = 1024;
-        attr.pkey_tbl_len = 1;
-        attr.set_ip_gids(1);
-        if PORT_CAPS.contains(PortCoreCaps::IB_CM) {
-            attr.port_cap_flags = PortCaps::CM_SUP.bits();
-        }
-        attr.max_msg_sz = 1 << 31;
-        attr.active_width = Width::X4.as_raw() as u8;
-        attr.active_speed = Speed::Edr.as_raw() as u16;
-        Ok(())
+    fn query_port(device: &Device<Self>, _port: u32, attr: &mut PortAttr) -> Result {
+        port::query(device, attr)
     }
 
-    fn port_immutable(device: &Device<Self>, port: u32, immutable: &mut PortImmutable) -> Result {
-        let mut attr = PortAttr::default();
-        Self::query_port(device, port, &mut attr)?;
-        immutable.gid_tbl_len = attr.gid_tbl_len;
-        immutable.pkey_tbl_len = attr.pkey_tbl_len.into();
-        immutable.core_cap_flags = PORT_CAPS.bits();
-        immutable.max_mad_size = limits::MAD_LENGTH;
+    fn modify_port(device: &Device<Self>, _port: u32, change: &PortModify) -> Result {
+        device.port.modify(&device.counters, change)
+    }
+
+    fn port_immutable(_: &Device<Self>, _port: u32, immutable: &mut PortImmutable) -> Result {
+        port::immutable(immutable);
         Ok(())
     }
 

@@ -48,6 +48,7 @@ mod kernel_user;
 mod memory;
 mod multicast;
 mod place;
+mod port;
 mod queue_pair;
 mod rings;
 mod roce;

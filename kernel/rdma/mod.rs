@@ -117,7 +117,7 @@ pub use self::{
     mw::{Mw, NewMw},
     net::{NetDevice, NetEvent, NetEvents, NetNotifier},
     object::{New, Object},
-    ops::{DeviceAttr, Operations, PortAttr, PortImmutable, UserCommand},
+    ops::{DeviceAttr, Operations, PortAttr, PortImmutable, PortModify, UserCommand},
     pd::{NewPd, Pd},
     qp::{NewQp, Qp, QpEvent},
     qp_attr::{QpAttr, QpAttrOut, QpCap, QpInitAttr},

@@ -27,6 +27,18 @@ pub use super::bindings::ib_port_immutable as PortImmutable;
 /// Attributes of a port: plain numbers, to be filled in by the driver.
 pub use super::bindings::ib_port_attr as PortAttr;
 
+/// What is to change of a port (`ib_modify_port()`).
+pub struct PortModify {
+    /// To be added to what the port can do.
+    pub set_caps: PortCaps,
+    /// To be taken from it.
+    pub clear_caps: PortCaps,
+    /// Violations of Q_Keys are to be counted anew.
+    pub reset_qkey_violations: bool,
+    /// Something else is to change as well.
+    pub has_others: bool,
+}
+
 /// Commands of `ib_uverbs` that are off unless the driver asks for them: those that take a system
 /// call for what most devices do by memory that they share with user space.
 #[derive(Clone, Copy)]
@@ -94,6 +106,11 @@ pub trait Operations: Sized + Send + Sync + 'static {
 
     /// Fills in the attributes of a port. They are zero to begin with.
     fn query_port(device: &Device<Self>, port: u32, attr: &mut PortAttr) -> Result;
+
+    /// Changes a port. `EOPNOTSUPP` for what cannot be changed.
+    fn modify_port(_device: &Device<Self>, _port: u32, _change: &PortModify) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// Fills in what of a port does not change. It is zero to begin with. Called once for each port,
     /// when the device is registered.
@@ -179,6 +196,31 @@ impl<T: Operations> VTable<T> {
             unsafe {
                 attr.write(pin_init::zeroed());
                 T::query_port(Device::from_raw(device), port, &mut *attr)?;
+            }
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `modify_port` of a device of the driver `T`.
+    unsafe extern "C" fn modify_port(
+        device: *mut bindings::ib_device,
+        port: u32,
+        mask: c_int,
+        change: *mut bindings::ib_port_modify,
+    ) -> c_int {
+        from_result(|| {
+            let reset = bindings::ib_port_modify_flags_IB_PORT_RESET_QKEY_CNTR as c_int;
+            // SAFETY: `ib_core` passes a valid device and what is to change.
+            unsafe {
+                let change = PortModify {
+                    set_caps: PortCaps::from_bits((*change).set_port_cap_mask),
+                    clear_caps: PortCaps::from_bits((*change).clr_port_cap_mask),
+                    reset_qkey_violations: mask & reset != 0,
+                    has_others: mask & !reset != 0,
+                };
+                T::modify_port(Device::from_raw(device), port, &change)?;
             }
             Ok(0)
         })
@@ -308,6 +350,7 @@ impl<T: Operations> VTable<T> {
 
         query_device: Some(Self::query_device),
         query_port: Some(Self::query_port),
+        modify_port: op!(T::HAS_MODIFY_PORT, Self::modify_port),
         alloc_hw_device_stats: op!(
             !T::DEVICE_COUNTERS.is_empty(),
             stats::Callbacks::<T>::alloc_device

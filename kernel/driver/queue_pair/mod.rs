@@ -387,7 +387,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
         sgid,
         av,
     } = Attributes::of(attr);
-    let limits = DeviceLimits::with_active_mtu(crate::device::port_mtu(device));
+    let limits = DeviceLimits::with_active_mtu(crate::port::mtu(device));
     // Its holder stops at the state that it finds when it begins a request.
     let transition = qp.change(|facts| -> Result<_> {
         let modified = qp::modify(qp.qp_type, &facts.attr, mask, &requested, &limits)

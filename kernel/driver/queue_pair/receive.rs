@@ -151,14 +151,20 @@ impl Terms {
 }
 
 impl<'a> Peer<'a> {
-    /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42).
-    pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Option<Self> {
+    /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42); otherwise, as what that
+    /// counts.
+    pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Result<Self, Port> {
+        if !qp.qp_type.is_datagram() {
+            return Err(Port::UnknownQp);
+        }
         let shared = qp.shared.lock();
-        let takes = !shared.is_gone
-            && state::accepts_requests(shared.attr.state)
-            && qp.qp_type.is_datagram()
-            && shared.attr.qkey == qkey;
-        takes.then(|| Self::of(qp, &shared.attr))
+        if shared.is_gone || !state::accepts_requests(shared.attr.state) {
+            return Err(Port::NotReady);
+        }
+        if shared.attr.qkey != qkey {
+            return Err(Port::WrongQkey);
+        }
+        Ok(Self::of(qp, &shared.attr))
     }
 
     /// For a packet. Whoever has it has checked that the queue pair takes it.

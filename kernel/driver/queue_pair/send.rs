@@ -529,7 +529,7 @@ fn datagram(
         qpn: qp.number,
         grh: address::grh(&address, data.length()),
     };
-    let mtu = crate::device::port_mtu(device).bytes();
+    let mtu = crate::port::mtu(device).bytes();
     let mut list = local::RegionList::new();
     match local::Datagram::new(request, data, &Own(qp, Anew), mtu, source, &mut list) {
         Ok(datagram) => {
@@ -537,14 +537,12 @@ fn datagram(
             counters.count(Port::RdmaSends);
             counters.add(Port::SentBytes, datagram.length().into());
             let deliver = |peer: &QpRef| {
-                let Some(taker) = Peer::datagram(peer, qkey) else {
-                    return false;
-                };
+                let taker = Peer::datagram(peer, qkey)?;
                 if datagram.deliver(&taker) {
                     let counters = &peer.device().counters;
                     counters.add(Port::RcvdBytes, datagram.length().into());
                 }
-                true
+                Ok(())
             };
             let mut taken = false;
             if to.remote_qpn == limits::MULTICAST_QPN && !device.is_apart() {
@@ -553,11 +551,14 @@ fn datagram(
                 // IBTA 10.5.1: to all members but the sender itself.
                 core::iter::from_fn(next)
                     .filter(|member| member.number != qp.number)
-                    .for_each(|member| taken |= deliver(&member));
+                    // As of the wire: who has another Q_Key is none of the group.
+                    .for_each(|member| taken |= deliver(&member).is_ok());
             } else if let Some(peer) = at(device, Gid(address.dgid), |peer| {
                 peer.qps.get(to.remote_qpn)
             }) {
-                taken = deliver(&peer);
+                let delivered =
+                    deliver(&peer).inspect_err(|why| peer.device().counters.count(*why));
+                taken = delivered.is_ok();
             }
             if roce::is_elsewhere(device, &address.dgid) {
                 datagrams.sent = datagrams.sent.wrapping_add(1);

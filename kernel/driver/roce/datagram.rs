@@ -57,7 +57,7 @@ pub(super) fn receive(
     };
     let datagram = local::Arrived::new(packet, grh).ok_or(Port::Malformed)?;
     let deliver = |qp: &QpRef| {
-        let taker = Peer::datagram(qp, deth.qkey).ok_or(Port::WrongQkey)?;
+        let taker = Peer::datagram(qp, deth.qkey)?;
         if datagram.deliver(&taker) {
             let counters = &qp.device().counters;
             counters.add(Port::RcvdBytes, datagram.length().into());
@@ -75,9 +75,5 @@ pub(super) fn receive(
     if !Ferroce::has_address(device, ip.destination()) {
         return Err(Port::WrongSource);
     }
-    let qp = device.qps.get(number).ok_or(Port::UnknownQp)?;
-    if !qp.qp_type.is_datagram() {
-        return Err(Port::UnknownQp);
-    }
-    deliver(&qp)
+    deliver(&device.qps.get(number).ok_or(Port::UnknownQp)?)
 }

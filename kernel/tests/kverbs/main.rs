@@ -30,6 +30,7 @@ mod datagram;
 mod errors;
 mod events;
 mod memory;
+mod port;
 mod process;
 mod verbs;
 
@@ -72,6 +73,7 @@ const TESTS: &[Test] = &[
     ("registrations that must fail", memory::refused),
     ("datagrams", datagram::datagrams),
     ("address handles", datagram::many_handles),
+    ("port", port::changes),
     ("events", events::events),
     ("solicited events", events::solicited),
     ("handlers", events::handlers),

@@ -20,7 +20,7 @@ pub(crate) use srq::Srq;
 use crate::bindings::{self, *};
 use core::ptr;
 use kernel::{
-    error::from_err_ptr,
+    error::{from_err_ptr, to_result},
     prelude::*,
     time::{Instant, Monotonic},
 };
@@ -61,6 +61,11 @@ pub(crate) fn in_softirq() -> bool {
 
 /// Whom the kernel notes down as the owner of objects.
 pub(crate) const CALLER: *const c_char = c"kverbs".to_bytes_with_nul().as_ptr();
+
+/// `EOPNOTSUPP`, which the kernel crate does not have.
+pub(crate) fn eopnotsupp() -> Error {
+    Error::from_errno(-(kernel::bindings::EOPNOTSUPP as c_int))
+}
 
 /// An object was destroyed, which cannot fail.
 fn destroyed(result: c_int) {
@@ -106,6 +111,20 @@ impl Device {
     pub(crate) fn attrs(&self) -> &ib_device_attr {
         // SAFETY: A valid device, whose attributes do not change.
         unsafe { &(*self.raw).attrs }
+    }
+
+    /// The attributes of its port.
+    pub(crate) fn port(&self) -> Result<ib_port_attr> {
+        let mut attr = ib_port_attr::default();
+        // SAFETY: A valid device; the function checks the port.
+        to_result(unsafe { ib_query_port(self.raw, 1, &mut attr) })?;
+        Ok(attr)
+    }
+
+    /// Changes its port.
+    pub(crate) fn modify_port(&self, mask: u32, change: &mut ib_port_modify) -> Result {
+        // SAFETY: As above.
+        to_result(unsafe { ib_modify_port(self.raw, 1, mask as c_int, change) })
     }
 
     /// The address of the device itself.

@@ -139,6 +139,9 @@ def main():
         attacker.send(packet, **how)
         until(f"{what} to be counted", lambda: counters(victim.name)[counter] == before + 1)
         assert not memory.difference(), f"{what}: {memory.difference()}"
+    port, counted = victim.context.query_port(1), counters(victim.name)
+    assert port.bad_pkey_cntr == counted["rcvd_wrong_pkey"] == 1, str(port)
+    assert port.qkey_viol_cntr == counted["rcvd_wrong_qkey"] == 1, str(port)
     # Too short for an ICRC.
     for length in range(16):
         before = counters(victim.name)["rcvd_malformed"]
