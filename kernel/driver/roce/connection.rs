@@ -145,23 +145,32 @@ impl Connection {
 
     /// Has a responder be there, if the peer is on another host.
     pub(crate) fn prepare(&self, qp: &rdma::Qp<Qp>) -> Result {
-        let attr = qp.shared.lock().attr;
-        let takes = !qp.qp_type.is_datagram() && state::accepts_requests(attr.state);
-        let is_needed =
-            self.is_called.load(Ordering::Relaxed) || is_elsewhere(qp.device(), &attr.ah_attr.dgid);
-        if !takes || !is_needed || self.responding.lock().is_some() {
-            return Ok(());
+        loop {
+            let changes = qp.changes();
+            let (attr, is_gone) = {
+                let shared = qp.shared.lock();
+                (shared.attr, shared.is_gone)
+            };
+            let takes =
+                !is_gone && !qp.qp_type.is_datagram() && state::accepts_requests(attr.state);
+            let is_needed = self.is_called.load(Ordering::Relaxed)
+                || is_elsewhere(qp.device(), &attr.ah_attr.dgid);
+            if !takes || !is_needed || self.responding.lock().is_some() {
+                return Ok(());
+            }
+            let made = Responding::new(qp, &attr)?;
+            let mut responding = self.responding.lock();
+            // With the lock held: whoever has the queue pair begin anew, or go, takes away what is there
+            // afterwards, and nobody else would.
+            let is_it = qp.changes() == changes;
+            if is_it && responding.is_none() {
+                *responding = Some(made);
+                return Ok(());
+            }
+            // Somebody else was faster, or it is that of a state of before.
+            drop(responding);
+            drop(made);
         }
-        let made = Responding::new(qp, &attr)?;
-        let mut responding = self.responding.lock();
-        // Unless somebody else was faster.
-        let unused = match &*responding {
-            Some(_) => Some(made),
-            None => responding.replace(made),
-        };
-        drop(responding);
-        drop(unused);
-        Ok(())
     }
 
     /// Completes the receive that a message is in the middle of, if there is one, before all others
