@@ -94,7 +94,7 @@ const NOTHING_LEFT: &str =
     { rdma resource show; exit 1; }; rdma link delete fr0; modprobe -r ferroce";
 
 /// Has what stays on one host go by the wire as well.
-const BY_WIRE: &str = "modprobe -r ferroce; modprobe ferroce local=0; ";
+pub const BY_WIRE: &str = "modprobe -r ferroce; modprobe ferroce local=0; ";
 
 fn with_device(flavor: &Flavor, script: &str) -> Ran {
     flavor.sh(&with_device_script(script))

@@ -8,6 +8,7 @@
 //! FERROCE_LONG=1 cargo test --release -p ferroce --test lab -- hostile
 //! ```
 
+use crate::device::BY_WIRE;
 use crate::modules::{leaks, leaks_of};
 use crate::support::{Flavor, Test};
 use crate::verbs::{guest_script, with_devices};
@@ -15,7 +16,11 @@ use crate::verbs::{guest_script, with_devices};
 pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: a hostile program harms nobody else, and leaves nothing",
-        attacks,
+        |flavor| attacks(flavor, ""),
+    ),
+    (
+        "debug: by the wire a hostile program harms nobody else, and leaves nothing",
+        |flavor| attacks(flavor, BY_WIRE),
     ),
     (
         "debug: device and module go while hostile programs use them",
@@ -65,12 +70,13 @@ fn script(attacks: &[Attack], most: u32) -> String {
     with_devices(&commands.join("; "))
 }
 
-fn attacks(flavor: &Flavor) {
+/// `before` is to be done before there are devices.
+fn attacks(flavor: &Flavor, before: &str) {
     // What the kernel allocates for good when something is used for the first time is no leak.
     let script = format!(
-        "({}) >&2 && ip link delete eth0 && ip link delete eth1 || exit; {}",
+        "({before}{}) >&2 && ip link delete eth0 && ip link delete eth1 || exit; {}",
         script(&ATTACKS, 1),
-        leaks_of(&format!("({}) >&2", script(&ATTACKS, u32::MAX)))
+        leaks_of(&format!("({before}{}) >&2", script(&ATTACKS, u32::MAX)))
     );
     let ran = flavor.sh(&script).ends_with(0);
     assert!(leaks(&ran).is_empty(), "{ran:#?}");
