@@ -97,76 +97,123 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 /// Makes sure that everything for `purposes` is there.
 pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<()> {
-    let mut packages: Vec<String> = Vec::new();
-    let mut rust_src = false;
-    let mut bindgen = false;
-    for purpose in purposes {
-        let needs: Vec<&Need> = match purpose {
-            Purpose::Build(_) => BUILD.iter().collect(),
-            Purpose::Run(flavor) if flavor.backend == Backend::Qemu => {
-                RUN.iter().chain(&RUN_QEMU).collect()
-            }
-            Purpose::Run(_) => RUN.iter().collect(),
-            Purpose::Verbs => VERBS.iter().collect(),
-        };
-        packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
-        if let Purpose::Build(flavor) = purpose {
-            packages.extend(llvm_packages(flavor.debug));
-            rust_src |= !rust_sources().is_some_and(|dir| dir.exists());
-            bindgen |= find_bindgen(cache).is_none();
-        }
-    }
-    packages.sort();
-    packages.dedup();
-    let commands = plan(cache, &packages, rust_src, bindgen);
-    if commands.is_empty() {
+    let lacks = Lacks::find(cache, purposes);
+    if lacks.is_nothing() {
         return Ok(());
     }
-    let mut missing = packages;
-    let by_hand = !missing.is_empty() && find_program("apt-get").is_none();
-    missing.extend(rust_src.then(|| "rust-src (the source of Rust's library)".to_owned()));
-    missing.extend(bindgen.then(|| "bindgen".to_owned()));
-    if install == Install::No || by_hand {
-        let commands = commands.iter().map(shell_words::join).collect();
-        return Err(Error::Missing { missing, commands });
+    if install == Install::No || lacks.is_to_be_had_by_hand() {
+        let commands = lacks.commands(cache);
+        return Err(Error::Missing {
+            missing: lacks.names(),
+            commands: commands.iter().map(shell_words::join).collect(),
+        });
     }
-    note("Missing", &missing.join(", "));
-    for command in commands {
+    let _lock = cache.lock("install", "installing programs")?;
+    // Whoever had the lock may have installed them.
+    let lacks = Lacks::find(cache, purposes);
+    if lacks.is_nothing() {
+        return Ok(());
+    }
+    note("Missing", &lacks.names().join(", "));
+    for command in lacks.commands(cache) {
         note("Installing", &shell_words::join(&command));
         run(&command)?;
     }
     Ok(())
 }
 
-/// The commands that install what is missing.
-fn plan(cache: &Cache, packages: &[String], rust_src: bool, bindgen: bool) -> Vec<Vec<String>> {
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let mut commands = Vec::new();
-    if !packages.is_empty() {
-        let sudo = if rustix::process::geteuid().is_root() {
-            ""
-        } else {
-            "sudo "
-        };
-        if !packages.iter().all(|p| apt_offers(p)) {
-            commands.push(words(&format!("{sudo}apt-get update")));
-        }
-        let mut command = words(&format!("{sudo}apt-get install -y --no-install-recommends"));
-        command.extend_from_slice(packages);
-        commands.push(command);
-    }
-    if rust_src {
-        commands.push(words("rustup component add rust-src"));
-    }
-    if bindgen {
-        let mut command = words(&format!(
-            "cargo install --locked bindgen-cli@{BINDGEN} --root"
-        ));
-        command.push(tools(cache).display().to_string());
-        commands.push(command);
-    }
-    commands
+/// What this machine lacks.
+struct Lacks {
+    packages: Vec<String>,
+    rust_src: bool,
+    bindgen: bool,
 }
+
+impl Lacks {
+    /// Looks for everything that is needed for `purposes`.
+    fn find(cache: &Cache, purposes: &[Purpose]) -> Self {
+        let mut packages: Vec<String> = Vec::new();
+        let mut rust_src = false;
+        let mut bindgen = false;
+        for purpose in purposes {
+            let needs: Vec<&Need> = match purpose {
+                Purpose::Build(_) => BUILD.iter().collect(),
+                Purpose::Run(flavor) if flavor.backend == Backend::Qemu => {
+                    RUN.iter().chain(&RUN_QEMU).collect()
+                }
+                Purpose::Run(_) => RUN.iter().collect(),
+                Purpose::Verbs => VERBS.iter().collect(),
+            };
+            packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
+            if let Purpose::Build(flavor) = purpose {
+                packages.extend(llvm_packages(flavor.debug));
+                rust_src |= !rust_sources().is_some_and(|dir| dir.exists());
+                bindgen |= find_bindgen(cache).is_none();
+            }
+        }
+        packages.sort();
+        packages.dedup();
+        Self {
+            packages,
+            rust_src,
+            bindgen,
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.packages.is_empty() && !self.rust_src && !self.bindgen
+    }
+
+    /// Whether there are packages, and no apt to get them with.
+    fn is_to_be_had_by_hand(&self) -> bool {
+        !self.packages.is_empty() && find_program("apt-get").is_none()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = self.packages.clone();
+        names.extend(
+            self.rust_src
+                .then(|| "rust-src (the source of Rust's library)".to_owned()),
+        );
+        names.extend(self.bindgen.then(|| "bindgen".to_owned()));
+        names
+    }
+
+    /// The commands that install it.
+    fn commands(&self, cache: &Cache) -> Vec<Vec<String>> {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let mut commands = Vec::new();
+        if !self.packages.is_empty() {
+            let sudo = if rustix::process::geteuid().is_root() {
+                ""
+            } else {
+                "sudo "
+            };
+            if !self.packages.iter().all(|p| apt_offers(p)) {
+                commands.push(words(&format!("{sudo}apt-get update")));
+            }
+            let mut command = words(&format!("{sudo}apt-get install -y --no-install-recommends"));
+            // Somebody else may be installing something: the system's updates, say.
+            command.extend(words(&format!("-o DPkg::Lock::Timeout={APT_PATIENCE}")));
+            command.extend_from_slice(&self.packages);
+            commands.push(command);
+        }
+        if self.rust_src {
+            commands.push(words("rustup component add rust-src"));
+        }
+        if self.bindgen {
+            let mut command = words(&format!(
+                "cargo install --locked bindgen-cli@{BINDGEN} --root"
+            ));
+            command.push(tools(cache).display().to_string());
+            commands.push(command);
+        }
+        commands
+    }
+}
+
+/// How long apt waits for another, in seconds.
+const APT_PATIENCE: u32 = 600;
 
 fn run(command: &[String]) -> Result<()> {
     let status = Command::new(&command[0])

@@ -70,7 +70,9 @@ enum Event {
     Message(ToHost),
     Signal(i32),
     ChannelClosed,
-    OutputClosed,
+    /// With the channel, so that the guest is ended before that is: a line that hangs up is something
+    /// User-Mode Linux may warn of.
+    OutputClosed(UnixStream),
 }
 
 /// How a guest ended.
@@ -88,7 +90,7 @@ enum End {
     /// The time-out came first.
     Timeout,
     /// Nobody reads the output any more.
-    OutputClosed,
+    OutputClosed(UnixStream),
 }
 
 impl Session {
@@ -236,7 +238,7 @@ impl Session {
                 }
                 Ok(Event::Message(_)) => {}
                 Ok(Event::Signal(signal)) => return Ok(End::Signal(signal)),
-                Ok(Event::OutputClosed) => return Ok(End::OutputClosed),
+                Ok(Event::OutputClosed(channel)) => return Ok(End::OutputClosed(channel)),
                 Ok(Event::ChannelClosed) => return Ok(End::Died),
                 Err(RecvTimeoutError::Disconnected) => return Ok(End::Died),
                 Err(RecvTimeoutError::Timeout) if limit.is_some_and(|l| l <= Instant::now()) => {
@@ -276,7 +278,11 @@ impl Session {
                 Ok(status)
             }
             End::Signal(signal) => Ok(128 + signal),
-            End::OutputClosed => Ok(128 + Signal::PIPE.as_raw()),
+            End::OutputClosed(channel) => {
+                // Not before: the guest has ended.
+                drop(channel);
+                Ok(128 + Signal::PIPE.as_raw())
+            }
             End::Died => failed(
                 "the guest ended without a word. The end of its kernel's log".to_owned(),
                 25,
@@ -355,11 +361,11 @@ fn listen(
         let event = match channel::receive(&mut stream) {
             Ok(Some(ToHost::Stdout(bytes))) => match pass(output, &bytes) {
                 Ok(()) => continue,
-                Err(_) => Event::OutputClosed,
+                Err(_) => break,
             },
             Ok(Some(ToHost::Stderr(bytes))) => match pass(&mut io::stderr(), &bytes) {
                 Ok(()) => continue,
-                Err(_) => Event::OutputClosed,
+                Err(_) => break,
             },
             Ok(Some(ToHost::Consumed(bytes))) => {
                 credit.give(bytes as usize);
@@ -368,11 +374,12 @@ fn listen(
             Ok(Some(message)) => Event::Message(message),
             Ok(None) | Err(_) => Event::ChannelClosed,
         };
-        let last = matches!(event, Event::ChannelClosed | Event::OutputClosed);
+        let last = matches!(event, Event::ChannelClosed);
         if events.send(event).is_err() || last {
             return;
         }
     }
+    let _ = events.send(Event::OutputClosed(stream));
 }
 
 fn pass(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
