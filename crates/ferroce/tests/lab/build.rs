@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The cache of builds.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{symlink, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -16,6 +17,10 @@ pub const TESTS: &[Test] = &[
     (
         "of two builds at once the second waits and says for what",
         two_at_once,
+    ),
+    (
+        "of two that miss a program one installs it, and the other waits",
+        two_install,
     ),
     ("modules that were damaged are built again", damaged_modules),
     (
@@ -73,26 +78,58 @@ fn build(sources: &Path) -> Command {
     command
 }
 
-/// The first is stopped in the middle, until the second has said that it waits.
 fn two_at_once(_: &Flavor) {
     let sources = copy_of_sources("// Two at once.");
-    let [mut first, mut second] = [(); 2].map(|()| build(&sources.path()));
+    second_waits([(); 2].map(|()| build(&sources.path())), "Building");
+}
+
+/// What is missing is bc, and apt-get is a script that has it be there.
+fn two_install(_: &Flavor) {
+    let bin = tempfile::tempdir().unwrap();
+    for program in fs::read_dir("/usr/bin").unwrap() {
+        let program = program.unwrap();
+        if !["bc", "apt-get"].iter().any(|n| program.file_name() == *n) {
+            symlink(program.path(), bin.path().join(program.file_name())).unwrap();
+        }
+    }
+    let bc = bin.path().join("bc");
+    let script = format!("#!/bin/sh\nln -s /usr/bin/bc {}\n", bc.display());
+    let apt = bin.path().join("apt-get");
+    fs::write(&apt, script).unwrap();
+    fs::set_permissions(&apt, Permissions::from_mode(0o755)).unwrap();
+    let mut path = vec![bin.path().to_owned()];
+    let before = std::env::var_os("PATH").unwrap();
+    path.extend(std::env::split_paths(&before).filter(|dir| !dir.join("bc").exists()));
+    let path = std::env::join_paths(path).unwrap();
+    let commands = [(); 2].map(|()| {
+        let mut command = ferroce();
+        command.args(["lab", "build"]).env("PATH", &path);
+        command
+    });
+    second_waits(commands, "Installing");
+    assert!(bc.exists());
+}
+
+/// Starts two of ferroce. The first is stopped when it says what it does, until the second has said that
+/// it waits. The second does not have to do it again.
+fn second_waits([mut first, mut second]: [Command; 2], does: &str) {
     let mut first = first.stderr(Stdio::piped()).spawn().unwrap();
     let first_id = Pid::from_raw(first.id().try_into().unwrap());
     let mut said = BufReader::new(first.stderr.take().unwrap()).lines();
-    assert!(said.any(|line| line.unwrap().contains("Building")));
+    assert!(said.any(|line| line.unwrap().contains(does)));
     kill(first_id, Signal::SIGSTOP).unwrap();
 
     let mut second = second.stderr(Stdio::piped()).spawn().unwrap();
     let mut said_by_second = BufReader::new(second.stderr.take().unwrap()).lines();
-    let waits = format!("Waiting for another ferroce, process {first_id}, which is building");
+    let does_it = does.to_lowercase();
+    let waits = format!("Waiting for another ferroce, process {first_id}, which is {does_it}");
     let waited = said_by_second.any(|line| line.unwrap().contains(&waits));
     kill(first_id, Signal::SIGCONT).unwrap();
     assert!(waited, "the second did not wait");
 
     said.for_each(|line| drop(line.unwrap()));
     assert!(first.wait().unwrap().success());
-    assert!(said_by_second.all(|line| !line.unwrap().contains("Building")));
+    assert!(said_by_second.all(|line| !line.unwrap().contains(does)));
     assert!(second.wait().unwrap().success());
 }
 
