@@ -36,8 +36,6 @@ bool net_helper_skb_is_ipv6(const struct sk_buff *skb);
 void net_helper_skb_set_udp(struct sk_buff *skb, unsigned int network_len, bool ipv6);
 void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst);
 
-const struct net_device_ops *net_helper_dev_ops(const struct net_device *dev);
-
 void net_helper_sock_no_mc6_loop(struct sock *sk);
 int net_helper_sk_wmem_alloc_get(const struct sock *sk);
 struct net *net_helper_sock_net(const struct sock *sk);

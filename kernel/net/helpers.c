@@ -71,11 +71,6 @@ void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst)
 	skb_dst_set_noref(skb, dst);
 }
 
-const struct net_device_ops *net_helper_dev_ops(const struct net_device *dev)
-{
-	return dev->netdev_ops;
-}
-
 int net_helper_sk_wmem_alloc_get(const struct sock *sk)
 {
 	return sk_wmem_alloc_get(sk);

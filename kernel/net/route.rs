@@ -173,7 +173,7 @@ impl Route {
         // long as RCU's read lock is held, and so does the one at the other end.
         unsafe {
             let netdev = (&raw const (*self.as_raw()).__bindgen_anon_1.dev).read_volatile();
-            let peer_of = (*bindings::net_helper_dev_ops(netdev)).ndo_get_peer_dev?;
+            let peer_of = (*(*netdev).netdev_ops).ndo_get_peer_dev?;
             let peer = peer_of(netdev);
             (!peer.is_null()).then(|| op(NetDevice::from_raw(peer)))
         }

@@ -66,7 +66,6 @@ struct page *rdma_helper_hmm_pfn_to_page(unsigned long pfn);
 struct net_device *rdma_helper_notifier_to_dev(const void *info);
 struct net *rdma_helper_dev_get_net(const struct net_device *dev);
 void rdma_helper_put_net(struct net *net);
-const char *rdma_helper_dev_name(const struct net_device *dev);
 bool rdma_helper_netif_running(const struct net_device *dev);
 bool rdma_helper_netif_carrier_ok(const struct net_device *dev);
 bool rdma_helper_is_vlan_dev(const struct net_device *dev);

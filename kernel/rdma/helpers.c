@@ -134,11 +134,6 @@ void rdma_helper_put_net(struct net *net)
 	put_net(net);
 }
 
-const char *rdma_helper_dev_name(const struct net_device *dev)
-{
-	return dev->name;
-}
-
 struct net_device *rdma_helper_notifier_to_dev(const void *info)
 {
 	return netdev_notifier_info_to_dev(info);

@@ -81,7 +81,7 @@ impl NetDevice {
     /// be neither the name before nor the one after, and [`NetEvent::ChangeName`] follows.
     pub fn name(&self) -> InterfaceName {
         // SAFETY: A valid device, whose name is an array in it. Another thread may be changing it.
-        let name = unsafe { bindings::rdma_helper_dev_name(self.as_raw()) }.cast::<u8>();
+        let name = unsafe { &raw const (*self.as_raw()).name }.cast::<u8>();
         let mut copy = [0; IFNAMSIZ];
         // The last one stays zero.
         for (i, to) in copy.iter_mut().enumerate().take(IFNAMSIZ - 1) {
