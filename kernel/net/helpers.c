@@ -76,6 +76,16 @@ int net_helper_sk_wmem_alloc_get(const struct sock *sk)
 	return sk_wmem_alloc_get(sk);
 }
 
+unsigned long net_helper_sock_wspace(struct sock *sk)
+{
+	return sock_wspace(sk);
+}
+
+void net_helper_udp_accept_l4(struct sock *sk)
+{
+	udp_set_bit(ACCEPT_L4, sk);
+}
+
 void net_helper_sock_no_mc6_loop(struct sock *sk)
 {
 	inet6_clear_bit(MC6_LOOP, sk);

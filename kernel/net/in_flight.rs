@@ -49,23 +49,17 @@ impl InFlight {
         self.0.as_ptr()
     }
 
-    /// The memory of the packets that are on their way, in bytes.
-    fn bytes(&self) -> c_int {
-        // SAFETY: By the type invariants.
-        unsafe { bindings::net_helper_sk_wmem_alloc_get(self.as_raw()) }
-    }
-
     /// Whether all has arrived.
     pub fn is_empty(&self) -> bool {
-        self.bytes() == 0
+        // SAFETY: By the type invariants.
+        unsafe { bindings::net_helper_sk_wmem_alloc_get(self.as_raw()) == 0 }
     }
 
     /// Whether there is so much that more would be lost in a queue: in this host, or in another namespace
     /// of it.
     pub fn is_full(&self) -> bool {
         // SAFETY: By the type invariants.
-        let limit = unsafe { (&raw const (*self.as_raw()).sk_sndbuf).read_volatile() };
-        self.bytes() >= limit
+        unsafe { bindings::net_helper_sock_wspace(self.as_raw()) == 0 }
     }
 }
 

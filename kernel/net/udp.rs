@@ -11,11 +11,7 @@ use super::{
     skb::{Datagram, Packet, SkBuff},
 };
 use crate::rdma::{bindings, NetDevice};
-use core::{
-    marker::PhantomData,
-    ptr::NonNull,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{
     bindings::{net, AF_INET, AF_INET6},
     error::{from_err_ptr, to_result},
@@ -83,13 +79,9 @@ impl<T: Receiver> UdpSocket<T> {
             // What is sent to a group does not come back. The function above sees to that for IPv4.
             bindings::net_helper_sock_no_mc6_loop(sk.as_ptr());
         }
-        // Several datagrams in one are welcome (`udp_allow_gso()`).
-        // SAFETY: A socket of UDP is a `struct udp_sock`. Its flags are changed atomically.
-        unsafe {
-            let flags = &raw mut (*sk.as_ptr().cast::<bindings::udp_sock>()).udp_flags;
-            AtomicUsize::from_ptr(flags.cast())
-                .fetch_or(1 << bindings::UDP_FLAGS_ACCEPT_L4, Ordering::Relaxed);
-        }
+        // Several datagrams in one are welcome.
+        // SAFETY: A socket of UDP.
+        unsafe { bindings::net_helper_udp_accept_l4(sk.as_ptr()) };
         // INVARIANT: Made above.
         Ok(Self {
             sk,
