@@ -388,11 +388,16 @@ impl Toolchain {
             .env("LIBCLANG_PATH", &self.libclang)
             .env("KBUILD_BUILD_USER", "ferroce")
             .env("KBUILD_BUILD_HOST", "lab")
-            .arg(format!("ARCH={}", flavor.backend.arch()))
+            .args(self.make_arguments(flavor))
             .arg(format!("BINDGEN={}", self.bindgen.display()));
-        if let Some(suffix) = &self.llvm {
-            make.arg(format!("LLVM={suffix}"));
-        }
         make
+    }
+
+    /// What `make` is to be told for a kernel of `flavor`, by whoever builds a module of their own too.
+    pub fn make_arguments(&self, flavor: Flavor) -> Vec<String> {
+        let llvm = self.llvm.iter().map(|suffix| format!("LLVM={suffix}"));
+        std::iter::once(format!("ARCH={}", flavor.backend.arch()))
+            .chain(llvm)
+            .collect()
     }
 }

@@ -108,9 +108,9 @@ fn build(args: &Build) -> Result<i32> {
     note(
         "Yours",
         &format!(
-            "make -C {} ARCH={} M=$PWD modules",
+            "make -C {} {} M=$PWD modules",
             kernel.dir.display(),
-            flavor.backend.arch()
+            kernel.toolchain.make_arguments(flavor).join(" ")
         ),
     );
     Ok(0)

@@ -14,6 +14,7 @@ use crate::support::{ferroce, kernel_dir, ran, Flavor, Ran, Test};
 
 pub const TESTS: &[Test] = &[
     ("a second build does nothing and says so", fresh),
+    ("a module is built by the line that is printed", yours),
     (
         "of two builds at once the second waits and says for what",
         two_at_once,
@@ -34,11 +35,40 @@ pub const TESTS: &[Test] = &[
     ("kernel code passes clippy", clippy),
 ];
 
+/// Of a kernel that clang compiles.
+pub const DEBUG_TESTS: &[Test] = &[(
+    "debug: a module is built by the line that is printed",
+    yours,
+)];
+
 fn fresh(flavor: &Flavor) {
     let ran = ran(ferroce().args(["lab", "build"]).args(flavor.args))
         .ends_with(0)
         .says("Fresh");
     assert!(!ran.stderr.contains("Building"), "{ran:#?}");
+}
+
+fn yours(flavor: &Flavor) {
+    let printed = ran(ferroce().args(["lab", "build"]).args(flavor.args)).ends_with(0);
+    let line = printed
+        .stderr
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("Yours "));
+    let module = tempfile::tempdir().unwrap();
+    for name in ["Kbuild", "hello.rs"] {
+        let from = kernel_dir().join("examples/hello").join(name);
+        fs::copy(from, module.path().join(name)).unwrap();
+    }
+    let make = line.expect("it is printed");
+    ran(Command::new("sh")
+        .args(["-c", make])
+        .current_dir(module.path()))
+    .ends_with(0);
+    let built = module.path().join("hello.ko");
+    let built = built.to_str().expect("the path is text");
+    ran(flavor.lab(&["--module", built]).arg("dmesg"))
+        .ends_with(0)
+        .prints("hello, ");
 }
 
 /// A copy of the modules' sources, which makes for a build of its own.

@@ -88,6 +88,7 @@ fn trials() -> Vec<Trial> {
         (UML, strict::TESTS),
         (UML, wire::TESTS),
         (UML, trace::TESTS),
+        (DEBUG, build::DEBUG_TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, cm::DEBUG_TESTS),
