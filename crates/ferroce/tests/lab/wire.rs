@@ -54,6 +54,8 @@ pub const TESTS: &[Test] = &[
         "wire: network devices are in the groups that queue pairs are in",
         groups,
     ),
+    ("wire: by a VLAN, with rdma_rxe too", by_vlan),
+    ("wire: by a bridge", by_bridge),
     ("wire: the UDP port is one driver's", port),
     (
         "wire: a device follows its network device to another namespace",
@@ -290,6 +292,47 @@ fn groups(flavor: &Flavor) {
          $A rdma link delete fl; ip netns delete away"
     );
     between(flavor, "ferroce", "ferroce", &script).prints("2 groups");
+}
+
+/// An RDMA device has the addresses of what is made of its network device as well: `u$n` of `v$n`. Programs go
+/// by these.
+fn by_upper(flavor: &Flavor, one: &str, other: &str, make: &str, more: &str) {
+    let script = format!(
+        "gid() {{ until grep -il \"0a05:000$2\" /sys/class/infiniband/$1/ports/1/gids/*; \
+         do sleep 0.05; done 2>/dev/null | sed 's|.*/||'; }}; \
+         for n in a b; do {make}; ip -n $n link set u$n up; done; \
+         ip -n a addr add 10.5.0.1/24 dev ua; ip -n b addr add 10.5.0.2/24 dev ub; \
+         for p in rc uc ud; do \
+         $A timeout 60 ibv_${{p}}_pingpong -d fa -g $(gid fa 1) >/dev/null & listening; \
+         $B timeout 60 ibv_${{p}}_pingpong -d fb -g $(gid fb 2) 10.5.0.1 | grep iters; wait $!; done; \
+         [ $($B cat /sys/class/net/ub/statistics/tx_packets) -ge 3000 ]{more}"
+    );
+    let ran = between(flavor, one, other, &script);
+    assert_eq!(ran.stdout.matches("1000 iters").count(), 3, "{ran:#?}");
+}
+
+/// A group of IPv4, since rdma_cm, which has `ua` join, has no others for RoCE v2. Not with rdma_rxe as who sends
+/// to it: `mckey` goes at once, and rdma_rxe drops what it has not sent by then.
+fn by_vlan(flavor: &Flavor) {
+    let make = "ip -n $n link add link v$n name u$n type vlan id 5";
+    let group = "; modprobe rdma_ucm; \
+        $A stdbuf -oL timeout 60 mckey -m 239.0.0.1 -b 10.5.0.1 >/tmp/member & \
+        until grep -q joined /tmp/member; do sleep 0.05; done; \
+        $B timeout 60 mckey -m 239.0.0.1 -b 10.5.0.2 -s; wait $!; grep 'return status 0' /tmp/member";
+    for (one, other, more) in [
+        ("ferroce", "ferroce", group),
+        ("rxe", "ferroce", group),
+        ("ferroce", "rxe", ""),
+    ] {
+        by_upper(flavor, one, other, make, more);
+    }
+}
+
+/// Not with rdma_rxe, which a packet does not get to by a bridge (`rxe_udp_encap_recv()`).
+fn by_bridge(flavor: &Flavor) {
+    let make =
+        "ip -n $n link add u$n type bridge forward_delay 0; ip -n $n link set v$n master u$n";
+    by_upper(flavor, "ferroce", "ferroce", make, "");
 }
 
 fn port(flavor: &Flavor) {
