@@ -54,17 +54,11 @@ fn yours(flavor: &Flavor) {
         .stderr
         .lines()
         .find_map(|line| line.trim_start().strip_prefix("Yours "));
-    let module = tempfile::tempdir().unwrap();
-    for name in ["Kbuild", "hello.rs"] {
-        let from = kernel_dir().join("examples/hello").join(name);
-        fs::copy(from, module.path().join(name)).unwrap();
-    }
+    let sources = copy_of_sources("// Yours.");
+    let module = sources.path().join("examples/hello");
     let make = line.expect("it is printed");
-    ran(Command::new("sh")
-        .args(["-c", make])
-        .current_dir(module.path()))
-    .ends_with(0);
-    let built = module.path().join("hello.ko");
+    ran(Command::new("sh").args(["-c", make]).current_dir(&module)).ends_with(0);
+    let built = module.join("hello.ko");
     let built = built.to_str().expect("the path is text");
     ran(flavor.lab(&["--module", built]).arg("dmesg"))
         .ends_with(0)
