@@ -40,6 +40,7 @@ void net_helper_sock_no_mc6_loop(struct sock *sk);
 int net_helper_sk_wmem_alloc_get(const struct sock *sk);
 unsigned long net_helper_sock_wspace(struct sock *sk);
 void net_helper_udp_accept_l4(struct sock *sk);
+void net_helper_sock_use_write_queue(struct sock *sk);
 struct net *net_helper_sock_net(const struct sock *sk);
 u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6);
 bool net_helper_dst_check(struct dst_entry *dst, u32 cookie);

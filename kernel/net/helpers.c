@@ -86,6 +86,11 @@ void net_helper_udp_accept_l4(struct sock *sk)
 	udp_set_bit(ACCEPT_L4, sk);
 }
 
+void net_helper_sock_use_write_queue(struct sock *sk)
+{
+	sock_set_flag(sk, SOCK_USE_WRITE_QUEUE);
+}
+
 void net_helper_sock_no_mc6_loop(struct sock *sk)
 {
 	inet6_clear_bit(MC6_LOOP, sk);

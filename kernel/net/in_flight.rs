@@ -40,6 +40,8 @@ impl InFlight {
             );
             let sk = NonNull::new(sk).ok_or(ENOMEM)?;
             bindings::sock_init_data(core::ptr::null_mut(), sk.as_ptr());
+            // Nobody waits for there to be room.
+            bindings::net_helper_sock_use_write_queue(sk.as_ptr());
             // INVARIANT: Made above.
             Ok(Self(sk))
         }

@@ -115,14 +115,25 @@ impl<'a> Burst<'a> {
         let total = packet.len() - headers;
         let (ip, udp) = (ip.segment(0, total), path.udp_header(total));
         let bytes = packet.bytes_mut();
-        for (place, byte) in bytes.iter_mut().zip(ip.bytes().iter().chain(&udp)) {
-            *place = *byte;
+        match &ip {
+            IpHeader::V4(ip) => write_headers(bytes, ip, &udp),
+            IpHeader::V6(ip) => write_headers(bytes, ip, &udp),
         }
         if let (2.., Ok(size)) = (self.count, u16::try_from(self.length)) {
             packet.set_segments(size, self.count);
         }
         path.made(self.count);
         packet
+    }
+}
+
+/// Writes both headers at the beginning of a packet.
+fn write_headers<const N: usize>(packet: &mut [u8], ip: &[u8; N], udp: &[u8; UDP_HEADER]) {
+    if let Some((place, rest)) = packet.split_first_chunk_mut() {
+        *place = *ip;
+        if let Some(place) = rest.first_chunk_mut() {
+            *place = *udp;
+        }
     }
 }
 
