@@ -169,14 +169,6 @@ impl NetDevice {
         unsafe { &raw mut (*self.as_raw()).dev.kobj }
     }
 
-    /// Whether it is in the same network namespace as another device.
-    pub fn is_beside(&self, other: &Self) -> bool {
-        match (self.net(), other.net()) {
-            (Some(mine), Some(other)) => mine.as_raw() == other.as_raw(),
-            _ => false,
-        }
-    }
-
     /// The network namespace it is in; `None` if that is going.
     pub(crate) fn net(&self) -> Option<Net> {
         let _guard = rcu::read_lock();

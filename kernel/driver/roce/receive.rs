@@ -43,7 +43,7 @@ impl Receiver for Incoming {
 
 /// The device that a packet is for: the one over the network device that it came by, or that has the
 /// address, if the packet came by another way: from this host, or by a VLAN. A group is no device's address:
-/// what comes to one by a VLAN is for the device below it.
+/// what comes to one by a VLAN is for the device below it. (What comes to one by a bridge is for nobody.)
 fn device_of(datagram: &Datagram) -> Option<DeviceRef<Ferroce>> {
     let netdev = datagram.netdev()?;
     if let Some(device) = Device::from_netdev(netdev) {
@@ -51,8 +51,10 @@ fn device_of(datagram: &Datagram) -> Option<DeviceRef<Ferroce>> {
     }
     let destination = datagram.ip().destination();
     if destination.is_multicast() && netdev.is_vlan() {
-        return netdev
-            .find_below(|lower| Device::from_netdev(lower).filter(|_| lower.is_beside(netdev)));
+        let namespace = netdev.namespace()?;
+        return netdev.find_below(|lower| {
+            Device::from_netdev(lower).filter(|_| lower.namespace() == Some(namespace))
+        });
     }
     let owner = netdev.with_address(destination)?;
     Device::from_netdev(&owner).or_else(|| {
