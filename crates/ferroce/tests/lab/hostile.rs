@@ -9,7 +9,7 @@
 //! ```
 
 use crate::device::BY_WIRE;
-use crate::modules::{leaks, leaks_of};
+use crate::modules::{leaks_nothing, leaks_of};
 use crate::support::{Flavor, Test};
 use crate::verbs::{guest_script, with_devices};
 
@@ -79,7 +79,7 @@ fn attacks(flavor: &Flavor, before: &str) {
         leaks_of(&format!("({before}{}) >&2", script(&ATTACKS, u32::MAX)))
     );
     let ran = flavor.sh(&script).ends_with(0);
-    assert!(leaks(&ran).is_empty(), "{ran:#?}");
+    leaks_nothing(&ran);
     for (attack, ..) in ATTACKS {
         assert!(ran.stderr.contains(&format!("{attack} done")), "{ran:#?}");
     }
