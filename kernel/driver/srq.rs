@@ -18,7 +18,7 @@ use crate::{
         wr::RecvWrs,
         Details, NewSrq, SrqAttrMask, UserCall,
     },
-    ring::{self, RecvQueue, WqGeometry, WqPositions, MAX_RECV_STRIDE},
+    ring::{self, RecvQueue, WqGeometry, WqPositions},
     uapi,
 };
 use kernel::{
@@ -141,6 +141,13 @@ impl srq::Operations for Srq {
     }
 }
 
+impl Srq {
+    /// Bytes from one entry to the next.
+    pub(crate) fn stride(&self) -> usize {
+        self.size.stride()
+    }
+}
+
 /// Writes where the two sides of a receive queue are.
 pub(crate) fn receive_details(details: &mut Details<'_>, at: &WqPositions) -> Result {
     details
@@ -152,7 +159,7 @@ pub(crate) fn receive_details(details: &mut Details<'_>, at: &WqPositions) -> Re
 /// Takes the next request for a message.
 pub(crate) fn take(
     srq: &rdma::Srq<Srq>,
-    copy: &mut [u8; MAX_RECV_STRIDE],
+    copy: &mut [u8],
     accept: impl FnOnce(&Receive<'_>) -> bool,
 ) -> Looked {
     let looked = srq.shared.lock().queue.take_into(copy, accept);

@@ -29,11 +29,7 @@ struct sk_buff *net_helper_alloc_skb(unsigned int size);
 void net_helper_kfree_skb(struct sk_buff *skb);
 void net_helper_skb_reserve(struct sk_buff *skb, unsigned int len);
 int net_helper_skb_linearize(struct sk_buff *skb);
-int net_helper_skb_network_offset(const struct sk_buff *skb);
-struct net_device *net_helper_skb_dev(const struct sk_buff *skb);
 struct skb_shared_info *net_helper_skb_shinfo(const struct sk_buff *skb);
-bool net_helper_skb_is_ipv6(const struct sk_buff *skb);
-void net_helper_skb_set_udp(struct sk_buff *skb, unsigned int network_len, bool ipv6);
 void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst);
 
 void net_helper_sock_no_mc6_loop(struct sock *sk);
@@ -41,7 +37,6 @@ int net_helper_sk_wmem_alloc_get(const struct sock *sk);
 unsigned long net_helper_sock_wspace(struct sock *sk);
 void net_helper_udp_accept_l4(struct sock *sk);
 void net_helper_sock_use_write_queue(struct sock *sk);
-struct net *net_helper_sock_net(const struct sock *sk);
 u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6);
 bool net_helper_dst_check(struct dst_entry *dst, u32 cookie);
 

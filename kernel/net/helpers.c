@@ -39,31 +39,9 @@ int net_helper_skb_linearize(struct sk_buff *skb)
 	return skb_linearize(skb);
 }
 
-int net_helper_skb_network_offset(const struct sk_buff *skb)
-{
-	return skb_network_offset(skb);
-}
-
-struct net_device *net_helper_skb_dev(const struct sk_buff *skb)
-{
-	return skb->dev;
-}
-
 struct skb_shared_info *net_helper_skb_shinfo(const struct sk_buff *skb)
 {
 	return skb_shinfo(skb);
-}
-
-bool net_helper_skb_is_ipv6(const struct sk_buff *skb)
-{
-	return skb->protocol == htons(ETH_P_IPV6);
-}
-
-void net_helper_skb_set_udp(struct sk_buff *skb, unsigned int network_len, bool ipv6)
-{
-	skb_reset_network_header(skb);
-	skb_set_transport_header(skb, network_len);
-	skb->protocol = ipv6 ? htons(ETH_P_IPV6) : htons(ETH_P_IP);
 }
 
 void net_helper_skb_set_dst(struct sk_buff *skb, struct dst_entry *dst)
@@ -94,11 +72,6 @@ void net_helper_sock_use_write_queue(struct sock *sk)
 void net_helper_sock_no_mc6_loop(struct sock *sk)
 {
 	inet6_clear_bit(MC6_LOOP, sk);
-}
-
-struct net *net_helper_sock_net(const struct sock *sk)
-{
-	return sock_net(sk);
 }
 
 u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6)

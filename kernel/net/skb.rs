@@ -14,6 +14,10 @@ use kernel::{
     ffi::c_int,
 };
 
+/// The protocols of an `sk_buff`, which has them in network byte order.
+const ETH_P_IP: u16 = (kernel::bindings::ETH_P_IP as u16).to_be();
+const ETH_P_IPV6: u16 = (kernel::bindings::ETH_P_IPV6 as u16).to_be();
+
 /// The length of a UDP header.
 pub const UDP_HEADER: usize = 8;
 
@@ -69,6 +73,11 @@ fn field<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
     bytes.copied().unwrap_or([0; N])
 }
 
+/// Whether an IPv6 address stands for one of IPv4 (RFC 4291, section 2.5.5.2).
+fn maps(address: &[u8; 16], [a, b, c, d]: [u8; 4]) -> bool {
+    *address == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
 impl IpHeader {
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
@@ -91,6 +100,22 @@ impl IpHeader {
         match self {
             Self::V4(header) => Ipv4Addr::from(field::<4>(header, 16)).into(),
             Self::V6(header) => Ipv6Addr::from(field::<16>(header, 24)).into(),
+        }
+    }
+
+    /// Whether an IPv6 address is what the packet comes from. Addresses of IPv4 are mapped into IPv6.
+    pub fn is_from(&self, address: &[u8; 16]) -> bool {
+        match self {
+            Self::V4(header) => maps(address, field(header, 12)),
+            Self::V6(header) => field(header, 8) == *address,
+        }
+    }
+
+    /// Whether it is where it goes.
+    pub fn is_to(&self, address: &[u8; 16]) -> bool {
+        match self {
+            Self::V4(header) => maps(address, field(header, 16)),
+            Self::V6(header) => field(header, 24) == *address,
         }
     }
 
@@ -127,15 +152,19 @@ impl Datagram {
         // UDP has checked that there is a UDP header, and IP that there is an IP header, of the
         // version that the protocol says, which precedes it.
         unsafe {
-            if bindings::net_helper_skb_linearize(raw) != 0 || (*raw).len < UDP_HEADER as u32 {
+            let is_in_pieces = (*raw).data_len > 0;
+            if is_in_pieces && bindings::net_helper_skb_linearize(raw) != 0 {
+                return None;
+            }
+            if (*raw).len < UDP_HEADER as u32 {
                 return None;
             }
             let data = (*raw).data.cast_const();
-            let offset = bindings::net_helper_skb_network_offset(raw);
-            let ip = data.offset(offset as isize);
-            let ip = match (bindings::net_helper_skb_is_ipv6(raw), offset) {
-                (false, -20) => IpHeader::V4(ip.cast::<[u8; 20]>().read()),
-                (true, -40) => IpHeader::V6(ip.cast::<[u8; 40]>().read()),
+            let headers = (*raw).__bindgen_anon_4.headers.as_ref();
+            let ip = (*raw).head.add(headers.network_header.into()).cast_const();
+            let ip = match (headers.protocol == ETH_P_IPV6, data.offset_from(ip)) {
+                (false, 20) => IpHeader::V4(ip.cast::<[u8; 20]>().read()),
+                (true, 40) => IpHeader::V6(ip.cast::<[u8; 40]>().read()),
                 _ => return None,
             };
             let [a, b, c, d] = data.cast::<[u8; 4]>().read();
@@ -148,8 +177,9 @@ impl Datagram {
     pub fn netdev(&self) -> Option<&NetDevice> {
         // SAFETY: A valid packet, which is in a bottom half, where its device stays in memory.
         unsafe {
-            let netdev = bindings::net_helper_skb_dev(self.skb.as_raw());
-            (!netdev.is_null()).then(|| NetDevice::from_raw(netdev))
+            let list = &raw const (*self.skb.as_raw()).__bindgen_anon_1.__bindgen_anon_1;
+            let netdev = (*list).__bindgen_anon_1.dev;
+            (!netdev.is_null()).then(|| NetDevice::from_raw(netdev.cast()))
         }
     }
 
@@ -183,8 +213,9 @@ impl Datagram {
     }
 }
 
-/// A packet in the making, with all its headers from IP on. Or several as one, with the headers of the
-/// first: who does not take them so cuts them up, in the kernel or in hardware.
+/// A packet in the making: first what UDP carries, and in the end the headers in front of that. Or several
+/// as one, with the headers of the first: who does not take them so cuts them up, in the kernel or in
+/// hardware.
 pub struct Packet {
     skb: SkBuff,
     room: usize,
@@ -201,9 +232,9 @@ struct Segments {
     stay: bool,
 }
 
-/// What is left in front of a packet, for the headers below IP (`LL_MAX_HEADER`, and more than any
-/// device asks for at first).
-const HEADROOM: usize = 160;
+/// What is left in front of a packet, for its headers and for those below IP (`LL_MAX_HEADER`, and more
+/// than any device asks for at first).
+const HEADROOM: usize = 160 + size_of::<[u8; 40]>() + UDP_HEADER;
 
 impl Packet {
     /// An empty one, with room for so many bytes. `None` without memory.
@@ -241,10 +272,9 @@ impl Packet {
     }
 
     /// The bytes so far.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = self.len();
+    fn bytes(&self) -> &[u8] {
         // SAFETY: A packet in one piece, which is ours.
-        unsafe { core::slice::from_raw_parts_mut((*self.skb.as_raw()).data, len) }
+        unsafe { core::slice::from_raw_parts((*self.skb.as_raw()).data, self.len()) }
     }
 
     /// Adds as many bytes as `fill` says it has written at the beginning of the room that is left.
@@ -260,6 +290,30 @@ impl Packet {
         // SAFETY: There is room.
         unsafe { bindings::skb_put(self.skb.as_raw(), filled.min(left) as u32) };
         result
+    }
+
+    /// Puts its headers in front of what there is. Once: for more there is no space, and they are left away.
+    pub fn set_headers(&mut self, ip: &IpHeader, udp: &[u8; UDP_HEADER]) {
+        match ip {
+            IpHeader::V4(ip) => self.prepend(&(*ip, *udp)),
+            IpHeader::V6(ip) => self.prepend(&(*ip, *udp)),
+        }
+    }
+
+    fn prepend<const N: usize>(&mut self, headers: &([u8; N], [u8; UDP_HEADER])) {
+        let raw = self.skb.as_raw();
+        let length = N + UDP_HEADER;
+        // SAFETY: A valid packet, which is ours, with more space in front of its data than that, if nothing
+        // was put there before.
+        unsafe {
+            if (*raw).data.offset_from_unsigned((*raw).head) < HEADROOM {
+                return;
+            }
+            let start = bindings::skb_push(raw, length as u32);
+            start.cast::<[u8; N]>().write(headers.0);
+            start.add(N).cast::<[u8; UDP_HEADER]>().write(headers.1);
+        }
+        self.room += length;
     }
 
     /// Tells that these are `count` packets, two at least, with payloads of so many bytes each but the
@@ -281,25 +335,29 @@ impl Packet {
     }
 
     /// Completes the packet.
-    pub(super) fn into_skb(mut self) -> SkBuff {
+    pub(super) fn into_skb(self) -> SkBuff {
         let raw = self.skb.as_raw();
-        let header = match *self.bytes_mut() {
-            [first, ..] if first >> 4 == 6 => {
-                self.bytes_mut().first_chunk().map(|h| IpHeader::V6(*h))
-            }
-            _ => self.bytes_mut().first_chunk().map(|h| IpHeader::V4(*h)),
+        let ipv6 = matches!(self.bytes(), [first, ..] if first >> 4 == 6);
+        let network = if ipv6 { 40 } else { 20 };
+        // SAFETY: A valid packet, which is ours; its data are in its buffer.
+        unsafe {
+            let at = (*raw).data.offset_from((*raw).head) as u16;
+            let headers = (*raw).__bindgen_anon_4.headers.as_mut();
+            headers.network_header = at;
+            headers.transport_header = at + network;
+            headers.protocol = if ipv6 { ETH_P_IPV6 } else { ETH_P_IP };
+        }
+        let Some(segments) = self.segments else {
+            return self.skb;
+        };
+        let header = match ipv6 {
+            true => self.bytes().first_chunk().map(|h| IpHeader::V6(*h)),
+            false => self.bytes().first_chunk().map(|h| IpHeader::V4(*h)),
         };
         let Some(header) = header else {
             return self.skb;
         };
-        let network = header.bytes().len();
-        let ipv6 = matches!(header, IpHeader::V6(_));
-        // SAFETY: A valid packet, with an IP header of this length.
-        unsafe { bindings::net_helper_skb_set_udp(raw, network as u32, ipv6) };
-        let Some(segments) = self.segments else {
-            return self.skb;
-        };
-        let length = (self.len() - network) as c_int;
+        let length = (self.len() - usize::from(network)) as c_int;
         // Segmentation has it that there are UDP checksums (`__udp_gso_segment()`): they are made by
         // whoever has to, which on the way to another namespace is nobody.
         match (header.source(), header.destination()) {

@@ -32,9 +32,10 @@ pub trait Receiver: 'static {
 ///
 /// # Invariants
 ///
-/// The pointers are to a socket and its `struct sock` that this owns, of `ipv6` or not.
+/// The pointers are to the `struct sock` of a socket that this owns, of `ipv6` or not, and to its namespace.
 pub struct UdpSocket<T: Receiver> {
     sk: NonNull<bindings::sock>,
+    net: *mut net,
     ipv6: bool,
     _p: PhantomData<fn() -> T>,
 }
@@ -85,6 +86,7 @@ impl<T: Receiver> UdpSocket<T> {
         // INVARIANT: Made above.
         Ok(Self {
             sk,
+            net,
             ipv6,
             _p: PhantomData,
         })
@@ -105,11 +107,6 @@ impl<T: Receiver> UdpSocket<T> {
         0
     }
 
-    fn net(&self) -> *mut net {
-        // SAFETY: By the type invariants a valid socket, which has a namespace.
-        unsafe { bindings::net_helper_sock_net(self.sk.as_ptr()) }
-    }
-
     /// Finds the way to an address. In any context but interrupts.
     pub fn route(&self, flow: &Flow) -> Result<Route> {
         match (flow, self.ipv6) {
@@ -119,7 +116,7 @@ impl<T: Receiver> UdpSocket<T> {
                 // comes with a reference for us.
                 unsafe {
                     let route =
-                        bindings::ip_route_output_flow(self.net(), &mut raw, core::ptr::null());
+                        bindings::ip_route_output_flow(self.net, &mut raw, core::ptr::null());
                     Route::from_raw(&raw mut (*from_err_ptr(route)?).dst, false)
                 }
             }
@@ -129,7 +126,7 @@ impl<T: Receiver> UdpSocket<T> {
                 unsafe {
                     let sk = self.sk.as_ptr();
                     let none = core::ptr::null();
-                    let route = bindings::ip6_dst_lookup_flow(self.net(), sk, &mut raw, none);
+                    let route = bindings::ip6_dst_lookup_flow(self.net, sk, &mut raw, none);
                     Route::from_raw(from_err_ptr(route)?, true)
                 }
             }
@@ -139,19 +136,17 @@ impl<T: Receiver> UdpSocket<T> {
 
     /// Sends a packet on its way. It counts as `in_flight` until it has arrived; what else becomes of it
     /// nobody hears. In any context but interrupts.
-    pub fn send(&self, packet: Packet, route: &Route, in_flight: &InFlight) {
+    pub fn send(&self, packet: Packet, route: &Route, in_flight: &InFlight, _guard: &rcu::Guard) {
         let skb = packet.into_skb().into_raw();
-        // The packet does not have a reference to the route of its own.
-        let _guard = rcu::read_lock();
-        // SAFETY: A valid namespace and socket, and a packet with IP header, which is given away. The
-        // route is there as long as RCU's read lock is held; who keeps the packet for longer takes a
-        // reference.
+        // SAFETY: A valid namespace and socket, and a packet with IP header, which is given away. It has
+        // no reference to the route of its own: that is there as long as RCU's read lock is held, and who
+        // keeps the packet for longer takes a reference.
         unsafe {
             bindings::net_helper_skb_set_dst(skb, route.as_raw());
             bindings::skb_set_owner_w(skb, in_flight.as_raw());
             match self.ipv6 {
-                true => bindings::ip6_local_out(self.net(), self.sk.as_ptr(), skb),
-                false => bindings::ip_local_out(self.net(), self.sk.as_ptr(), skb),
+                true => bindings::ip6_local_out(self.net, self.sk.as_ptr(), skb),
+                false => bindings::ip_local_out(self.net, self.sk.as_ptr(), skb),
             };
         }
     }

@@ -478,8 +478,8 @@ fn take_turn(qp: &rdma::Qp<Qp>) {
 
 /// Answers a process's doorbell.
 fn doorbell(qp: &rdma::Qp<Qp>) {
-    qp.device().counters.count_host(Host::Doorbells);
     kick(qp);
+    qp.device().counters.count_host(Host::Doorbells);
     drainer::doorbell(qp);
 }
 

@@ -73,7 +73,7 @@ impl ReceiveQueue {
     /// out by whoever reads the copy.
     pub(crate) fn take_into(
         &mut self,
-        copy: &mut [u8; MAX_RECV_STRIDE],
+        copy: &mut [u8],
         accept: impl FnOnce(&Receive<'_>) -> bool,
     ) -> Looked {
         let Some(entry) = self.peek() else {
@@ -194,6 +194,9 @@ impl<L: Lookup> LocalMemory for Own<'_, L> {
     }
 }
 
+/// Room for an entry with a few places: to clear that for many takes longer than the rest.
+const USUAL_STRIDE: usize = 64;
+
 impl<L> Peer<'_, L> {
     fn count_no_receive(&self) {
         let counters = &self.qp.device().counters;
@@ -201,6 +204,47 @@ impl<L> Peer<'_, L> {
             QpType::Rc => Port::SentRnr,
             _ => Port::OutOfBuffer,
         });
+    }
+
+    /// Takes the next receive, by a copy that there is room for.
+    fn take_receive_by<T>(
+        &self,
+        copy: &mut [u8],
+        accept: impl FnOnce(&Receive<'_>) -> bool,
+        place: impl FnOnce(&Receive<'_>) -> T,
+    ) -> Taken<T> {
+        let looked = match &self.qp.srq {
+            Some(srq) => srq::take(srq, copy, accept),
+            None => match &mut self.qp.shared.lock().receives {
+                Some(receives) => receives.take_into(copy, accept),
+                None => Looked::Empty,
+            },
+        };
+        let entry = match looked {
+            Looked::Taken(len) => copy.get(..len).unwrap_or(&[]),
+            Looked::Empty => {
+                self.count_no_receive();
+                return Taken::Empty;
+            }
+            Looked::Refused => {
+                self.count_no_receive();
+                return Taken::Refused;
+            }
+        };
+        match RecvRequest::decode(entry) {
+            Ok((request, scatter)) => Taken::Done(place(&Receive {
+                wr_id: request.wr_id,
+                scatter,
+            })),
+            Err(error) => {
+                // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
+                let wr_id = RecvRequest::wr_id(entry);
+                let cqe = Cqe::new(wr_id, self.qp.number, WcOpcode::Recv, error.status());
+                cq::complete(&self.qp.recv_cq, &cqe, false);
+                fail(self.qp, None);
+                Taken::Empty
+            }
+        }
     }
 }
 
@@ -241,38 +285,15 @@ impl<L: Lookup> Responder for Peer<'_, L> {
         accept: impl FnOnce(&Receive<'_>) -> bool,
         place: impl FnOnce(&Receive<'_>) -> T,
     ) -> Taken<T> {
-        let mut copy = [0; MAX_RECV_STRIDE];
-        let looked = match &self.qp.srq {
-            Some(srq) => srq::take(srq, &mut copy, accept),
-            None => match &mut self.qp.shared.lock().receives {
-                Some(receives) => receives.take_into(&mut copy, accept),
-                None => Looked::Empty,
-            },
+        let stride = match &self.qp.srq {
+            Some(srq) => Some(srq.stride()),
+            None => self.qp.caps.layout.recv().map(|size| size.stride()),
         };
-        let entry = match looked {
-            Looked::Taken(len) => copy.get(..len).unwrap_or(&[]),
-            Looked::Empty => {
-                self.count_no_receive();
-                return Taken::Empty;
+        match stride {
+            None | Some(..=USUAL_STRIDE) => {
+                self.take_receive_by(&mut [0; USUAL_STRIDE], accept, place)
             }
-            Looked::Refused => {
-                self.count_no_receive();
-                return Taken::Refused;
-            }
-        };
-        match RecvRequest::decode(entry) {
-            Ok((request, scatter)) => Taken::Done(place(&Receive {
-                wr_id: request.wr_id,
-                scatter,
-            })),
-            Err(error) => {
-                // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
-                let wr_id = RecvRequest::wr_id(entry);
-                let cqe = Cqe::new(wr_id, self.qp.number, WcOpcode::Recv, error.status());
-                cq::complete(&self.qp.recv_cq, &cqe, false);
-                fail(self.qp, None);
-                Taken::Empty
-            }
+            _ => self.take_receive_by(&mut [0; MAX_RECV_STRIDE], accept, place),
         }
     }
 

@@ -222,7 +222,12 @@ pub(super) enum Stopped {
 
 /// Executes requests until there is none, or one that has to wait.
 pub(super) fn drain_all(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) {
-    while let Stopped::After(executed @ BATCH..) = drain(qp, send, extent, &Cache::new()) {
+    let mut batch = || match qp.connection.is_engaged() {
+        // What goes by the wire has no use for the other's cache.
+        true => drain_by_wire(qp, send, extent),
+        false => drain(qp, send, extent, &Cache::new()),
+    };
+    while let Stopped::After(executed @ BATCH..) = batch() {
         if extent.pause(qp, executed).is_some() {
             return;
         }
@@ -237,16 +242,16 @@ pub(super) fn drain(
     extent: Extent,
     cache: &Cache,
 ) -> Stopped {
-    send.stay_awake();
     if qp.connection.is_engaged() {
-        return by_wire::drain(qp, &mut send.queue, extent);
+        return drain_by_wire(qp, send, extent);
     }
+    send.stay_awake();
     let mut known = Known::of(qp);
     let mut executed = 0;
     loop {
         if qp.connection.is_engaged() {
             drop(known);
-            return by_wire::drain(qp, &mut send.queue, extent);
+            return drain_by_wire(qp, send, extent);
         }
         known.refresh();
         let processing = state::send_queue(known.own.attr.state);
@@ -280,6 +285,11 @@ pub(super) fn drain(
             return Stopped::After(executed);
         }
     }
+}
+
+fn drain_by_wire(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> Stopped {
+    send.stay_awake();
+    by_wire::drain(qp, &mut send.queue, extent)
 }
 
 /// Makes the next entry the current one. If there is none, whoever posts one rings, unless this side

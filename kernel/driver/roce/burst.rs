@@ -3,18 +3,7 @@
 //! Packets in the making.
 
 use super::path::Path;
-use crate::{
-    net::{skb::UDP_HEADER, IpHeader, Packet},
-    wire::{icrc, ICRC_LEN},
-};
-
-/// The ICRC of what UDP carries, without the ICRC.
-pub(super) fn icrc_of(ip: &IpHeader, udp: &[u8; 8], transport: &[u8]) -> [u8; ICRC_LEN] {
-    match ip {
-        IpHeader::V4(ip) => icrc::ipv4(ip, udp, transport),
-        IpHeader::V6(ip) => icrc::ipv6(ip, udp, transport),
-    }
-}
+use crate::{net::Packet, wire::ICRC_LEN};
 
 /// How long packets that are sent as one may be together: as much as fits into 32 KiB beside what an
 /// `sk_buff` needs for itself, which is what the kernel has at hand (`PAGE_ALLOC_COSTLY_ORDER`).
@@ -24,8 +13,6 @@ const LIMIT: usize = 31 << 10;
 pub(super) struct Burst<'a> {
     path: &'a mut Path,
     packet: Packet,
-    /// The IP header of the first.
-    ip: IpHeader,
     /// What the first has behind its UDP header.
     length: usize,
     count: u16,
@@ -37,23 +24,16 @@ impl<'a> Burst<'a> {
     /// An empty one, with room for `count` packets of so many bytes from the BTH on, without the ICRC,
     /// or for fewer, one at least. `None` without memory.
     pub(super) fn new(path: &'a mut Path, length: usize, count: u32) -> Option<Self> {
-        let ip = path.ip_header();
-        let headers = headers_len(&ip);
         let length = length + ICRC_LEN;
         let count = usize::try_from(count).unwrap_or(1).min(LIMIT / length);
-        let some = (count > 1).then(|| Packet::new(headers + length * count));
-        let mut packet = match some.flatten() {
+        let some = (count > 1).then(|| Packet::new(length * count));
+        let packet = match some.flatten() {
             Some(packet) => packet,
-            None => Packet::new(headers + length)?,
+            None => Packet::new(length)?,
         };
-        packet.extend(|room| {
-            room.get_mut(..headers).unwrap_or_default().fill(0);
-            (headers, ())
-        });
         Some(Self {
             path,
             packet,
-            ip,
             length,
             count: 0,
             is_complete: false,
@@ -73,9 +53,7 @@ impl<'a> Burst<'a> {
     /// Has a packet written, from the BTH on, and adds its ICRC. `fill` returns its length, if there is
     /// one, which is no more than it has room for.
     pub(super) fn add<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> (Option<usize>, R)) -> R {
-        let Self {
-            path, packet, ip, ..
-        } = self;
+        let Self { path, packet, .. } = self;
         let (index, limit) = (self.count, self.length);
         let (added, result) = packet.extend(|room| {
             let room = room.get_mut(..limit).unwrap_or_default();
@@ -86,11 +64,7 @@ impl<'a> Burst<'a> {
                 return (0, (None, result));
             };
             let total = transport.len() + ICRC_LEN;
-            let icrc = icrc_of(
-                &ip.segment(index, total),
-                &path.udp_header(total),
-                transport,
-            );
+            let icrc = path.preceding(index, total).icrc(transport);
             if let Some(place) = rest.first_chunk_mut() {
                 *place = icrc;
             }
@@ -106,37 +80,13 @@ impl<'a> Burst<'a> {
     /// What there is, to be sent.
     pub(super) fn finish(self) -> Packet {
         let Self {
-            path,
-            mut packet,
-            ip,
-            ..
+            path, mut packet, ..
         } = self;
-        let headers = headers_len(&ip);
-        let total = packet.len() - headers;
-        let (ip, udp) = (ip.segment(0, total), path.udp_header(total));
-        let bytes = packet.bytes_mut();
-        match &ip {
-            IpHeader::V4(ip) => write_headers(bytes, ip, &udp),
-            IpHeader::V6(ip) => write_headers(bytes, ip, &udp),
-        }
+        let (ip, udp) = path.headers(0, packet.len());
+        packet.set_headers(&ip, &udp);
         if let (2.., Ok(size)) = (self.count, u16::try_from(self.length)) {
             packet.set_segments(size, self.count);
         }
-        path.made(self.count);
         packet
     }
-}
-
-/// Writes both headers at the beginning of a packet.
-fn write_headers<const N: usize>(packet: &mut [u8], ip: &[u8; N], udp: &[u8; UDP_HEADER]) {
-    if let Some((place, rest)) = packet.split_first_chunk_mut() {
-        *place = *ip;
-        if let Some(place) = rest.first_chunk_mut() {
-            *place = *udp;
-        }
-    }
-}
-
-fn headers_len(ip: &IpHeader) -> usize {
-    ip.bytes().len() + UDP_HEADER
 }

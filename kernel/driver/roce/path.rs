@@ -8,11 +8,14 @@ use crate::{
     device::{Ferroce, KnownPort},
     net::{
         route::{With, UDP},
+        skb::UDP_HEADER,
         Flow, InFlight, IpHeader, Packet, Route, UdpSocket,
     },
     rdma::{Device, Gid, GidType, NetDevice},
+    wire::icrc::Preceding,
 };
 use core::net::IpAddr;
+use kernel::sync::rcu;
 
 /// The flag of IPv4 that forbids fragments: a path MTU is meant.
 const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
@@ -42,6 +45,47 @@ impl Address {
         };
         (hash ^ hash >> 14) as u16 & 0x3fff | 0xc000
     }
+
+    /// The IP header of a packet, but for its length. Packets that are not to be cut up need no
+    /// identification of their own (RFC 6864, section 4.1).
+    fn ip_header(&self) -> IpHeader {
+        // One that is zero would not get anywhere; many programs leave it so.
+        let hop_limit = match self.hop_limit {
+            0 => 64,
+            limit => limit,
+        };
+        match (Gid(self.sgid).ip(), Gid(self.dgid).ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut ip = [0; 20];
+                ip[0] = 0x45;
+                ip[1] = self.traffic_class;
+                ip[6..8].copy_from_slice(&DONT_FRAGMENT);
+                ip[8] = hop_limit;
+                ip[9] = UDP;
+                ip[12..16].copy_from_slice(&source.octets());
+                ip[16..20].copy_from_slice(&destination.octets());
+                IpHeader::V4(ip)
+            }
+            _ => {
+                let mut ip = [0; 40];
+                let traffic_class = u32::from(self.traffic_class);
+                let first = 6 << 28 | traffic_class << 20 | self.flow_label & 0xf_ffff;
+                ip[..4].copy_from_slice(&first.to_be_bytes());
+                ip[6] = UDP;
+                ip[7] = hop_limit;
+                ip[8..24].copy_from_slice(&self.sgid);
+                ip[24..40].copy_from_slice(&self.dgid);
+                IpHeader::V6(ip)
+            }
+        }
+    }
+
+    /// Its UDP header, but for the length. It has no checksum: the ICRC covers more.
+    fn udp_header(&self) -> [u8; UDP_HEADER] {
+        let [a, b] = self.source_port().to_be_bytes();
+        let [c, d] = UDP_PORT.to_be_bytes();
+        [a, b, c, d, 0, 0, 0, 0]
+    }
 }
 
 /// The way to a peer.
@@ -50,8 +94,12 @@ pub(crate) struct Path {
     flow: Option<Flow>,
     route: Option<Route>,
     port: KnownPort,
-    /// The identification of the next packet, of IPv4.
-    id: u16,
+    /// The headers of a packet, but for its length.
+    ip: IpHeader,
+    udp: [u8; UDP_HEADER],
+    /// What precedes the BTH of the last packet that came alone or first, and how long that was: most are
+    /// as long as the one before.
+    preceding: Option<(usize, Preceding)>,
 }
 
 impl Path {
@@ -76,7 +124,9 @@ impl Path {
             flow,
             route: None,
             port: KnownPort::default(),
-            id: 0,
+            ip: address.ip_header(),
+            udp: address.udp_header(),
+            preceding: None,
         }
     }
 
@@ -99,22 +149,22 @@ impl Path {
     ) {
         let mut known = core::mem::take(&mut self.port);
         let port = device.port(&mut known);
+        let guard = rcu::read_lock();
         let sent = port.and_then(|port| {
-            port.with(|sockets| {
-                let socket = self.socket(sockets)?;
-                if !self.route.as_ref().is_some_and(Route::is_valid) {
-                    self.route = socket.route(&self.flow?).ok();
-                }
-                let route = self.route.as_ref()?;
-                if count > 1 && self.is_short(route) {
-                    packet.keep_whole();
-                }
-                socket.send(packet, route, in_flight);
-                Some(())
-            })
+            let socket = self.socket(port.sockets(&guard)?)?;
+            if !self.route.as_ref().is_some_and(Route::is_valid) {
+                self.route = socket.route(&self.flow?).ok();
+            }
+            let route = self.route.as_ref()?;
+            if count > 1 && self.is_short(route) {
+                packet.keep_whole();
+            }
+            socket.send(packet, route, in_flight, &guard);
+            Some(())
         });
+        drop(guard);
         self.port = known;
-        let counter = match sent.flatten() {
+        let counter = match sent {
             Some(()) => Counter::SentPackets,
             None => Counter::NoRoute,
         };
@@ -131,55 +181,34 @@ impl Path {
         route.with_peer(is_there).flatten().is_some()
     }
 
-    /// Notes that packets were made.
-    pub(super) fn made(&mut self, count: u16) {
-        self.id = self.id.wrapping_add(count);
+    /// The headers of a packet that carries so many bytes behind them: of one that goes alone, or of this
+    /// one of those that go as one.
+    pub(super) fn headers(&self, index: u16, length: usize) -> (IpHeader, [u8; UDP_HEADER]) {
+        let mut udp = self.udp;
+        udp[4..6].copy_from_slice(&((length + UDP_HEADER) as u16).to_be_bytes());
+        (self.ip.segment(index, length), udp)
     }
 
-    /// The IP header of the next packet, but for its length.
-    pub(super) fn ip_header(&self) -> IpHeader {
-        let Address {
-            sgid,
-            dgid,
-            traffic_class,
-            flow_label,
-            hop_limit,
-            ..
-        } = self.address;
-        // One that is zero would not get anywhere; many programs leave it so.
-        let hop_limit = if hop_limit == 0 { 64 } else { hop_limit };
-        match (Gid(sgid).ip(), Gid(dgid).ip()) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let mut ip = [0; 20];
-                ip[0] = 0x45;
-                ip[1] = traffic_class;
-                ip[4..6].copy_from_slice(&self.id.to_be_bytes());
-                ip[6..8].copy_from_slice(&DONT_FRAGMENT);
-                ip[8] = hop_limit;
-                ip[9] = UDP;
-                ip[12..16].copy_from_slice(&source.octets());
-                ip[16..20].copy_from_slice(&destination.octets());
-                IpHeader::V4(ip)
-            }
+    /// The same, as the ICRC has them.
+    pub(super) fn preceding(&mut self, index: u16, length: usize) -> Preceding {
+        match self.preceding {
+            Some((known, preceding)) if index == 0 && known == length => preceding,
             _ => {
-                let mut ip = [0; 40];
-                let first = 6 << 28 | u32::from(traffic_class) << 20 | flow_label & 0xf_ffff;
-                ip[..4].copy_from_slice(&first.to_be_bytes());
-                ip[6] = UDP;
-                ip[7] = hop_limit;
-                ip[8..24].copy_from_slice(&sgid);
-                ip[24..40].copy_from_slice(&dgid);
-                IpHeader::V6(ip)
+                let (ip, udp) = self.headers(index, length);
+                let preceding = preceding(&ip, &udp);
+                if index == 0 {
+                    self.preceding = Some((length, preceding));
+                }
+                preceding
             }
         }
     }
+}
 
-    /// The UDP header of a packet that carries so many bytes.
-    pub(super) fn udp_header(&self, length: usize) -> [u8; 8] {
-        let [a, b] = self.address.source_port().to_be_bytes();
-        let [c, d] = UDP_PORT.to_be_bytes();
-        let [e, f] = ((length + 8) as u16).to_be_bytes();
-        // No checksum: the ICRC covers more.
-        [a, b, c, d, e, f, 0, 0]
+/// Headers as the ICRC has them.
+pub(super) fn preceding(ip: &IpHeader, udp: &[u8; UDP_HEADER]) -> Preceding {
+    match ip {
+        IpHeader::V4(ip) => Preceding::ipv4(ip, udp),
+        IpHeader::V6(ip) => Preceding::ipv6(ip, udp),
     }
 }

@@ -10,7 +10,11 @@ use crate::{
     net::{Namespace, NamespaceEvents, UdpSocket},
     rdma::NetDevice,
 };
-use kernel::{prelude::*, revocable::Revocable, sync::Arc};
+use kernel::{
+    prelude::*,
+    revocable::Revocable,
+    sync::{rcu, Arc},
+};
 
 /// The sockets of a namespace.
 pub(crate) struct Sockets {
@@ -49,9 +53,9 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Does something with the sockets, if they are there. `op` must not sleep.
-    pub(crate) fn with<R>(&self, op: impl FnOnce(&Sockets) -> R) -> Option<R> {
-        self.sockets.try_access_with(op)
+    /// The sockets, if they are there.
+    pub(crate) fn sockets<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a Sockets> {
+        self.sockets.try_access_with_guard(guard)
     }
 }
 

@@ -2,18 +2,18 @@
 
 //! What comes in.
 
-use super::{burst::icrc_of, datagram};
+use super::{datagram, path::preceding};
 use crate::{
     counters::Port,
     device::Ferroce,
     net::{Datagram, IpHeader, Receiver},
     qp::state,
     queue_pair::{Peer, Qp},
-    rdma::{self, Device, DeviceRef, Gid},
+    rdma::{self, Device, DeviceRef},
     verbs::limits,
     wire::{Packet, Service, ICRC_LEN},
 };
-use core::{iter::Enumerate, net::IpAddr, slice::Chunks};
+use core::{iter::Enumerate, slice::Chunks};
 
 /// Who takes what comes to the port.
 pub(crate) struct Incoming;
@@ -33,7 +33,7 @@ impl Receiver for Incoming {
         }
         let mut packets = Packets::of(&device, &datagram);
         while let Some(first) = packets.next() {
-            let taken = first.and_then(|first| take(&device, &first, &mut packets));
+            let taken = first.and_then(|first| take(&device, first, &mut packets));
             if let Err(dropped) = taken {
                 device.counters.count(dropped);
             }
@@ -70,108 +70,116 @@ struct Packets<'a> {
     device: &'a Device<Ferroce>,
     ip: &'a IpHeader,
     ports: (u16, u16),
+    /// There are several, with the headers of the first.
+    are_segments: bool,
     parts: Enumerate<Chunks<'a, u8>>,
-    /// One that was looked at and left.
-    left: Option<Result<Arrived<'a>, Port>>,
-}
-
-/// A packet whose ICRC and partition are right.
-struct Arrived<'a> {
-    /// Which of those that have come as one it is.
+    /// Which of them was looked at last.
     index: usize,
-    packet: Packet<'a>,
+    /// That one, if it was left.
+    left: Option<Result<&'a [u8], Port>>,
 }
 
-impl<'a> Arrived<'a> {
-    /// Whether another is for the same queue pair, and the same half of that.
-    fn is_like(&self, other: &Self) -> bool {
-        let of = |packet: &Packet<'_>| {
-            let opcode = packet.bth.opcode;
-            let half = opcode.kind().is_response();
-            (packet.bth.dest_qp, opcode.service(), half)
-        };
-        of(&self.packet) == of(&other.packet)
-    }
+/// Whether two packets are for the same queue pair, and the same half of that, of one partition.
+fn are_alike(one: &Packet<'_>, other: &Packet<'_>) -> bool {
+    let of = |packet: &Packet<'_>| {
+        let opcode = packet.bth.opcode;
+        let half = opcode.kind().is_response();
+        let bth = &packet.bth;
+        (bth.dest_qp, opcode.service(), half, bth.pkey)
+    };
+    of(one) == of(other)
 }
 
 impl<'a> Packets<'a> {
     fn of(device: &'a Device<Ferroce>, datagram: &'a Datagram) -> Self {
         let payload = datagram.payload();
-        let size = datagram.segment_size().unwrap_or(payload.len()).max(1);
+        let segment_size = datagram.segment_size();
+        let size = segment_size.unwrap_or(payload.len()).max(1);
         Self {
             device,
             ip: datagram.ip(),
             ports: datagram.ports(),
+            are_segments: segment_size.is_some(),
             parts: payload.chunks(size).enumerate(),
+            index: 0,
             left: None,
         }
     }
 
-    /// The next one, or what is wrong with it.
-    fn next(&mut self) -> Option<Result<Arrived<'a>, Port>> {
+    /// The next one from the BTH on, whose ICRC is right, or what is wrong with it.
+    fn next(&mut self) -> Option<Result<&'a [u8], Port>> {
         if self.left.is_some() {
             return self.left.take();
         }
         let (index, bytes) = self.parts.next()?;
         self.device.counters.count(Port::RcvdPackets);
-        Some(self.check(index, bytes))
+        self.index = index;
+        Some(self.check(bytes))
     }
 
     /// The next one, if it is like that before.
-    fn next_like(&mut self, before: &Arrived<'_>) -> Option<Packet<'a>> {
-        match self.next()? {
-            Ok(next) if next.is_like(before) => Some(next.packet),
-            other => {
-                self.left = Some(other);
+    fn next_like(&mut self, before: &Packet<'_>) -> Option<Packet<'a>> {
+        let next = self.next()?;
+        match next.map(Packet::parse) {
+            Ok(Ok(packet)) if are_alike(&packet, before) => Some(packet),
+            _ => {
+                self.left = Some(next);
                 None
             }
         }
     }
 
-    fn check(&self, index: usize, bytes: &'a [u8]) -> Result<Arrived<'a>, Port> {
-        let ip = self.ip.segment(index as u16, bytes.len());
+    fn check(&self, bytes: &'a [u8]) -> Result<&'a [u8], Port> {
         let (transport, icrc) = bytes
             .split_last_chunk::<ICRC_LEN>()
             .ok_or(Port::Malformed)?;
         let ([a, b], [c, d]) = (self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes());
         let [e, f] = ((bytes.len() + 8) as u16).to_be_bytes();
-        if icrc_of(&ip, &[a, b, c, d, e, f, 0, 0], transport) != *icrc {
-            return Err(Port::WrongIcrc);
+        let udp = [a, b, c, d, e, f, 0, 0];
+        let preceding = match self.are_segments {
+            true => preceding(&self.header(bytes.len()), &udp),
+            false => preceding(self.ip, &udp),
+        };
+        match preceding.icrc(transport) == *icrc {
+            true => Ok(transport),
+            false => Err(Port::WrongIcrc),
         }
-        let packet = Packet::parse(transport).map_err(|_| Port::Malformed)?;
-        // Both are of the partition, and one of them is a full member of it: this one (IBTA 10.9.3).
-        if packet.bth.pkey & 0x7fff != limits::DEFAULT_PKEY & 0x7fff {
-            return Err(Port::WrongPkey);
-        }
-        Ok(Arrived { index, packet })
+    }
+
+    /// The IP header of the one that was looked at last, with so many bytes behind the UDP header.
+    fn header(&self, length: usize) -> IpHeader {
+        self.ip.segment(self.index as u16, length)
     }
 }
 
 /// Takes a packet to its queue pair, with those that follow it there, or says what keeps it from there.
 fn take<'a>(
     device: &Device<Ferroce>,
-    first: &Arrived<'a>,
+    first: &'a [u8],
     packets: &mut Packets<'a>,
 ) -> Result<(), Port> {
-    let service = first.packet.bth.opcode.service();
+    let Ok(first) = &Packet::parse(first) else {
+        return Err(Port::Malformed);
+    };
+    // Both are of the partition, and one of them is a full member of it: this one (IBTA 10.9.3).
+    if first.bth.pkey & 0x7fff != limits::DEFAULT_PKEY & 0x7fff {
+        return Err(Port::WrongPkey);
+    }
+    let service = first.bth.opcode.service();
     match service {
         Service::Ud => {
-            let length = first.packet.len() + ICRC_LEN;
-            let ip = packets.ip.segment(first.index as u16, length);
-            datagram::receive(device, &ip, first.packet.bth.dest_qp, &first.packet)
+            let ip = packets.header(first.len() + ICRC_LEN);
+            datagram::receive(device, &ip, first.bth.dest_qp, first)
         }
         Service::Rc | Service::Uc => {
-            let qp = device
-                .qps
-                .get(first.packet.bth.dest_qp)
-                .ok_or(Port::UnknownQp)?;
+            let qp = device.qps.get(first.bth.dest_qp).ok_or(Port::UnknownQp)?;
             if Service::of(qp.qp_type) != service {
                 return Err(Port::UnknownQp);
             }
             let ip = packets.ip;
-            let check = || check_peer(&qp, ip, &first.packet);
+            let check = || check_peer(&qp, ip, first);
             let next = || packets.next_like(first);
-            qp.connection.take(&qp, &first.packet, next, check)
+            qp.connection.take(&qp, first, next, check)
         }
         // There is no congestion control that would slow down.
         Service::Cnp => Ok(()),
@@ -194,9 +202,8 @@ fn check_peer<'a>(
     if shared.is_gone || !takes {
         return Err(Port::NotReady);
     }
-    let is = |gid: [u8; 16], address: IpAddr| Gid(gid).ip() == address;
     // IBTA 9.6.1.2.1, 9.6.1.2.2: both are to be checked.
-    if !is(shared.attr.ah_attr.dgid, ip.source()) || !is(shared.sgid, ip.destination()) {
+    if !ip.is_from(&shared.attr.ah_attr.dgid) || !ip.is_to(&shared.sgid) {
         return Err(Port::WrongSource);
     }
     Ok(Peer::of(qp, &shared.attr))

@@ -99,11 +99,12 @@ impl Requesting {
 
     /// Copies what is posted to its slots. Returns how many requests there were.
     pub(super) fn fetch(&mut self, queue: &mut WorkQueue<SendQueue>) -> Result<u32, RingError> {
-        let mut fetched = 0;
-        while fetched < REQUESTS_AT_ONCE && self.sending.fetch(queue)? {
-            fetched += 1;
+        self.sending.note_returned(queue);
+        let posted = queue.executor.available()?.min(REQUESTS_AT_ONCE);
+        for _ in 0..posted {
+            self.sending.fetch(queue)?;
         }
-        Ok(fetched)
+        Ok(posted)
     }
 
     /// Whoever posts a request from now on rings, unless there is one already.
@@ -151,13 +152,14 @@ impl Requesting {
         let Some(processing) = self.sending.processing(qp) else {
             return Next::Idle;
         };
-        self.sending
-            .with_requester(qp, |requester, host| match processing {
-                Processing::Hold => {}
-                Processing::Run => requester.hold(false),
-                Processing::Drain => requester.hold(true),
-                Processing::Flush => requester.flush(host),
-            });
+        match processing {
+            Processing::Hold => {}
+            Processing::Run => self.sending.requester.hold(false),
+            Processing::Drain => self.sending.requester.hold(true),
+            Processing::Flush => self
+                .sending
+                .with_requester(qp, |requester, host| requester.flush(host)),
+        }
         let next = match processing {
             Processing::Hold | Processing::Flush => Next::Idle,
             Processing::Run | Processing::Drain => self.send(qp, now),
@@ -224,18 +226,16 @@ impl Sending {
         queue.executor.returned(position);
     }
 
-    /// Copies the next entry to its slot, if there is one.
-    fn fetch(&mut self, queue: &mut WorkQueue<SendQueue>) -> Result<bool, RingError> {
-        self.note_returned(queue);
+    /// Copies the next entry, of those that there are, to its slot.
+    fn fetch(&mut self, queue: &mut WorkQueue<SendQueue>) -> Result<(), RingError> {
         let at = self.next as usize * self.stride;
         let place = self.entries.get_mut(at..at + self.stride);
         let place = place.ok_or(RingError::Buffer)?;
-        if queue.executor.fetch(place)?.is_none() {
-            return Ok(false);
+        if queue.executor.fetch(place)?.is_some() {
+            self.next = (self.next + 1) & (self.slots - 1);
+            self.requester.posted();
         }
-        self.next = (self.next + 1) & (self.slots - 1);
-        self.requester.posted();
-        Ok(true)
+        Ok(())
     }
 
     /// What the queue pair's state calls for; `None` if that is gone.

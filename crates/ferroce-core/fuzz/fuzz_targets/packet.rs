@@ -2,11 +2,11 @@
 //! Any bytes for a packet: what is parsed is emitted again, but for reserved bits.
 #![no_main]
 
-use ferroce_core::wire::{icrc, Packet};
+use ferroce_core::wire::{icrc::Preceding, Packet};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    icrc::ipv4(&[0x45; 20], &[0; 8], data);
+    Preceding::ipv4(&[0x45; 20], &[0; 8]).icrc(data);
     let Ok(packet) = Packet::parse(data) else {
         return;
     };

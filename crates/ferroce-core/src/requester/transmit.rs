@@ -88,36 +88,46 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             {
                 return Transmit::Nothing;
             }
-            if self.current == self.begun {
-                match self.begin(host) {
-                    Ok(()) => {}
-                    Err(transmit) => return transmit,
+            let position = self.current;
+            let is_new = position == self.begun;
+            if is_new && (self.hold || self.begun == self.posted) {
+                return Transmit::Nothing;
+            }
+            if !is_new && !self.next.is_before(self.slot(position).end()) {
+                self.current = position.wrapping_add(1);
+                continue;
+            }
+            let entry = self.entry(position, host);
+            let decoded = SendRequest::decode(entry, self.config.qp_type, self.config.origin);
+            let (request, data) = match &decoded {
+                Ok((request, data)) => (request, *data),
+                Err(error) => {
+                    if is_new {
+                        // Of what makes no sense nothing is known.
+                        self.set_slot(position, Slot::default());
+                    }
+                    return self.refuse(position, error.status(), host);
                 }
-            }
-            let slot = self.slot(self.current);
-            if self.next.is_before(slot.end()) {
-                return self.send(now, slot, host, buffer);
-            }
-            self.current = self.current.wrapping_add(1);
+            };
+            let begun = match is_new {
+                true => self.begin(request, data, host),
+                false => Ok(()),
+            };
+            return match begun {
+                Ok(()) => self.send(now, request, data, host, buffer),
+                Err(transmit) => transmit,
+            };
         }
     }
 
     /// Begins the next request, if that may be.
-    fn begin<H: Host<Region = R>>(&mut self, host: &H) -> Result<(), Transmit> {
-        if self.hold || self.begun == self.posted {
-            return Err(Transmit::Nothing);
-        }
+    fn begin<H: Host<Region = R>>(
+        &mut self,
+        request: &SendRequest,
+        data: Data<'_>,
+        host: &H,
+    ) -> Result<(), Transmit> {
         let position = self.begun;
-        let entry = self.entry(position, host);
-        let decoded = SendRequest::decode(entry, self.config.qp_type, self.config.origin);
-        let (request, data) = match decoded {
-            Ok(decoded) => decoded,
-            Err(error) => {
-                // Of what makes no sense nothing is known.
-                self.set_slot(position, Slot::default());
-                return Err(self.refuse(position, error.status(), host));
-            }
-        };
         let opcode = request.operation.opcode();
         // Its length has been checked.
         let length = u32::try_from(data.length()).unwrap_or(0);
@@ -206,16 +216,13 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     fn send<H: Host<Region = R>>(
         &mut self,
         now: u64,
-        slot: Slot,
+        request: &SendRequest,
+        data: Data<'_>,
         host: &H,
         buffer: &mut [u8],
     ) -> Transmit {
         let position = self.current;
-        let entry = self.entry(position, host);
-        let decoded = SendRequest::decode(entry, self.config.qp_type, self.config.origin);
-        let Ok((request, data)) = decoded else {
-            return self.refuse(position, WcStatus::LocQpOpErr, host);
-        };
+        let slot = self.slot(position);
         let index = self.next.since(slot.first) as u32;
         let plan = plan(&request.operation, &slot, index, self.config.mtu);
         let is_new = self.next == self.end;
@@ -248,10 +255,9 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         let emitted = emit_with(&bth, &plan.headers, length, buffer, |payload| match data {
             Data::Inline(bytes) => {
                 let bytes = bytes.get(plan.at as usize..).unwrap_or(&[]);
-                payload
-                    .iter_mut()
-                    .zip(bytes)
-                    .for_each(|(to, from)| *to = *from);
+                if let Some(bytes) = bytes.get(..payload.len()) {
+                    payload.copy_from_slice(bytes);
+                }
                 Ok(())
             }
             Data::Sges(sges) => gather.read(host, sges, plan.at, payload),
@@ -267,6 +273,9 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         }
         self.unasked = if asks { 0 } else { self.unasked + 1 };
         self.next = self.next + plan.psns;
+        if !self.next.is_before(slot.end()) {
+            self.current = position.wrapping_add(1);
+        }
         if self.end.is_before(self.next) {
             self.end = self.next;
         }

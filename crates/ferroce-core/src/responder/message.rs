@@ -148,7 +148,6 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         solicited: bool,
         peer: &P,
     ) {
-        self.scatter.forget();
         if let Some(wr_id) = self.receive.take() {
             peer.complete(&Received {
                 wr_id,
@@ -160,6 +159,8 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                 source: None,
             });
         }
+        // Only now: it is the completion that others wait for.
+        self.scatter.forget();
     }
 
     /// Completes the receive of a message that has begun to arrive with

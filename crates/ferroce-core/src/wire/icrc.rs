@@ -63,11 +63,11 @@ const REACH: usize = 5;
 /// From how many bytes on folding is worth the while.
 const LONG: usize = 128;
 
-/// Adds bytes to a CRC: some words, and what follows them.
-fn update(crc: u32, head: &[Word], bytes: &[u8]) -> u32 {
-    if bytes.len() < LONG {
-        return look_up(look_up(crc, head.as_flattened()), bytes);
-    }
+/// Adds bytes to a CRC: a few, and what follows them, which is [`LONG`] or longer.
+#[inline(never)]
+fn update(crc: u32, head: &[u8], bytes: &[u8]) -> u32 {
+    let (first, head) = head.as_rchunks();
+    let crc = look_up(crc, first);
     let (words, _) = bytes.as_chunks();
     // All but those which what is moved goes to.
     let (front, back) = words.split_at(words.len() - REACH);
@@ -147,31 +147,55 @@ const LRH: u32 = {
 /// The BTH's byte with FECN, BECN and reserved bits.
 const BTH_CONGESTION: usize = 4;
 
-/// What is added of the UDP header and the BTH.
-fn masked(udp: &[u8; UDP_LEN], bth: &[u8; Bth::LEN]) -> [u8; UDP_LEN + Bth::LEN] {
-    let mut head = [0xff; UDP_LEN + Bth::LEN];
-    let [ports_and_length @ .., _, _] = *udp;
-    put::<{ UDP_LEN - 2 }>(&mut head, 0, ports_and_length);
-    let mut masked = *bth;
-    put(&mut masked, BTH_CONGESTION, [0xff]);
-    put(&mut head, UDP_LEN, masked);
-    head
+/// The CRC of all that precedes the BTH. It is the same for all packets of one length that go one way,
+/// unless IPv4 numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preceding(u32);
+
+impl Preceding {
+    /// Of a packet over IPv4, as it is sent: lengths, identification and ports are as they are on the wire,
+    /// checksums need not be set.
+    pub fn ipv4(ip: &[u8; IPV4_LEN], udp: &[u8; UDP_LEN]) -> Self {
+        let mut head = [0xff; IPV4_LEN + UDP_LEN];
+        put(&mut head, 0, *ip);
+        put(&mut head, ipv4_field::TYPE_OF_SERVICE, [0xff]);
+        put(&mut head, ipv4_field::TIME_TO_LIVE, [0xff]);
+        put(&mut head, ipv4_field::CHECKSUM, [0xff; 2]);
+        put(&mut head, IPV4_LEN, but_checksum(udp));
+        Self(look_up(LRH, &head))
+    }
+
+    /// Of a packet over IPv6, as it is sent.
+    pub fn ipv6(ip: &[u8; IPV6_LEN], udp: &[u8; UDP_LEN]) -> Self {
+        let mut head = [0xff; IPV6_LEN + UDP_LEN];
+        put(&mut head, 0, *ip);
+        // The version stays, traffic class and flow label do not.
+        let [version] = get(ip, 0);
+        put(&mut head, 0, [version | 0x0f, 0xff, 0xff, 0xff]);
+        put(&mut head, ipv6_field::HOP_LIMIT, [0xff]);
+        put(&mut head, IPV6_LEN, but_checksum(udp));
+        Self(look_up(LRH, &head))
+    }
+
+    /// The ICRC of the packet. `transport` is what UDP carries, from the BTH up to the ICRC.
+    pub fn icrc(self, transport: &[u8]) -> [u8; 4] {
+        let Some((bth, rest)) = transport.split_first_chunk::<{ Bth::LEN }>() else {
+            // No packet is that short.
+            return [0; 4];
+        };
+        let mut masked = *bth;
+        put(&mut masked, BTH_CONGESTION, [0xff]);
+        let crc = match rest.len() {
+            ..LONG => look_up(look_up(self.0, &masked), rest),
+            _ => update(self.0, &masked, rest),
+        };
+        (!crc).to_le_bytes()
+    }
 }
 
-/// The ICRC of a packet over IPv4, as it is sent. `transport` is what UDP carries, from the BTH up to
-/// the ICRC; lengths, identification and ports are as they are on the wire, checksums need not be set.
-pub fn ipv4(ip: &[u8; IPV4_LEN], udp: &[u8; UDP_LEN], transport: &[u8]) -> [u8; 4] {
-    let Some((bth, rest)) = transport.split_first_chunk() else {
-        // No packet is that short.
-        return [0; 4];
-    };
-    let mut head = [0; IPV4_LEN + UDP_LEN + Bth::LEN];
-    put(&mut head, 0, *ip);
-    put(&mut head, ipv4_field::TYPE_OF_SERVICE, [0xff]);
-    put(&mut head, ipv4_field::TIME_TO_LIVE, [0xff]);
-    put(&mut head, ipv4_field::CHECKSUM, [0xff; 2]);
-    put(&mut head, IPV4_LEN, masked(udp, bth));
-    (!update(LRH, head.as_chunks().0, rest)).to_le_bytes()
+/// What counts of a UDP header.
+fn but_checksum(udp: &[u8; UDP_LEN]) -> [u8; UDP_LEN - 2] {
+    get(udp, 0)
 }
 
 mod ipv4_field {
@@ -180,24 +204,9 @@ mod ipv4_field {
     pub(super) const CHECKSUM: usize = 10;
 }
 
-/// The ICRC of a packet over IPv6, as it is sent; see [`ipv4`].
-pub fn ipv6(ip: &[u8; IPV6_LEN], udp: &[u8; UDP_LEN], transport: &[u8]) -> [u8; 4] {
-    let Some((bth, rest)) = transport.split_first_chunk() else {
-        // As above.
-        return [0; 4];
-    };
-    let mut head = [0; IPV6_LEN + UDP_LEN + Bth::LEN];
-    put(&mut head, 0, *ip);
-    put(&mut head, IPV6_HOP_LIMIT, [0xff]);
-    put(&mut head, IPV6_LEN, masked(udp, bth));
-    // The version stays, traffic class and flow label do not. The rest of the headers is whole words.
-    let [version] = get(ip, 0);
-    let crc = look_up(LRH, &[version | 0x0f, 0xff, 0xff, 0xff]);
-    let (_, head) = head.as_rchunks();
-    (!update(crc, head, rest)).to_le_bytes()
+mod ipv6_field {
+    pub(super) const HOP_LIMIT: usize = 7;
 }
-
-const IPV6_HOP_LIMIT: usize = 7;
 
 #[cfg(test)]
 mod tests {
@@ -207,7 +216,7 @@ mod tests {
     #[test]
     fn the_crc_is_that_of_ieee_802_3_at_every_length() {
         // The check value of CRC-32 in Ross Williams' guide.
-        assert_eq!(!update(u32::MAX, &[], b"123456789"), 0xcbf4_3926);
+        assert_eq!(!look_up(u32::MAX, b"123456789"), 0xcbf4_3926);
         let bytes: Vec<u8> = (0..4200u32)
             .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();
@@ -217,9 +226,11 @@ mod tests {
             if let Some(byte) = bytes.last() {
                 by_bytes = by_bytes >> 8 ^ after_byte(by_bytes & 0xff ^ u32::from(*byte));
             }
-            let (head, rest) = bytes.split_at(length.min(5 * size_of::<Word>()) / 8 * 8);
-            let folded = update(u32::MAX, head.as_chunks().0, rest);
-            assert_eq!(folded, by_bytes, "{length} bytes");
+            let (head, rest) = bytes.split_at(length.min(length % 48));
+            if rest.len() >= LONG {
+                let folded = update(u32::MAX, head, rest);
+                assert_eq!(folded, by_bytes, "{length} bytes");
+            }
             assert_eq!(look_up(u32::MAX, bytes), by_bytes, "{length} bytes");
         }
         assert_eq!(LRH, look_up(u32::MAX, &[0xff; 8]));

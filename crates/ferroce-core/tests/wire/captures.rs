@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use ferroce_core::wire::{
-    icrc, Headers, Kind, Nak, Opcode, Packet, Service, Syndrome, ICRC_LEN, UDP_PORT,
+    icrc::Preceding, Headers, Kind, Nak, Opcode, Packet, Service, Syndrome, ICRC_LEN, UDP_PORT,
 };
 
 static RXE: &[u8] = include_bytes!("captures/rxe.pcap");
@@ -20,10 +20,11 @@ struct Captured<'a> {
 
 impl Captured<'_> {
     fn computed(&self) -> [u8; ICRC_LEN] {
-        match <&[u8; 20]>::try_from(self.ip) {
-            Ok(ip) => icrc::ipv4(ip, self.udp, self.transport),
-            Err(_) => icrc::ipv6(self.ip.try_into().unwrap(), self.udp, self.transport),
-        }
+        let preceding = match <&[u8; 20]>::try_from(self.ip) {
+            Ok(ip) => Preceding::ipv4(ip, self.udp),
+            Err(_) => Preceding::ipv6(self.ip.try_into().unwrap(), self.udp),
+        };
+        preceding.icrc(self.transport)
     }
 }
 

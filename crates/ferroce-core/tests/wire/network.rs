@@ -2,7 +2,7 @@
 //! A network that drops, duplicates, reorders, delays and corrupts.
 
 use fastrand::Rng;
-use ferroce_core::wire::{icrc, ICRC_LEN};
+use ferroce_core::wire::{icrc::Preceding, ICRC_LEN};
 
 /// Nanoseconds.
 pub type Time = u64;
@@ -58,7 +58,7 @@ impl Frame {
     pub fn new(packet: &[u8]) -> Self {
         let (ip, udp) = headers(packet.len());
         let mut bytes = packet.to_vec();
-        bytes.extend(icrc::ipv4(&ip, &udp, packet));
+        bytes.extend(Preceding::ipv4(&ip, &udp).icrc(packet));
         Self(bytes)
     }
 
@@ -66,7 +66,7 @@ impl Frame {
     pub fn packet(&self) -> Option<&[u8]> {
         let (packet, crc) = self.0.split_last_chunk::<ICRC_LEN>()?;
         let (ip, udp) = headers(packet.len());
-        (icrc::ipv4(&ip, &udp, packet) == *crc).then_some(packet)
+        (Preceding::ipv4(&ip, &udp).icrc(packet) == *crc).then_some(packet)
     }
 
     fn corrupt(&mut self, rng: &mut Rng) {
