@@ -104,7 +104,8 @@ fn build(sources: &Path) -> Command {
 
 fn two_at_once(_: &Flavor) {
     let sources = copy_of_sources("// Two at once.");
-    second_waits([(); 2].map(|()| build(&sources.path())), "Building");
+    let commands = [(); 2].map(|()| build(&sources.path()));
+    second_waits(commands, "Building", || {});
 }
 
 /// What is missing is bc, and apt-get is a script that has it be there.
@@ -117,7 +118,12 @@ fn two_install(_: &Flavor) {
         }
     }
     let bc = bin.path().join("bc");
-    let script = format!("#!/bin/sh\nln -s /usr/bin/bc {}\n", bc.display());
+    let go = bin.path().join("go");
+    let script = format!(
+        "#!/bin/sh\nfor i in $(seq 600); do [ -e {} ] && break; sleep 0.1; done\nln -s /usr/bin/bc {}\n",
+        go.display(),
+        bc.display()
+    );
     let apt = bin.path().join("apt-get");
     fs::write(&apt, script).unwrap();
     fs::set_permissions(&apt, Permissions::from_mode(0o755)).unwrap();
@@ -130,13 +136,14 @@ fn two_install(_: &Flavor) {
         command.args(["lab", "build"]).env("PATH", &path);
         command
     });
-    second_waits(commands, "Installing");
+    // The first is stopped, but not what it runs.
+    second_waits(commands, "Installing", || fs::write(go, "").unwrap());
     assert!(bc.exists());
 }
 
 /// Starts two of ferroce. The first is stopped when it says what it does, until the second has said that
-/// it waits. The second does not have to do it again.
-fn second_waits([mut first, mut second]: [Command; 2], does: &str) {
+/// it waits, and `go` is called. The second does not have to do it again.
+fn second_waits([mut first, mut second]: [Command; 2], does: &str, go: impl FnOnce()) {
     let mut first = first.stderr(Stdio::piped()).spawn().unwrap();
     let first_id = Pid::from_raw(first.id().try_into().unwrap());
     let mut said = BufReader::new(first.stderr.take().unwrap()).lines();
@@ -148,6 +155,7 @@ fn second_waits([mut first, mut second]: [Command; 2], does: &str) {
     let does_it = does.to_lowercase();
     let waits = format!("Waiting for another ferroce, process {first_id}, which is {does_it}");
     let waited = said_by_second.any(|line| line.unwrap().contains(&waits));
+    go();
     kill(first_id, Signal::SIGCONT).unwrap();
     assert!(waited, "the second did not wait");
 

@@ -56,13 +56,18 @@ pub const DEBUG_TESTS: &[Test] = &[
 /// - `ids STATE`: how many connection identifiers are in a state;
 /// - `wait_for COMMAND`: waits for it to succeed;
 /// - `both SERVER -- CLIENT`: runs a server, and once it listens its client, and wants both to succeed.
+///
+/// rping of before July 2025 may fail in the end though all was well: it closes its event channel before its
+/// thread asks for one event more (rdma-core's pull request 1622).
 const FUNCTIONS: &str = r#"
 ids() { rdma resource show cm_id | grep -c "state $1 " || :; }
 wait_for() { for i in $(seq 1200); do if eval "$1"; then return; fi; sleep 0.05; done; echo "never: $1"; return 1; }
+well() { grep -q '^rdma_get_cm_event: Bad file descriptor' /tmp/$1 && ! grep -q 'error\|failed\|mismatch' /tmp/$1; }
 both() {
     server=; while [ "$1" != -- ]; do server="$server $1"; shift; done; shift
     timeout 100 $server >/tmp/server 2>&1 & wait_for '[ $(ids LISTEN) != 0 ]'
-    timeout 100 "$@" >/tmp/client 2>&1 && wait $! || { echo "$@"; cat /tmp/server /tmp/client; exit 1; }
+    { timeout 100 "$@" >/tmp/client 2>&1 || well client; } && { wait $! || well server; } \
+        || { echo "$@"; cat /tmp/server /tmp/client; exit 1; }
     wait_for '[ $(ids LISTEN) = 0 ]'; echo "$1 done"
 }
 ip -6 addr add fd00::1/64 dev eth0 nodad
