@@ -37,7 +37,7 @@ int net_helper_sk_wmem_alloc_get(const struct sock *sk);
 unsigned long net_helper_sock_wspace(struct sock *sk);
 void net_helper_udp_accept_l4(struct sock *sk);
 void net_helper_sock_use_write_queue(struct sock *sk);
-u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6);
+u32 net_helper_rt6_get_cookie(const struct dst_entry *dst);
 bool net_helper_dst_check(struct dst_entry *dst, u32 cookie);
 
 #endif

@@ -74,9 +74,9 @@ void net_helper_sock_no_mc6_loop(struct sock *sk)
 	inet6_clear_bit(MC6_LOOP, sk);
 }
 
-u32 net_helper_dst_cookie(const struct dst_entry *dst, bool ipv6)
+u32 net_helper_rt6_get_cookie(const struct dst_entry *dst)
 {
-	return ipv6 ? rt6_get_cookie(dst_rt6_info(dst)) : 0;
+	return rt6_get_cookie(dst_rt6_info(dst));
 }
 
 bool net_helper_dst_check(struct dst_entry *dst, u32 cookie)

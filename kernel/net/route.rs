@@ -142,8 +142,11 @@ impl Route {
     /// `dst` must be a `dst_entry` on which the caller owns a reference, of IPv6 or IPv4 as `ipv6` says.
     pub(super) unsafe fn from_raw(dst: *mut bindings::dst_entry, ipv6: bool) -> Result<Self> {
         let dst = NonNull::new(dst).ok_or(EINVAL)?;
-        // SAFETY: By the function's requirements.
-        let cookie = unsafe { bindings::net_helper_dst_cookie(dst.as_ptr(), ipv6) };
+        let cookie = match ipv6 {
+            // SAFETY: By the function's requirements.
+            true => unsafe { bindings::net_helper_rt6_get_cookie(dst.as_ptr()) },
+            false => 0,
+        };
         // INVARIANT: By the function's requirements.
         let route = Self { dst, cookie };
         // SAFETY: A valid route.

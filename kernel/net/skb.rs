@@ -79,14 +79,6 @@ fn maps(address: &[u8; 16], [a, b, c, d]: [u8; 4]) -> bool {
 }
 
 impl IpHeader {
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            Self::V4(header) => header,
-            Self::V6(header) => header,
-        }
-    }
-
     /// Where the packet comes from.
     pub fn source(&self) -> IpAddr {
         match self {

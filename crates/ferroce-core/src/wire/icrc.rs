@@ -64,6 +64,8 @@ const REACH: usize = 5;
 const LONG: usize = 128;
 
 /// Adds bytes to a CRC: a few, and what follows them, which is [`LONG`] or longer.
+///
+/// Not inlined: what is short is not to save the registers that this takes.
 #[inline(never)]
 fn update(crc: u32, head: &[u8], bytes: &[u8]) -> u32 {
     let (first, head) = head.as_rchunks();
