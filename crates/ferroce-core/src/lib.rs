@@ -27,3 +27,21 @@ pub mod ring;
 pub mod uapi;
 pub mod verbs;
 pub mod wire;
+
+#[cfg(test)]
+mod tests {
+    use core::hint::black_box;
+
+    // A distribution's kernel compiles these files with overflow checks, in which a panic is the kernel's.
+    #[test]
+    #[should_panic(expected = "attempt to add with overflow")]
+    fn the_core_is_tested_with_overflow_checks() {
+        black_box(black_box(u32::MAX) + 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a debug assertion")]
+    fn the_core_is_tested_with_debug_assertions() {
+        debug_assert!(black_box(false), "a debug assertion");
+    }
+}

@@ -33,3 +33,21 @@ mod ffi;
 mod lock;
 mod mapping;
 mod queue;
+
+#[cfg(test)]
+mod tests {
+    use core::hint::black_box;
+
+    // What a program loads has none of these checks (profile `plugin`).
+    #[test]
+    #[should_panic(expected = "attempt to add with overflow")]
+    fn the_provider_is_tested_with_overflow_checks() {
+        black_box(black_box(u32::MAX) + 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a debug assertion")]
+    fn the_provider_is_tested_with_debug_assertions() {
+        debug_assert!(black_box(false), "a debug assertion");
+    }
+}
