@@ -108,6 +108,7 @@ impl<R: Region> Cursor<R> {
         mut at: u32,
         mut bytes: &mut [u8],
     ) -> Result<(), Denied> {
+        check_end(at, bytes.len())?;
         while !bytes.is_empty() {
             let piece = self.piece(memory, sges, false, at)?;
             let offset = at - piece.start;
@@ -115,6 +116,7 @@ impl<R: Region> Cursor<R> {
             let (first, rest) = bytes.split_at_mut(now);
             piece.region.read(offset, first)?;
             bytes = rest;
+            // No more than the end that has been checked.
             at += now as u32;
         }
         Ok(())
@@ -128,6 +130,7 @@ impl<R: Region> Cursor<R> {
         mut at: u32,
         mut bytes: &[u8],
     ) -> Result<(), Denied> {
+        check_end(at, bytes.len())?;
         while !bytes.is_empty() {
             let piece = self.piece(memory, sges, true, at)?;
             let offset = at - piece.start;
@@ -135,8 +138,16 @@ impl<R: Region> Cursor<R> {
             let (first, rest) = bytes.split_at(now);
             piece.region.write(offset, first)?;
             bytes = rest;
+            // No more than the end that has been checked.
             at += now as u32;
         }
         Ok(())
     }
+}
+
+/// Checks, before anything is copied, that a part of a message ends where a number of 32 bits can tell.
+/// (No message is that long: its length is checked by the caller.)
+fn check_end(at: u32, length: usize) -> Result<(), AccessError> {
+    let end = u32::try_from(length).ok().and_then(|n| at.checked_add(n));
+    end.map(|_| ()).ok_or(AccessError)
 }

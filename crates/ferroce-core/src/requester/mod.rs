@@ -22,6 +22,8 @@
 
 mod responses;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod transmit;
 

@@ -239,7 +239,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         }
         let ends = plan.kind.part().ends();
         let asks = !is_rd_atomic
-            && (self.unasked + 1 >= ASK_AFTER
+            && (self.unasked >= ASK_AFTER - 1
                 || under_way + 1 == window
                 || (ends && (self.cautious || !self.goes_on_after(position, host))));
         let service = Service::of(self.config.qp_type);
@@ -271,7 +271,12 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         if is_new && is_rd_atomic {
             self.rd_atomic += 1;
         }
-        self.unasked = if asks { 0 } else { self.unasked + 1 };
+        // READs and atomics ask for none, and any number of them may come after each other.
+        self.unasked = if asks {
+            0
+        } else {
+            self.unasked.saturating_add(1)
+        };
         self.next = self.next + plan.psns;
         if !self.next.is_before(slot.end()) {
             self.current = position.wrapping_add(1);

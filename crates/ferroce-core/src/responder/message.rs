@@ -6,7 +6,7 @@ use core::ops::DerefMut;
 use super::{Refusal, Resource, Responder};
 use crate::local::{self, Denied, Extra, Receive, Received, Region, Taken};
 use crate::ring::{SgeList, SGE_LEN};
-use crate::verbs::limits::MAX_RECV_SGE;
+use crate::verbs::limits::{MAX_MESSAGE_LENGTH, MAX_RECV_SGE};
 use crate::verbs::{QpType, WcOpcode, WcStatus};
 use crate::wire::{Nak, Part, Reth};
 
@@ -85,19 +85,19 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         peer: &P,
     ) -> Result<(), Refusal> {
         self.take_receive(peer)?;
-        let total = u64::from(at) + payload.len() as u64;
         let scatter = self.receive.scatter();
-        if total > scatter.length() {
+        // No message is longer, however much its receive takes (IBTA 9.7.4.1.7).
+        let room = scatter.length().min(MAX_MESSAGE_LENGTH.into());
+        let length = u32::try_from(payload.len()).ok();
+        let length = length.and_then(|length| at.checked_add(length));
+        let Some(length) = length.filter(|length| u64::from(*length) <= room) else {
             // Without an answer, it is dropped, and the receive is there for the next (IBTA 9.8.2).
             if self.qp_type == QpType::Rc {
                 self.complete(WcOpcode::Recv, WcStatus::LocLenErr, at, extra, false, peer);
             }
             return Err(Refusal::TooLong);
-        }
-        let written = self.scatter.write(peer, scatter, at, payload);
-        // It fits in the receive, whose length is less than what the verbs permit.
-        let length = u32::try_from(total).map_err(|_| Refusal::TooLong)?;
-        match written {
+        };
+        match self.scatter.write(peer, scatter, at, payload) {
             Ok(()) => {}
             Err(denied) if Refusal::is_later(denied) => return Err(Refusal::NotReady),
             Err(Denied::Access | Denied::Fault(_)) => {

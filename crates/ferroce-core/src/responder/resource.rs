@@ -92,7 +92,7 @@ impl<S: DerefMut<Target = [Resource]>> Resources<S> {
     }
 
     /// The places of those that are remembered, from the oldest on.
-    fn places(&self) -> impl Iterator<Item = usize> {
+    fn places(&self) -> impl DoubleEndedIterator<Item = usize> {
         let capacity = self.capacity.max(1);
         let oldest = self.next + capacity - self.remembered;
         (oldest..oldest + self.remembered).map(move |place| place % capacity)
@@ -120,9 +120,10 @@ impl<S: DerefMut<Target = [Resource]>> Resources<S> {
             || (self.capacity > 0 && self.slots.get(self.next).is_some_and(is_answered))
     }
 
-    /// The one that a PSN belongs to, and the place of that among its responses.
+    /// The one that a PSN belongs to, and the place of that among its responses. The last one: an older one
+    /// may have had the same PSN before all of them had been used.
     pub(super) fn find(&self, psn: Psn) -> Option<(usize, u32, Resource)> {
-        self.places().find_map(|place| {
+        self.places().rev().find_map(|place| {
             let resource = self.slots.get(place)?;
             Some((place, resource.index_of(psn)?, *resource))
         })

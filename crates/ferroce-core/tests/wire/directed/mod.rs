@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rules of the protocol one by one, between two QPs whose packets go by hand.
 
+mod lengths;
 mod order;
 mod refusals;
 mod responses;

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What only happens after billions of requests.
+
+use core::cell::Cell;
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+use crate::local::{AccessError, AtomicChange, Fault};
+use crate::ring::Sge;
+use crate::verbs::Mtu;
+use crate::wire::{Aeth, Bth, Headers, Kind, Opcode, Packet, Syndrome};
+
+/// Memory that is there wherever it is looked for.
+struct Anywhere;
+
+impl Region for Anywhere {
+    fn fault_in(&self, _length: u32, _write: bool) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn copy_from(&self, _at: u32, _: &Self, _from_at: u32, _length: u32) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn write(&self, _at: u32, _bytes: &[u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn read(&self, _at: u32, _bytes: &mut [u8]) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn update(&self, _change: AtomicChange) -> Result<u64, Fault> {
+        Ok(0)
+    }
+}
+
+/// A QP all of whose requests are the same.
+struct Same {
+    entry: Vec<u8>,
+    completed: Cell<u32>,
+}
+
+impl LocalMemory for Same {
+    type Region = Anywhere;
+
+    fn local(&self, _sge: Sge, _write: bool) -> Result<Anywhere, AccessError> {
+        Ok(Anywhere)
+    }
+}
+
+impl Host for Same {
+    fn entry(&self, _slot: u32) -> &[u8] {
+        &self.entry
+    }
+
+    fn complete(&self, completed: &Completed) {
+        assert_eq!(completed.status, WcStatus::Success);
+        self.completed.set(self.completed.get() + 1);
+    }
+}
+
+/// READs of no bytes.
+fn reads() -> Same {
+    // The header of a request without data is all zeros but for its opcode.
+    let mut entry = vec![0; crate::ring::SEND_HEADER_LEN];
+    entry[8] = SendOpcode::RdmaRead.number();
+    Same {
+        entry,
+        completed: Cell::new(0),
+    }
+}
+
+#[test]
+fn any_number_of_reads_may_come_after_the_last_request_that_asked_for_an_acknowledgement() {
+    let attr = QpAttr {
+        path_mtu: Mtu::B256,
+        max_rd_atomic: 1,
+        ..QpAttr::new()
+    };
+    let host = reads();
+    let slots = vec![Slot::default(); 4];
+    let mut requester = Requester::<_, Anywhere>::new(QpType::Rc, Origin::User, &attr, slots);
+    // An hour of them, at a million a second.
+    requester.unasked = u32::MAX - 1;
+    for number in 0..4 {
+        requester.posted();
+        let sent = requester.poll_transmit(0, &host, &mut [0; 64]);
+        assert!(matches!(sent, Transmit::Packet(_)), "{sent:?}");
+        let aeth = Aeth {
+            syndrome: Syndrome::UNLIMITED,
+            msn: number,
+        };
+        let response = Packet {
+            bth: Bth::new(Opcode::rc(Kind::ReadResponseOnly), 0, Psn::new(number)),
+            headers: Headers::Aeth(aeth),
+            payload: &[],
+        };
+        let taken = requester.on_packet(0, &response, &host);
+        assert_eq!(taken, Response::Taken);
+    }
+    assert_eq!(host.completed.get(), 4);
+}
