@@ -6,7 +6,7 @@ use core::slice;
 
 use ferroce_core::ring::{self, BindMw, Destination, Doorbell, Operation, Payload, Remote};
 use ferroce_core::ring::{SendRequest, Sge};
-use ferroce_core::verbs::limits::{MAX_RECV_SGE, MAX_SEND_SGE};
+use ferroce_core::verbs::limits::{MAX_INLINE_DATA, MAX_RECV_SGE, MAX_SEND_SGE};
 use ferroce_core::verbs::{AccessFlags, ImmData, InvalidValue, QpType, SendFlags, SendOpcode};
 
 use super::domain::ah_number;
@@ -34,7 +34,8 @@ pub unsafe fn sges<'a>(list: *const Sge, count: c_int, max: u32) -> Result<&'a [
     }
 }
 
-/// A piece of the process' memory, to be copied at once.
+/// A piece of the process' memory, to be copied at once. Of one that is too long for any queue, no more
+/// than makes it too long: its length is the program's, and need not be one that an object can have.
 ///
 /// # Safety
 /// By the contract of the verbs.
@@ -42,7 +43,8 @@ pub unsafe fn bytes<'a>(address: *const u8, length: usize) -> &'a [u8] {
     if length == 0 || address.is_null() {
         return &[];
     }
-    // SAFETY: By this function's contract.
+    let length = length.min(MAX_INLINE_DATA as usize + 1);
+    // SAFETY: By this function's contract there are as many bytes, or more.
     unsafe { slice::from_raw_parts(address, length) }
 }
 
