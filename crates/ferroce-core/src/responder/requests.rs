@@ -202,6 +202,8 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             answer,
             ..Resource::default()
         })?;
+        // The region that is kept may be of a READ whose repetition this has ended.
+        self.reading = None;
         // Its response acknowledges what came before it.
         self.answer = None;
         self.count_message();

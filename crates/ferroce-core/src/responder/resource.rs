@@ -22,6 +22,8 @@ pub struct Resource {
     pub(super) stop: u32,
     /// The first response to the request as it was made last.
     pub(super) start: u32,
+    /// The request was answered before, and came again.
+    pub(super) is_repeated: bool,
 }
 
 /// What the responses bring.
@@ -98,13 +100,20 @@ impl<S: DerefMut<Target = [Resource]>> Resources<S> {
         (oldest..oldest + self.remembered).map(move |place| place % capacity)
     }
 
-    /// Remembers one more, whose responses are all to be sent, and forgets the oldest for it.
+    /// Remembers one more, whose responses are all to be sent, and forgets the oldest for it, with what of
+    /// that is repeated.
     pub(super) fn push(&mut self, resource: Resource) -> Result<(), Exhausted> {
         if !self.has_room() {
             return Err(Exhausted);
         }
-        self.remembered = self.remembered.min(self.capacity - 1);
         let place = self.slots.get_mut(self.next).ok_or(Exhausted)?;
+        if self.remembered == self.capacity {
+            self.remembered -= 1;
+            if place.is_pending() {
+                self.pending -= 1;
+                self.current = None;
+            }
+        }
         *place = resource;
         place.answer_from(0, resource.packets);
         self.pending += 1;
@@ -113,9 +122,10 @@ impl<S: DerefMut<Target = [Resource]>> Resources<S> {
         Ok(())
     }
 
-    /// Whether one more can be remembered.
+    /// Whether one more can be remembered: there is room for it, or the oldest has been answered. A peer
+    /// that keeps to the number it was told has the answer to that by now, and its repetition is of no use.
     pub(super) fn has_room(&self) -> bool {
-        let is_answered = |oldest: &Resource| !oldest.is_pending();
+        let is_answered = |oldest: &Resource| !oldest.is_pending() || oldest.is_repeated;
         self.remembered < self.capacity
             || (self.capacity > 0 && self.slots.get(self.next).is_some_and(is_answered))
     }
@@ -134,6 +144,7 @@ impl<S: DerefMut<Target = [Resource]>> Resources<S> {
         if let Some(resource) = self.slots.get_mut(place) {
             if !resource.is_pending() {
                 self.pending += 1;
+                resource.is_repeated = true;
             }
             resource.answer_from(index, count);
             self.current = None;

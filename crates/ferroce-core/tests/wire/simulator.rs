@@ -69,6 +69,12 @@ fn connection(rng: &mut Rng, numbers: (u32, u32), requests: u32) -> [Endpoint; 2
         attr[own].sq_psn = psns[own] & 0x00ff_ffff;
         attr[own].rq_psn = psns[peer] & 0x00ff_ffff;
     }
+    // Each answers as many READs and atomics as its peer may have under way, and no more, often.
+    if rng.bool() {
+        for (own, peer) in [(0, 1), (1, 0)] {
+            attr[own].max_dest_rd_atomic = attr[peer].max_rd_atomic;
+        }
+    }
     attr[0].dest_qp_num = numbers.1;
     attr[1].dest_qp_num = numbers.0;
     let sources = [(); 2].map(|()| {

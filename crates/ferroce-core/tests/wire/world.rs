@@ -187,6 +187,14 @@ impl World {
         for is_request in [false, true] {
             loop {
                 let own = &mut self.endpoints[qp];
+                // A driver does not send for ever: it stops, takes what has come, and goes on.
+                if self.rng.u32(..64) == 0 {
+                    own.front.requester.end_batch();
+                    own.front.responder.end_batch();
+                    let soon = now + self.rng.u64(..SOON);
+                    self.agenda.at(soon, qp, Event::Kick);
+                    break;
+                }
                 let packet = if is_request {
                     own.front.request(now)
                 } else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Rules of the protocol one by one, between two QPs whose packets go by hand.
 
+mod depth;
 mod lengths;
 mod order;
 mod refusals;
@@ -16,6 +17,7 @@ use ferroce_core::qp::QpAttr;
 use ferroce_core::requester::{Response, TimedOut, Transmit};
 use ferroce_core::responder::Request;
 use ferroce_core::ring::{Operation, Payload, Remote, SendRequest, Sge};
+use ferroce_core::verbs::limits::PSN_MASK;
 use ferroce_core::verbs::{
     AccessFlags, AckTimeout, EventType, FlushPlacement, FlushSelectivity, ImmData, Mtu, QpType,
     RnrTimer, SendFlags, SendOpcode, WcOpcode, WcStatus,
@@ -217,10 +219,12 @@ fn acknowledgement(psn: Psn, syndrome: Syndrome) -> Packet<'static> {
 impl Pair {
     /// A request that the other side may make.
     fn own_packet(&mut self, kind: Kind, psn: u32) -> Vec<u8> {
-        let mut other = Pair::new(QpType::Rc, |attr| attr.sq_psn = psn);
+        let mut other = Pair::new(QpType::Rc, |attr| attr.sq_psn = psn & PSN_MASK);
         let operation = match kind {
             Kind::WriteOnly => Operation::RdmaWrite(TARGET),
             Kind::ReadRequest => Operation::RdmaRead(TARGET),
+            Kind::FetchAdd => FETCH_ADD,
+            Kind::AtomicWrite => Operation::AtomicWrite(TARGET),
             _ => Operation::Send,
         };
         other.post(operation, 8);
