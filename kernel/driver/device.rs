@@ -254,8 +254,11 @@ impl rdma::Operations for Ferroce {
         attr.sys_image_guid = u64::from_ne_bytes(device.guid);
         let caps = DeviceCaps::MEM_WINDOW
             | DeviceCaps::MEM_WINDOW_TYPE_2B
-            | DeviceCaps::MEM_MGT_EXTENSIONS;
-        attr.device_cap_flags = caps.bits().into();
+            | DeviceCaps::MEM_MGT_EXTENSIONS
+            | DeviceCaps::ATOMIC_WRITE
+            // Not FLUSH_PERSISTENT: of no memory is it known that it survives a loss of power.
+            | DeviceCaps::FLUSH_GLOBAL;
+        attr.device_cap_flags = caps.bits();
         attr.kernel_cap_flags = (KernelCaps::ALLOW_USER_UNREG | KernelCaps::ON_DEMAND_PAGING)
             .bits()
             .into();
@@ -295,7 +298,11 @@ impl rdma::Operations for Ferroce {
         attr.hca_core_clock = 1_000_000;
         let receive = OdpTransportCaps::SEND | OdpTransportCaps::RECV | OdpTransportCaps::SRQ_RECV;
         let connected = receive | OdpTransportCaps::WRITE;
-        let reliable = connected | OdpTransportCaps::READ | OdpTransportCaps::ATOMIC;
+        let reliable = connected
+            | OdpTransportCaps::READ
+            | OdpTransportCaps::ATOMIC
+            | OdpTransportCaps::FLUSH
+            | OdpTransportCaps::ATOMIC_WRITE;
         attr.odp_caps.general_caps = OdpCaps::SUPPORT.bits().into();
         let by_transport = &mut attr.odp_caps.per_transport_caps;
         by_transport.rc_odp_caps = reliable.bits();

@@ -27,7 +27,7 @@ use kernel::{
     sync::{aref::ARef, static_lock_class, Arc},
 };
 
-pub(crate) use lookup::{Anew, Cache, Lookup, Missing, Place, Range, Wanted};
+pub(crate) use lookup::{check_key, Anew, Cache, Lookup, Missing, Place, Range, Wanted};
 
 /// The lowest byte of a key is the owner's to change, the rest is the number in the table of keys
 /// (IBTA 10.6.3.3, 10.6.6: keys made by the consumer).
@@ -121,11 +121,16 @@ impl State {
         Ok(self.offset + offset as usize)
     }
 
-    /// The same, if a key names the region, and allows the access (IBTA 10.6.3.1).
+    /// Whether a key names the region, and allows the access (IBTA 10.6.3.1).
+    fn check_key(&self, wanted: &Wanted) -> Result<(), AccessError> {
+        let allowed =
+            self.is_named(wanted.pd, wanted.key) && self.access.contains(wanted.access);
+        allowed.then_some(()).ok_or(AccessError)
+    }
+
+    /// Where a range of the region begins in the memory, if a key allows the access.
     fn check(&self, wanted: &Wanted) -> Result<usize, AccessError> {
-        if !self.is_named(wanted.pd, wanted.key) || !self.access.contains(wanted.access) {
-            return Err(AccessError);
-        }
+        self.check_key(wanted)?;
         self.range(wanted.addr, wanted.length)
     }
 }

@@ -144,9 +144,8 @@ impl Mw {
         result
     }
 
-    /// Checks a remote access by the window (IBTA 10.6.7.2).
-    pub(crate) fn remote(&self, wanted: &Wanted) -> Result<Range, AccessError> {
-        let state = self.state.lock();
+    /// What the window is bound to, if its key allows the access (IBTA 10.6.7.2).
+    fn bound<'a>(&self, state: &'a State, wanted: &Wanted) -> Result<&'a Bound, AccessError> {
         let bound = state.bound.as_ref().ok_or(AccessError)?;
         let owner = self.mw_type == MwType::Type1 || bound.qpn == wanted.qpn;
         if state.key != wanted.key
@@ -156,6 +155,18 @@ impl Mw {
         {
             return Err(AccessError);
         }
+        Ok(bound)
+    }
+
+    /// Checks that the window's key allows an access, wherever in it.
+    pub(crate) fn check_key(&self, wanted: &Wanted) -> Result<(), AccessError> {
+        self.bound(&self.state.lock(), wanted).map(|_| ())
+    }
+
+    /// Checks a remote access by the window.
+    pub(crate) fn remote(&self, wanted: &Wanted) -> Result<Range, AccessError> {
+        let state = self.state.lock();
+        let bound = self.bound(&state, wanted)?;
         let offset = wanted.addr.checked_sub(bound.first()).ok_or(AccessError)?;
         let end = offset
             .checked_add(wanted.length.into())

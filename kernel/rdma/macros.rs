@@ -37,26 +37,29 @@ macro_rules! c_enum {
 
 /// Bits of a C enumeration, as a set.
 macro_rules! c_flags {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $flag:ident = $value:ident,)* }) => {
+    ($(#[$meta:meta])* $name:ident { $($flags:tt)* }) => {
+        c_flags! { $(#[$meta])* $name: u32 { $($flags)* } }
+    };
+    ($(#[$meta:meta])* $name:ident: $raw:ty { $($(#[$vmeta:meta])* $flag:ident = $value:ident,)* }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
         #[repr(transparent)]
-        pub struct $name(u32);
+        pub struct $name($raw);
 
         impl $name {
             $($(#[$vmeta])* #[allow(missing_docs)]
-            pub const $flag: Self = Self(bindings::$value as u32);)*
+            pub const $flag: Self = Self(bindings::$value as $raw);)*
 
             /// No flag at all.
             pub const NONE: Self = Self(0);
 
             /// From the bits that C has, whether there are names for them here or not.
-            pub const fn from_bits(bits: u32) -> Self {
+            pub const fn from_bits(bits: $raw) -> Self {
                 Self(bits)
             }
 
             /// The bits as in C.
-            pub const fn bits(self) -> u32 {
+            pub const fn bits(self) -> $raw {
                 self.0
             }
 

@@ -132,7 +132,7 @@ c_enum! {
 
 c_flags! {
     /// What a device can do (`IB_DEVICE_*`).
-    DeviceCaps {
+    DeviceCaps: u64 {
         BAD_PKEY_CNTR = ib_device_cap_flags_IB_DEVICE_BAD_PKEY_CNTR,
         BAD_QKEY_CNTR = ib_device_cap_flags_IB_DEVICE_BAD_QKEY_CNTR,
         CHANGE_PHY_PORT = ib_device_cap_flags_IB_DEVICE_CHANGE_PHY_PORT,
@@ -143,6 +143,11 @@ c_flags! {
         MEM_WINDOW = ib_device_cap_flags_IB_DEVICE_MEM_WINDOW,
         MEM_MGT_EXTENSIONS = ib_device_cap_flags_IB_DEVICE_MEM_MGT_EXTENSIONS,
         MEM_WINDOW_TYPE_2B = ib_device_cap_flags_IB_DEVICE_MEM_WINDOW_TYPE_2B,
+        /// A peer may FLUSH to global visibility.
+        FLUSH_GLOBAL = ib_device_cap_flags_IB_DEVICE_FLUSH_GLOBAL,
+        /// A peer may FLUSH to persistence.
+        FLUSH_PERSISTENT = ib_device_cap_flags_IB_DEVICE_FLUSH_PERSISTENT,
+        ATOMIC_WRITE = ib_device_cap_flags_IB_DEVICE_ATOMIC_WRITE,
     }
 }
 
@@ -176,6 +181,8 @@ c_flags! {
         READ = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_READ,
         ATOMIC = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_ATOMIC,
         SRQ_RECV = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_SRQ_RECV,
+        FLUSH = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_FLUSH,
+        ATOMIC_WRITE = ib_odp_transport_cap_bits_IB_ODP_SUPPORT_ATOMIC_WRITE,
     }
 }
 

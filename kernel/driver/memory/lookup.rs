@@ -111,6 +111,16 @@ impl Lookup for Anew {
     }
 }
 
+/// Checks that a remote key allows an access, wherever in the region or window. The range that is wanted
+/// is not looked at.
+pub(crate) fn check_key(keys: &Keys, wanted: &Wanted) -> Result<(), AccessError> {
+    match keys.get(wanted.key >> KEY_BITS) {
+        Some(Named::Window(window)) => window.check_key(wanted),
+        Some(Named::Region(region)) => region.state.lock().check_key(wanted),
+        None => Err(AccessError),
+    }
+}
+
 impl Range {
     fn new(region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Self, AccessError> {
         let (memory, offset) = {

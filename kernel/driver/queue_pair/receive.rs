@@ -268,6 +268,12 @@ impl<L: Lookup> Responder for Peer<'_, L> {
         self.lookup.remote(&self.qp.device().keys, &wanted)
     }
 
+    fn remote_key(&self, rkey: u32, access: AccessFlags) -> Result<(), AccessError> {
+        let remote = Remote { addr: 0, rkey };
+        let wanted = Wanted::remote(self.qp.pd, self.qp.number, remote, 0, access);
+        memory::check_key(&self.qp.device().keys, &wanted)
+    }
+
     fn access(&self) -> AccessFlags {
         self.terms.access
     }

@@ -458,6 +458,7 @@ fn attempt(
     }
     let reliable = qp.qp_type == QpType::Rc;
     let counters = &qp.device().counters;
+    let depth = known.own.attr.max_rd_atomic;
     let Some(peer) = known.peer(cache) else {
         let attr = &known.own.attr;
         if roce::is_elsewhere(qp.device(), &attr.ah_attr.dgid) {
@@ -481,7 +482,7 @@ fn attempt(
             }
         };
     };
-    match local::execute(request, data, &Own(qp, cache), &peer, reliable) {
+    match local::execute(request, data, &Own(qp, cache), depth, &peer, reliable) {
         Outcome::Done(length) => {
             known.tally.add(&request.operation, length);
             Attempt::Done(length)

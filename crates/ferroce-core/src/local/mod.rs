@@ -11,6 +11,7 @@
 
 mod cursor;
 mod datagram;
+mod flush;
 mod list;
 mod sides;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::verbs::{AccessFlags, EventType, RnrTimer, SendFlags, WcOpcode, WcStat
 
 pub(crate) use cursor::{Cursor, Denied};
 pub use datagram::{Arrived, Datagram};
+pub(crate) use flush::{flush, FlushError};
 pub use list::RegionList;
 use list::{Regions, PIECES};
 pub use sides::{
@@ -52,12 +54,14 @@ enum Checked<'a, R> {
 
 /// Executes a request of a connected QP against its peer.
 ///
-/// On an unreliable connection (`reliable` is false) the requester learns
-/// nothing of what the peer makes of it: the message is dropped (IBTA 9.8).
+/// `max_rd_atomic` is the requester's. On an unreliable connection (`reliable` is
+/// false) the requester learns nothing of what the peer makes of it: the message
+/// is dropped (IBTA 9.8).
 pub fn execute<L, P>(
     request: &SendRequest,
     data: Data<'_>,
     requester: &L,
+    max_rd_atomic: u8,
     peer: &P,
     reliable: bool,
 ) -> Outcome
@@ -65,6 +69,9 @@ where
     L: LocalMemory,
     P: Responder<Region = L::Region>,
 {
+    if !request.operation.opcode().may_be_under_way(max_rd_atomic) {
+        return Outcome::Failed(WcStatus::LocQpOpErr);
+    }
     let length = match u32::try_from(data.length()) {
         Ok(length) if length <= MAX_MESSAGE_LENGTH => length,
         _ => return Outcome::Failed(WcStatus::LocLenErr),
@@ -120,7 +127,12 @@ where
             atomic(&message, remote, AtomicChange::Add(add), peer)
         }
         Operation::AtomicWrite(remote) => atomic_write(&message, remote, peer),
-        Operation::Flush { remote, .. } => flush(remote, peer),
+        Operation::Flush {
+            remote,
+            length,
+            selectivity,
+            placement,
+        } => flush(placement, Some(selectivity), remote, length, peer).map_err(Refusal::from),
         // These concern the requester's host alone, and do not come here.
         Operation::LocalInvalidate { .. } | Operation::BindMw(_) | Operation::RegMr(_) => {
             Err(Refusal::Local(WcStatus::LocQpOpErr))
@@ -216,6 +228,15 @@ enum Refusal {
     /// NAK with this status; the responder has learned by a completion, and
     /// needs no event (IBTA 11.6.3: those are for what no completion tells).
     Completed(WcStatus),
+}
+
+impl From<FlushError> for Refusal {
+    fn from(error: FlushError) -> Self {
+        match error {
+            FlushError::InvalidRequest => Self::InvalidRequest,
+            FlushError::Access => Self::Access,
+        }
+    }
 }
 
 impl Refusal {
@@ -409,15 +430,4 @@ fn atomic_write<P: Responder>(
         .update(AtomicChange::Store(bytes))
         .map(|_| ())
         .map_err(|_: Fault| Refusal::Access)
-}
-
-/// Nothing is cached between the peer's memory and anyone: a FLUSH to global
-/// visibility is done as soon as it is allowed.
-fn flush<P: Responder>(remote: Remote, peer: &P) -> Result<(), Refusal> {
-    if !peer.access().contains(AccessFlags::FLUSH_GLOBAL) {
-        return Err(Refusal::InvalidRequest);
-    }
-    peer.remote(remote, 1, AccessFlags::FLUSH_GLOBAL)
-        .map(|_| ())
-        .map_err(|AccessError| Refusal::Access)
 }

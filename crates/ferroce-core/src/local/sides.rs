@@ -151,6 +151,10 @@ pub trait Responder: LocalMemory {
         access: AccessFlags,
     ) -> Result<Self::Region, AccessError>;
 
+    /// Checks a remote key as [`remote`](Self::remote) does, wherever in the region or window: for what
+    /// names all of it.
+    fn remote_key(&self, rkey: u32, access: AccessFlags) -> Result<(), AccessError>;
+
     /// What the QP itself lets its peer do (`qp_access_flags`).
     fn access(&self) -> AccessFlags;
 

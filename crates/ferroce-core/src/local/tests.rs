@@ -73,6 +73,8 @@ impl Region for Range {
 const BASE: u64 = 0x1000;
 const LKEY: u32 = 7;
 const RKEY: u32 = 9;
+/// The requester's `max_rd_atomic`.
+const DEPTH: u8 = 1;
 
 /// A QP with its memory.
 struct Side {
@@ -81,6 +83,8 @@ struct Side {
     missing: Cell<bool>,
     writable: bool,
     access: AccessFlags,
+    /// What the remote key allows.
+    key_access: AccessFlags,
     takes_reads: bool,
     receives: RefCell<VecDeque<(u64, Vec<Entry>)>>,
     completed: RefCell<Vec<Received>>,
@@ -95,6 +99,7 @@ impl Side {
             missing: Cell::new(false),
             writable: true,
             access: AccessFlags::REMOTE,
+            key_access: AccessFlags::REMOTE,
             takes_reads: true,
             receives: RefCell::default(),
             completed: RefCell::default(),
@@ -142,12 +147,20 @@ impl LocalMemory for Side {
 }
 
 impl Responder for Side {
-    fn remote(&self, remote: Remote, length: u32, _: AccessFlags) -> Result<Range, AccessError> {
+    fn remote(
+        &self,
+        remote: Remote,
+        length: u32,
+        access: AccessFlags,
+    ) -> Result<Range, AccessError> {
         assert!(length > 0, "a range of no bytes needs no key");
-        if remote.rkey != RKEY {
-            return Err(AccessError);
-        }
+        self.remote_key(remote.rkey, access)?;
         self.range(remote.addr, length)
+    }
+
+    fn remote_key(&self, rkey: u32, access: AccessFlags) -> Result<(), AccessError> {
+        let allowed = rkey == RKEY && self.key_access.contains(access);
+        allowed.then_some(()).ok_or(AccessError)
     }
 
     fn access(&self) -> AccessFlags {
@@ -242,7 +255,7 @@ fn request(operation: Operation) -> SendRequest {
 fn run(operation: Operation, sges: &[Sge], from: &Side, to: &Side) -> Outcome {
     let entries = entries(sges);
     let data = Data::Sges(SgeList::of(&entries));
-    execute(&request(operation), data, from, to, true)
+    execute(&request(operation), data, from, DEPTH, to, true)
 }
 
 /// Pieces at odd places, and not in order.
@@ -264,7 +277,7 @@ fn a_send_is_gathered_and_scattered_byte_for_byte() {
         flags: SendFlags::SOLICITED,
         ..request(Operation::SendImm(IMM))
     };
-    let outcome = execute(&request, data, &sender, &receiver, true);
+    let outcome = execute(&request, data, &sender, DEPTH, &receiver, true);
     assert_eq!(outcome, Outcome::Done(12));
     let message = gathered();
     assert_eq!(receiver.bytes(50, 5), message[..5]);
@@ -287,7 +300,14 @@ fn inline_data_needs_no_key() {
     let (sender, receiver) = (Side::new(0), Side::new(16));
     receiver.post_receive(1, &[sge(2, 2), sge(8, 8)]);
     let request = request(Operation::Send);
-    let outcome = execute(&request, Data::Inline(b"abcde"), &sender, &receiver, true);
+    let outcome = execute(
+        &request,
+        Data::Inline(b"abcde"),
+        &sender,
+        DEPTH,
+        &receiver,
+        true,
+    );
     assert_eq!(outcome, Outcome::Done(5));
     assert_eq!(receiver.bytes(2, 2), b"ab");
     assert_eq!(receiver.bytes(8, 3), b"cde");
@@ -301,9 +321,9 @@ fn without_a_receive_a_reliable_sender_waits_and_an_unreliable_one_does_not_know
         let timer = receiver.min_rnr_timer();
         let data = Data::Sges(SgeList::of(&entries));
         let request = request(operation);
-        let outcome = execute(&request, data, &sender, &receiver, true);
+        let outcome = execute(&request, data, &sender, DEPTH, &receiver, true);
         assert_eq!(outcome, Outcome::NotReady(timer));
-        let outcome = execute(&request, data, &sender, &receiver, false);
+        let outcome = execute(&request, data, &sender, DEPTH, &receiver, false);
         assert_eq!(outcome, Outcome::Dropped(12));
     }
     let write = Operation::RdmaWriteImm(REMOTE, IMM);
@@ -361,7 +381,14 @@ fn on_an_unreliable_connection_a_receive_that_is_too_short_stays_and_a_bad_one_e
     let entries = entries(&pieces());
     let run = || {
         let data = Data::Sges(SgeList::of(&entries));
-        execute(&request(Operation::Send), data, &sender, &receiver, false)
+        execute(
+            &request(Operation::Send),
+            data,
+            &sender,
+            DEPTH,
+            &receiver,
+            false,
+        )
     };
     receiver.post_receive(5, &[sge(0, 11)]);
     assert_eq!(run(), Outcome::Dropped(12));
@@ -709,5 +736,169 @@ fn a_place_in_a_list_ends_where_a_number_of_32_bits_does() {
         if !fits {
             assert_eq!(asked.0.get(), 0, "nothing is copied of what is refused");
         }
+    }
+}
+
+#[test]
+fn a_flush_needs_the_rights_of_its_placement_and_a_range_or_the_whole_region() {
+    const BOTH: FlushPlacement = FlushPlacement::ALL;
+    const GLOBAL: FlushPlacement = FlushPlacement::GLOBAL;
+    const PERSISTENT: FlushPlacement = FlushPlacement::PERSISTENT;
+    let all = AccessFlags::REMOTE;
+    let but = |right| all.without(right);
+    let none: fn(&mut Side) = |_| {};
+    let anywhere = Remote {
+        addr: u64::MAX,
+        rkey: RKEY,
+    };
+    let bad_key = Remote { rkey: 8, ..REMOTE };
+    let (range, mr) = (FlushSelectivity::Range, FlushSelectivity::Mr);
+    let done = Outcome::Done(0);
+    let access = Outcome::Failed(WcStatus::RemAccessErr);
+    let invalid = Outcome::Failed(WcStatus::RemInvReqErr);
+    let global = (all, all);
+    let table = [
+        (GLOBAL, range, REMOTE, 64, global, none, done),
+        (GLOBAL, range, REMOTE, 0, global, none, done),
+        (GLOBAL, range, REMOTE, 65, global, none, access),
+        (GLOBAL, range, at(63), 2, global, none, access),
+        (GLOBAL, range, REMOTE, u32::MAX, global, none, access),
+        (GLOBAL, range, anywhere, 1, global, none, access),
+        (GLOBAL, range, bad_key, 1, global, none, access),
+        // The whole region: where, and how much, means nothing.
+        (GLOBAL, mr, anywhere, u32::MAX, global, none, done),
+        (GLOBAL, mr, bad_key, 1, global, none, access),
+        // The device has no persistent memory, whatever a key says.
+        (PERSISTENT, range, REMOTE, 1, global, none, access),
+        (PERSISTENT, mr, REMOTE, 1, global, none, access),
+        (BOTH, range, REMOTE, 1, global, none, access),
+        (
+            FlushPlacement::EMPTY,
+            range,
+            REMOTE,
+            1,
+            global,
+            none,
+            invalid,
+        ),
+        // Rights of the key, and of the QP.
+        (
+            GLOBAL,
+            range,
+            REMOTE,
+            1,
+            (all, but(AccessFlags::FLUSH_GLOBAL)),
+            none,
+            access,
+        ),
+        (
+            GLOBAL,
+            mr,
+            REMOTE,
+            1,
+            (all, but(AccessFlags::FLUSH_GLOBAL)),
+            none,
+            access,
+        ),
+        (
+            GLOBAL,
+            range,
+            REMOTE,
+            1,
+            (but(AccessFlags::FLUSH_GLOBAL), all),
+            none,
+            invalid,
+        ),
+        (
+            BOTH,
+            range,
+            REMOTE,
+            1,
+            (but(AccessFlags::FLUSH_GLOBAL), all),
+            none,
+            invalid,
+        ),
+        (
+            PERSISTENT,
+            range,
+            REMOTE,
+            1,
+            (but(AccessFlags::FLUSH_PERSISTENT), all),
+            none,
+            invalid,
+        ),
+        // It counts as a READ.
+        (
+            GLOBAL,
+            range,
+            REMOTE,
+            1,
+            global,
+            |peer| peer.takes_reads = false,
+            invalid,
+        ),
+    ];
+    for (number, row) in table.into_iter().enumerate() {
+        let (placement, selectivity, remote, length, (qp, key), change, outcome) = row;
+        let (requester, mut peer) = (Side::new(0), Side::new(64));
+        (peer.access, peer.key_access) = (qp, key);
+        change(&mut peer);
+        let flush = Operation::Flush {
+            remote,
+            length,
+            selectivity,
+            placement,
+        };
+        assert_eq!(run(flush, &[], &requester, &peer), outcome, "row {number}");
+    }
+}
+
+#[test]
+fn a_requester_of_no_depth_has_no_reads_nor_atomics() {
+    let reads = [
+        (Operation::RdmaRead(REMOTE), 8),
+        (
+            Operation::FetchAdd {
+                remote: REMOTE,
+                add: 1,
+            },
+            8,
+        ),
+        (
+            Operation::CompareSwap {
+                remote: REMOTE,
+                compare: 0,
+                swap: 1,
+            },
+            8,
+        ),
+        (Operation::AtomicWrite(REMOTE), 8),
+        (
+            Operation::Flush {
+                remote: REMOTE,
+                length: 1,
+                selectivity: FlushSelectivity::Range,
+                placement: FlushPlacement::GLOBAL,
+            },
+            0,
+        ),
+    ];
+    let writes = [(Operation::RdmaWrite(REMOTE), 8), (Operation::Send, 8)];
+    for (operation, length) in reads.into_iter().chain(writes) {
+        let (requester, peer) = (Side::new(64), Side::new(64));
+        peer.post_receive(1, &[sge(0, 64)]);
+        let entries = match length {
+            0 => Vec::new(),
+            _ => entries(&[sge(0, length)]),
+        };
+        let data = Data::Sges(SgeList::of(&entries));
+        let outcome = execute(&request(operation), data, &requester, 0, &peer, true);
+        let expected = match operation.opcode().is_rd_atomic() {
+            true => Outcome::Failed(WcStatus::LocQpOpErr),
+            false => Outcome::Done(length),
+        };
+        assert_eq!(outcome, expected, "{operation:?}");
+        // It is no business of the peer's.
+        assert_eq!(peer.failed.get(), None);
     }
 }

@@ -86,7 +86,7 @@ struct Config {
     dest_qp: u32,
     /// Bytes of payload of a packet.
     mtu: u32,
-    max_rd_atomic: u32,
+    max_rd_atomic: u8,
     /// Nanoseconds.
     ack_timeout: Option<u64>,
     retry_cnt: u8,
@@ -224,7 +224,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         config.ack_timeout = attr.timeout.nanos();
         config.retry_cnt = attr.retry_cnt;
         config.rnr_retry = attr.rnr_retry;
-        config.max_rd_atomic = attr.max_rd_atomic.into();
+        config.max_rd_atomic = attr.max_rd_atomic;
         if self.head == self.begun {
             config.mtu = attr.path_mtu.bytes();
         }

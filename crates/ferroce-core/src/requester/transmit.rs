@@ -160,7 +160,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         if !self.has_credit(opcode) && self.una != self.end {
             return Err(Transmit::Nothing);
         }
-        if opcode.is_rd_atomic() && self.config.max_rd_atomic == 0 {
+        if !opcode.may_be_under_way(self.config.max_rd_atomic) {
             return Err(self.refuse(position, WcStatus::LocQpOpErr, host));
         }
         if let Data::Sges(sges) = data {
@@ -233,7 +233,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             false => WINDOW,
         };
         if under_way + plan.psns > window
-            || (is_new && is_rd_atomic && self.rd_atomic >= self.config.max_rd_atomic)
+            || (is_new && is_rd_atomic && self.rd_atomic >= self.config.max_rd_atomic.into())
         {
             return Transmit::Nothing;
         }

@@ -4,7 +4,7 @@
 use core::ops::DerefMut;
 
 use super::{Request, Resource, Responder};
-use crate::local::{self, AccessError, Denied, Fault, Region};
+use crate::local::{self, AccessError, Denied, Fault, FlushError, Region};
 use crate::verbs::EventType;
 use crate::wire::{Nak, Psn, Syndrome};
 
@@ -26,6 +26,15 @@ pub(super) enum Refusal {
 impl From<AccessError> for Refusal {
     fn from(AccessError: AccessError) -> Self {
         Self::Access
+    }
+}
+
+impl From<FlushError> for Refusal {
+    fn from(error: FlushError) -> Self {
+        match error {
+            FlushError::InvalidRequest => Self::InvalidRequest,
+            FlushError::Access => Self::Access,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Progress, Refusal, Resource, Responder};
 use crate::local::{self, AtomicChange, Extra, Region};
 use crate::ring::Remote;
 use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
-use crate::verbs::{AccessFlags, FlushPlacement, FlushSelectivity, ImmData, WcOpcode, WcStatus};
+use crate::verbs::{AccessFlags, ImmData, WcOpcode, WcStatus};
 use crate::wire::{AtomicEth, Feth, Headers, Kind, Nak, Packet, Part, Reth};
 
 impl From<Exhausted> for Refusal {
@@ -282,35 +282,14 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         self.remember(1, Answer::Done)
     }
 
-    /// Nothing is cached between the memory and anyone: a FLUSH to global visibility is done as soon as it
-    /// is allowed.
     fn flush_memory<P: local::Responder<Region = R>>(
         &mut self,
         feth: Feth,
         reth: Reth,
         peer: &P,
     ) -> Result<u32, Refusal> {
-        let rights = [
-            (FlushPlacement::GLOBAL, AccessFlags::FLUSH_GLOBAL),
-            (FlushPlacement::PERSISTENT, AccessFlags::FLUSH_PERSISTENT),
-        ];
-        let access = rights
-            .iter()
-            .filter(|(placement, _)| feth.placement.contains(*placement))
-            .fold(AccessFlags::EMPTY, |all, (_, right)| all | *right);
-        let is_valid = FlushPlacement::ALL.contains(feth.placement)
-            && !access.is_empty()
-            && peer.takes_reads()
-            && peer.access().contains(access);
-        if !is_valid {
-            return Err(Refusal::InvalidRequest);
-        }
-        let length = match feth.selectivity() {
-            Some(FlushSelectivity::Range) => reth.dma_len.max(1),
-            Some(FlushSelectivity::Mr) => 1,
-            None => return Err(Refusal::InvalidRequest),
-        };
-        peer.remote(reth.remote, length, access)?;
+        let (placement, selectivity) = (feth.placement, feth.selectivity());
+        local::flush(placement, selectivity, reth.remote, reth.dma_len, peer)?;
         self.remember(1, Answer::Done)
     }
 }

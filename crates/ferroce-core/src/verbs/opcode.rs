@@ -96,6 +96,12 @@ impl SendOpcode {
         )
     }
 
+    /// Whether a QP can ever have it under way, by its `max_rd_atomic`. What cannot completes with
+    /// [`LocQpOpErr`](crate::verbs::WcStatus::LocQpOpErr).
+    pub const fn may_be_under_way(self, max_rd_atomic: u8) -> bool {
+        max_rd_atomic > 0 || !self.is_rd_atomic()
+    }
+
     /// The opcode of its completion.
     pub const fn completion(self) -> WcOpcode {
         match self {

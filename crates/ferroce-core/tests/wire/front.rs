@@ -49,6 +49,8 @@ pub struct Queues {
     /// The local key, which may change.
     pub lkey: Cell<u32>,
     pub access: AccessFlags,
+    /// What the remote key allows.
+    pub key_access: AccessFlags,
     pub takes_reads: bool,
     pub rnr_timer: RnrTimer,
     pub entries: RefCell<Vec<Vec<u8>>>,
@@ -87,12 +89,15 @@ impl local::Responder for Queues {
         &self,
         remote: Remote,
         length: u32,
-        _access: AccessFlags,
+        access: AccessFlags,
     ) -> Result<Range, AccessError> {
-        if remote.rkey != RKEY {
-            return Err(AccessError);
-        }
+        self.remote_key(remote.rkey, access)?;
         self.memory.range(remote.addr, length)
+    }
+
+    fn remote_key(&self, rkey: u32, access: AccessFlags) -> Result<(), AccessError> {
+        let allowed = rkey == RKEY && self.key_access.contains(access);
+        allowed.then_some(()).ok_or(AccessError)
     }
 
     fn access(&self) -> AccessFlags {
@@ -200,6 +205,7 @@ impl Front {
                 memory,
                 lkey: Cell::new(LKEY),
                 access: attr.qp_access_flags,
+                key_access: AccessFlags::REMOTE,
                 takes_reads: attr.max_dest_rd_atomic > 0,
                 rnr_timer: attr.min_rnr_timer,
                 entries: RefCell::new(vec![Vec::new(); SEND_ENTRIES as usize]),

@@ -70,6 +70,10 @@ impl<'a> local::Responder for &'a Endless {
         Ok(Part(self))
     }
 
+    fn remote_key(&self, _rkey: u32, _access: AccessFlags) -> Result<(), AccessError> {
+        Ok(())
+    }
+
     fn access(&self) -> AccessFlags {
         AccessFlags::REMOTE
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Requests that are refused, by the peer or at home.
 
+use ferroce_core::wire::{Feth, Reth};
+
 use super::*;
 
 #[test]
@@ -233,4 +235,64 @@ fn reads_and_atomics_that_may_not_be_under_way_fail_at_once() {
     let completed = pair.own.queues.completed.borrow();
     assert_eq!(completed[0].status, WcStatus::LocQpOpErr);
     assert_eq!(completed[0].opcode, SendOpcode::RdmaRead);
+}
+
+#[test]
+fn a_flush_needs_the_rights_of_its_placement_and_a_range_or_the_whole_region() {
+    const GLOBAL: u32 = FlushPlacement::GLOBAL.bits();
+    const PERSISTENT: u32 = FlushPlacement::PERSISTENT.bits();
+    let (range, mr) = (0, 1);
+    let taken = Request::Taken;
+    let access = Request::Refused(Some(Nak::RemoteAccessError));
+    let invalid = Request::Refused(Some(Nak::InvalidRequest));
+    let key = |addr| Remote { addr, rkey: RKEY };
+    let bad_key = Remote {
+        rkey: RKEY + 1,
+        ..TARGET
+    };
+    let end = key(BASE + SIZE as u64 - 1);
+    let no_right = AccessFlags::REMOTE.without(AccessFlags::FLUSH_GLOBAL);
+    let all = AccessFlags::REMOTE;
+    let table = [
+        (GLOBAL, range, TARGET, 64, all, taken),
+        (GLOBAL, range, TARGET, 0, all, taken),
+        (GLOBAL, range, end, 2, all, access),
+        (GLOBAL, range, bad_key, 1, all, access),
+        (GLOBAL, range, TARGET, 1, no_right, access),
+        (GLOBAL, mr, key(u64::MAX), u32::MAX, all, taken),
+        (GLOBAL, mr, bad_key, 1, all, access),
+        (GLOBAL, mr, TARGET, 1, no_right, access),
+        // The device has no persistent memory, whatever a key says.
+        (PERSISTENT, range, TARGET, 1, all, access),
+        (PERSISTENT, mr, TARGET, 1, all, access),
+        (GLOBAL | PERSISTENT, range, TARGET, 1, all, access),
+        // Numbers that mean nothing.
+        (0, range, TARGET, 1, all, invalid),
+        (GLOBAL | 4, range, TARGET, 1, all, invalid),
+        (GLOBAL, 2, TARGET, 1, all, invalid),
+    ];
+    for (number, row) in table.into_iter().enumerate() {
+        let (placement, level, remote, dma_len, key_access, expected) = row;
+        let mut pair = Pair::rc();
+        pair.peer.queues.key_access = key_access;
+        let feth = Feth {
+            placement: FlushPlacement::from_bits_retain(placement),
+            level,
+        };
+        let opcode = Opcode::new(Service::Rc, Kind::Flush).unwrap();
+        let packet = Packet {
+            bth: Bth::new(opcode, 5, Psn::new(FIRST)),
+            headers: Headers::Flush(feth, Reth { remote, dma_len }),
+            payload: &[],
+        };
+        let mut bytes = vec![0; packet.len()];
+        packet.emit(&mut bytes).unwrap();
+        assert_eq!(pair.give(&Sent(bytes)), expected, "row {number}");
+        let responses = pair.responses();
+        let kind = match expected {
+            Request::Taken => Kind::ReadResponseOnly,
+            _ => Kind::Acknowledge,
+        };
+        assert_eq!(responses.iter().map(Sent::kind).collect::<Vec<_>>(), [kind]);
+    }
 }

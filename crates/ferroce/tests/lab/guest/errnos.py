@@ -50,6 +50,9 @@ def memory(device):
     row("ibv_reg_mr: remote write without local write", EINVAL, reg, device.pd, REMOTE_WRITE)
     row("ibv_reg_mr: remote atomic without local write", EINVAL, reg, device.pd, REMOTE_ATOMIC)
     row("ibv_reg_mr: rights that there are not", EINVAL, reg, device.pd, LOCAL_WRITE | 1 << 14)
+    # IBV_ACCESS_FLUSH_GLOBAL, and IBV_ACCESS_FLUSH_PERSISTENT, which no memory here is known to be.
+    row("ibv_reg_mr: to be flushed to global visibility", 0, lambda: reg(device.pd, 1 << 8).close())
+    row("ibv_reg_mr: to be flushed to persistence", EOPNOTSUPP, reg, device.pd, 1 << 9)
     row("ibv_reg_mr: no bytes", EINVAL, MR, device.pd, 0, LOCAL_WRITE, address=one.address)
     row("ibv_reg_mr: around the end", EINVAL, MR, device.pd, (1 << 64) - 8, 0, address=one.address)
     row("ibv_reg_mr: nothing is there", EFAULT, MR, device.pd, PAGE, LOCAL_WRITE, address=PAGE)

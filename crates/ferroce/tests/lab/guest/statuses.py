@@ -58,6 +58,8 @@ class Pair:
         for qp, other in ((self.sender, self.peer), (self.peer, self.sender)):
             rtr = {k: attributes[k] for k in ("rnr_timer", "reads") if k in attributes}
             rts = {k: attributes[k] for k in ("timeout", "retry_cnt", "rnr_retry") if k in attributes}
+            if "initiator_depth" in attributes:
+                rts["reads"] = attributes["initiator_depth"]
             qp.to_rtr(device, other.number, **rtr)
             qp.to_rts(**rts)
 
@@ -198,6 +200,12 @@ def _(pair):
 @row("an atomic into less than 8 bytes", [LOC_LEN], ERR)
 def _(pair):
     pair.post(FETCH_ADD, [pair.sge(length=7)])
+
+
+for opcode in (RDMA_READ, CMP_SWAP, FETCH_ADD):
+    row(f"opcode {opcode}: none may be under way", [LOC_QP_OP], ERR, initiator_depth=0)(
+        lambda pair, opcode=opcode: pair.post(opcode)
+    )
 
 
 @row("a message of more than 2^31 bytes", [LOC_LEN], ERR)
