@@ -2,7 +2,7 @@
 
 //! The receiving side: what a peer sees of a queue pair.
 
-use super::{fail, Qp};
+use super::{dispatch, fail, Qp};
 use crate::{
     address,
     counters::Port,
@@ -10,7 +10,7 @@ use crate::{
     local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
     memory::{self, Anew, Lookup, Wanted},
     qp::{state, QpAttr},
-    rdma,
+    rdma::{self, qp::QpEvent},
     ring::{Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE},
     rings::WorkQueue,
     srq,
@@ -122,6 +122,8 @@ pub(super) struct Terms {
     access: AccessFlags,
     takes_reads: bool,
     min_rnr_timer: RnrTimer,
+    /// No request of the peer's has come yet, and the queue pair is in RTR.
+    awaits_peer: bool,
 }
 
 impl Terms {
@@ -130,6 +132,7 @@ impl Terms {
             access: attr.qp_access_flags,
             takes_reads: attr.max_dest_rd_atomic > 0,
             min_rnr_timer: attr.min_rnr_timer,
+            awaits_peer: attr.awaits_peer,
         }
     }
 
@@ -284,6 +287,13 @@ impl<L: Lookup> Responder for Peer<'_, L> {
 
     fn min_rnr_timer(&self) -> RnrTimer {
         self.terms.min_rnr_timer
+    }
+
+    fn established(&self) {
+        // What was read under the lock is a guess by now: the change has the last word.
+        if self.terms.awaits_peer && self.qp.change(|facts| facts.attr.established()) {
+            dispatch(self.qp, QpEvent::CommEstablished);
+        }
     }
 
     fn take_receive<T>(

@@ -106,6 +106,8 @@ where
         extra: extra_of(&request.operation),
         solicited: request.flags.contains(SendFlags::SOLICITED),
     };
+    // Those that concern the requester's host alone do not come here.
+    peer.established();
     let result = match request.operation {
         Operation::Send | Operation::SendImm(_) | Operation::SendInvalidate { .. } => {
             send(&message, peer, reliable)
@@ -133,7 +135,6 @@ where
             selectivity,
             placement,
         } => flush(placement, Some(selectivity), remote, length, peer).map_err(Refusal::from),
-        // These concern the requester's host alone, and do not come here.
         Operation::LocalInvalidate { .. } | Operation::BindMw(_) | Operation::RegMr(_) => {
             Err(Refusal::Local(WcStatus::LocQpOpErr))
         }

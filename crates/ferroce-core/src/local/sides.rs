@@ -164,6 +164,10 @@ pub trait Responder: LocalMemory {
     /// What it tells a peer for which it has no receive.
     fn min_rnr_timer(&self) -> RnrTimer;
 
+    /// Notes that a request of the connected peer's has come, which may be the first: see
+    /// [`QpAttr::established`](crate::qp::QpAttr::established). It may be called for any number of them.
+    fn established(&self);
+
     /// Takes the next receive from its queue, unless `accept` refuses it, and
     /// hands it to `place`.
     fn take_receive<T>(

@@ -89,6 +89,8 @@ struct Side {
     receives: RefCell<VecDeque<(u64, Vec<Entry>)>>,
     completed: RefCell<Vec<Received>>,
     invalidated: RefCell<Vec<u32>>,
+    /// Requests that have come.
+    requests: Cell<u32>,
     failed: Cell<Option<Option<EventType>>>,
 }
 
@@ -104,6 +106,7 @@ impl Side {
             receives: RefCell::default(),
             completed: RefCell::default(),
             invalidated: RefCell::default(),
+            requests: Cell::new(0),
             failed: Cell::new(None),
         }
     }
@@ -173,6 +176,10 @@ impl Responder for Side {
 
     fn min_rnr_timer(&self) -> RnrTimer {
         RnrTimer::try_from(12).unwrap()
+    }
+
+    fn established(&self) {
+        self.requests.set(self.requests.get() + 1);
     }
 
     fn take_receive<T>(
@@ -900,5 +907,38 @@ fn a_requester_of_no_depth_has_no_reads_nor_atomics() {
         assert_eq!(outcome, expected, "{operation:?}");
         // It is no business of the peer's.
         assert_eq!(peer.failed.get(), None);
+        let came = !operation.opcode().is_rd_atomic();
+        assert_eq!(peer.requests.get(), u32::from(came), "{operation:?}");
+    }
+}
+
+#[test]
+fn the_peer_hears_of_what_reaches_it_and_of_nothing_else() {
+    let bad_key = Sge {
+        lkey: LKEY + 1,
+        ..sge(0, 8)
+    };
+    for (operation, sge, came) in [
+        (Operation::Send, sge(0, 8), 1),
+        (Operation::RdmaWrite(REMOTE), sge(0, 8), 1),
+        (Operation::RdmaRead(REMOTE), sge(0, 8), 1),
+        (Operation::Send, bad_key, 0),
+        (Operation::RdmaRead(REMOTE), bad_key, 0),
+    ] {
+        for reliable in [true, false] {
+            let (requester, peer) = (Side::new(64), Side::new(64));
+            let entries = entries(&[sge]);
+            let data = Data::Sges(SgeList::of(&entries));
+            // Without a receive, too: it will come again.
+            execute(
+                &request(operation),
+                data,
+                &requester,
+                DEPTH,
+                &peer,
+                reliable,
+            );
+            assert_eq!(peer.requests.get(), came, "{operation:?}");
+        }
     }
 }

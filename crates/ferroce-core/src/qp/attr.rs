@@ -112,6 +112,9 @@ pub struct QpAttr {
     pub sq_draining: bool,
     /// In SQD: whether an event is to tell that the send queue has drained.
     pub en_sqd_async_notify: bool,
+    /// In RTR, of a connected QP: no request of the peer's has come yet. Whoever takes the first one calls
+    /// [`QpAttr::established`].
+    pub awaits_peer: bool,
     /// The path MTU.
     pub path_mtu: Mtu,
     /// The state of path migration; always `Migrated`.
@@ -154,6 +157,7 @@ impl QpAttr {
             state: QpState::Reset,
             sq_draining: false,
             en_sqd_async_notify: false,
+            awaits_peer: false,
             path_mtu: Mtu::B256,
             path_mig_state: MigState::Migrated,
             qkey: 0,
@@ -182,6 +186,13 @@ impl QpAttr {
         }
         self.sq_draining = false;
         core::mem::take(&mut self.en_sqd_async_notify)
+    }
+
+    /// Notes that a request of the peer's has come. Returns whether the event
+    /// [`CommEst`](crate::verbs::EventType::CommEst) is due: for the first one, and only in RTR (IBTA
+    /// 11.6.3.2). From RTS on the connection manager needs no telling.
+    pub fn established(&mut self) -> bool {
+        core::mem::take(&mut self.awaits_peer) && self.state == QpState::Rtr
     }
 }
 

@@ -226,6 +226,11 @@ pub fn modify(
         (QpState::Rts, QpState::Sqd) => Transition::Drain,
         _ => Transition::Attributes,
     };
+    // Of a datagram QP nobody is the peer.
+    attr.awaits_peer = match transition {
+        Transition::StartReceiving => !qp_type.is_datagram(),
+        _ => attr.awaits_peer && to == QpState::Rtr,
+    };
     match transition {
         Transition::Drain => {
             attr.sq_draining = true;

@@ -133,6 +133,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             _ => return self.on_duplicate(packet, peer),
         }
         self.told = false;
+        peer.established();
         match self.execute(packet, peer) {
             Ok(psns) => {
                 self.expected = self.expected + psns;

@@ -14,6 +14,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         packet: &Packet<'_>,
         peer: &P,
     ) -> Request {
+        peer.established();
         let psn = packet.bth.psn;
         let is_expected = psn == self.expected;
         // Whatever comes, the next one is expected after it (IBTA 9.8.2.2.1).

@@ -58,6 +58,8 @@ pub struct Queues {
     pub completed: RefCell<VecDeque<Completed>>,
     pub received: RefCell<VecDeque<Received>>,
     pub failed: Cell<Option<Option<EventType>>>,
+    /// Requests that have come in their turn.
+    pub requests: Cell<u32>,
 }
 
 impl LocalMemory for Queues {
@@ -110,6 +112,10 @@ impl local::Responder for Queues {
 
     fn min_rnr_timer(&self) -> RnrTimer {
         self.rnr_timer
+    }
+
+    fn established(&self) {
+        self.requests.set(self.requests.get() + 1);
     }
 
     fn take_receive<T>(
@@ -213,6 +219,7 @@ impl Front {
                 completed: RefCell::default(),
                 received: RefCell::default(),
                 failed: Cell::new(None),
+                requests: Cell::new(0),
             },
             requester: Requester::new(qp_type, Origin::User, attr, slots),
             responder: Responder::new(qp_type, attr, resources),

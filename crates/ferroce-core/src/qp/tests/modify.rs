@@ -445,3 +445,29 @@ fn any_numbers_at_all_give_an_answer_and_only_checked_attributes() {
     }
     assert!(accepted > 0);
 }
+
+#[test]
+fn a_connection_is_established_once_and_only_in_rtr() {
+    for qp_type in [QpType::Rc, QpType::Uc] {
+        let mut rtr = at(qp_type, QpState::Rtr);
+        assert!(rtr.awaits_peer);
+        assert!(rtr.established());
+        assert!(!rtr.established());
+        // Only after a RESET is there another one.
+        let reset = step(qp_type, &rtr, QpState::Reset).attr;
+        let init = step(qp_type, &reset, QpState::Init).attr;
+        let mut again = step(qp_type, &init, QpState::Rtr).attr;
+        assert!(again.established());
+
+        for state in [QpState::Reset, QpState::Init, QpState::Rts, QpState::Err] {
+            let mut attr = at(qp_type, state);
+            assert!(!attr.awaits_peer, "{state:?}");
+            assert!(!attr.established(), "{state:?}");
+        }
+        // An error of the driver's own, which is no Modify QP.
+        let mut failed = at(qp_type, QpState::Rtr);
+        failed.state = QpState::Err;
+        assert!(!failed.established());
+    }
+    assert!(!at(QpType::Ud, QpState::Rtr).established());
+}

@@ -86,6 +86,8 @@ impl<'a> local::Responder for &'a Endless {
         RnrTimer::default()
     }
 
+    fn established(&self) {}
+
     fn take_receive<T>(
         &self,
         _accept: impl FnOnce(&Receive<'_>) -> bool,

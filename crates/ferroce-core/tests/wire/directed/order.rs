@@ -230,3 +230,30 @@ fn a_solicited_message_says_so_with_its_last_packet() {
     assert!(received[0].solicited);
     assert_eq!(received[0].opcode, WcOpcode::Recv);
 }
+
+#[test]
+fn the_responder_hears_of_the_peers_requests_in_their_turn() {
+    let mut pair = Pair::rc();
+    for _ in 0..3 {
+        pair.post(Operation::Send, 8);
+    }
+    let sent = pair.requests();
+    let heard = |pair: &Pair| pair.peer.queues.requests.get();
+    assert_eq!(pair.give(&sent[1]), Request::OutOfSequence);
+    assert_eq!(heard(&pair), 0);
+    // That the peer is there is known, though there is no receive for it.
+    assert_eq!(pair.give(&sent[0]), Request::NotReady);
+    assert_eq!(heard(&pair), 1);
+    pair.post_receive(64);
+    assert_eq!(pair.give(&sent[0]), Request::Taken);
+    assert_eq!(pair.give(&sent[0]), Request::Duplicate);
+    assert_eq!(heard(&pair), 2);
+    // Whatever comes begins a connection that is not reliable.
+    let mut pair = Pair::new(QpType::Uc, |_| {});
+    for _ in 0..2 {
+        pair.post(Operation::Send, 8);
+    }
+    let sent = pair.requests();
+    assert_eq!(pair.give(&sent[1]), Request::NotReady);
+    assert_eq!(heard(&pair), 1);
+}

@@ -28,6 +28,7 @@ MW_BIND_ERR, LOC_ACCESS = e.IBV_WC_MW_BIND_ERR, e.IBV_WC_LOC_ACCESS_ERR
 REM_INV_REQ, REM_ACCESS = e.IBV_WC_REM_INV_REQ_ERR, e.IBV_WC_REM_ACCESS_ERR
 REM_OP, RETRY_EXC, RNR_EXC = e.IBV_WC_REM_OP_ERR, e.IBV_WC_RETRY_EXC_ERR, e.IBV_WC_RNR_RETRY_EXC_ERR
 QP_REQ, QP_ACCESS = e.IBV_EVENT_QP_REQ_ERR, e.IBV_EVENT_QP_ACCESS_ERR
+COMM_EST = e.IBV_EVENT_COMM_EST
 LAST_WQE, SRQ_LIMIT = e.IBV_EVENT_QP_LAST_WQE_REACHED, e.IBV_EVENT_SRQ_LIMIT_REACHED
 CQ_ERR = e.IBV_EVENT_CQ_ERR
 
@@ -45,6 +46,7 @@ class Pair:
 
     def __init__(self, device, qp_type=RC, shared=False, access=REMOTE, memory_access=ALL, **attributes):
         self.device, self.type = device, qp_type
+        peer_state = attributes.pop("peer_state", RTS)
         caps = {k: attributes.pop(k) for k in ("cqe", "max_send_wr", "sq_sig_all") if k in attributes}
         self.srq = device.srq() if shared else None
         self.own, self.theirs = Memory(LENGTH), Memory(LENGTH)
@@ -61,7 +63,8 @@ class Pair:
             if "initiator_depth" in attributes:
                 rts["reads"] = attributes["initiator_depth"]
             qp.to_rtr(device, other.number, **rtr)
-            qp.to_rts(**rts)
+            if qp is self.sender or peer_state == RTS:
+                qp.to_rts(**rts)
 
     def sge(self, at=0, length=16, lkey=None):
         return self.own.address + at, length, self.local.lkey if lkey is None else lkey
@@ -364,6 +367,34 @@ for opcode in (RDMA_WRITE, RDMA_WRITE_IMM):
             none(pair.peer.recv_cq),
         )
     )
+
+
+# Responder, in RTR: the connection manager's last message may be lost, so the first request tells that the
+# connection is established, once (IBTA 11.6.3.2).
+
+IN_RTR = {"peer_state": RTR, "peer": RTR, "events": [COMM_EST]}
+
+for opcode, result in ((SEND, [OK, OK]), (RDMA_WRITE, []), (RDMA_WRITE_IMM, [OK, OK])):
+    for qp_type in (RC, UC):
+        row(f"{TRANSPORTS[qp_type]}, opcode {opcode}: to RTR", [OK, OK], RTS, result, qp_type=qp_type, **IN_RTR)(
+            lambda pair, opcode=opcode: (
+                pair.peer.post_recv([(5, []), (6, [])]),
+                pair.post(opcode, []),
+                pair.post(opcode, []),
+            )
+        )
+
+
+@row("a read of a responder in RTR", [OK], RTS, **IN_RTR)
+def _(pair):
+    pair.post(RDMA_READ, [])
+
+
+@row("a message to RTR that finds no receive", [OK], RTS, received=[OK], **IN_RTR)
+def _(pair):
+    pair.post(SEND, [])
+    none(pair.sender.send_cq)
+    pair.peer.post_recv([(5, [])])
 
 
 # Responder, receives (IBTA 9.7.4.1.7, 9.9.3, 11.6.2). On unreliable transports what does not fit is
