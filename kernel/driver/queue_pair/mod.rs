@@ -513,11 +513,16 @@ fn qp_event(event: EventType) -> Option<QpEvent> {
     })
 }
 
-/// Completes all posted receives as flushed, if the state is such (IBTA 10.3.1, Error).
+/// How many receives are flushed at once.
+const FLUSHED_AT_ONCE: u32 = 64;
+
+/// Completes posted receives as flushed, if the state is such (IBTA 10.3.1, Error): some here, what is
+/// left by a thread.
 fn flush_receives(qp: &rdma::Qp<Qp>) {
-    // A process that goes on posting must not keep the thread that is here, which may be a peer's: no
-    // more than the queue holds at a time.
-    for _ in 0..qp.caps.layout.recv().map_or(0, |r| r.entries()) {
+    // The caller may be a bottom half with a spinlock held, or a peer's thread, which a process that goes on
+    // posting must not keep.
+    let entries = qp.caps.layout.recv().map_or(0, |r| r.entries());
+    for _ in 0..entries.min(FLUSHED_AT_ONCE) {
         let wr_id = {
             let mut shared = qp.shared.lock();
             let processing = state::receive_queue(shared.attr.state);

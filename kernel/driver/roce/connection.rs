@@ -95,9 +95,11 @@ impl Connection {
 
     /// Does what the queue pair's state calls for.
     pub(crate) fn settle(&self, qp: &rdma::Qp<Qp>) {
-        if let Some(requesting) = &mut *self.requesting.lock() {
-            requesting.request(qp, rdma::clock());
-        }
+        let next = match &mut *self.requesting.lock() {
+            Some(requesting) => requesting.request(qp, rdma::clock()),
+            None => Next::Idle,
+        };
+        next.leave_to_thread(qp);
     }
 
     /// Memory on demand is missing, in a bottom half.

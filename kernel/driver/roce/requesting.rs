@@ -152,17 +152,20 @@ impl Requesting {
         let Some(processing) = self.sending.processing(qp) else {
             return Next::Idle;
         };
-        match processing {
-            Processing::Hold => {}
-            Processing::Run => self.sending.requester.hold(false),
-            Processing::Drain => self.sending.requester.hold(true),
-            Processing::Flush => self
-                .sending
-                .with_requester(qp, |requester, host| requester.flush(host)),
-        }
         let next = match processing {
-            Processing::Hold | Processing::Flush => Next::Idle,
-            Processing::Run | Processing::Drain => self.send(qp, now),
+            Processing::Hold => Next::Idle,
+            Processing::Run | Processing::Drain => {
+                let hold = processing == Processing::Drain;
+                self.sending.requester.hold(hold);
+                self.send(qp, now)
+            }
+            Processing::Flush => {
+                let flush = |requester: &mut Requester<_, _>, host: &Host<'_>| requester.flush(host);
+                match self.sending.with_requester(qp, flush) {
+                    true => Next::More,
+                    false => Next::Idle,
+                }
+            }
         };
         if processing == Processing::Drain
             && self.sending.requester.is_drained()

@@ -70,7 +70,7 @@ impl Run {
     }
 
     fn flush(&mut self) {
-        self.front.requester.flush(&self.front.queues);
+        while self.front.requester.flush(&self.front.queues) {}
         self.failed |= self.front.queues.completed.borrow().is_empty();
         self.judge();
         assert_eq!(self.completed, self.front.posted);

@@ -79,6 +79,9 @@ const READ_PACKETS: u32 = 64;
 /// How many packets are sent before an acknowledgement is asked for.
 const ASK_AFTER: u32 = 16;
 
+/// How many requests are flushed at once.
+const FLUSHED_AT_ONCE: u32 = 64;
+
 /// What of the QP's attributes the requester goes by.
 struct Config {
     qp_type: QpType,
@@ -285,17 +288,33 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.failed
     }
 
-    /// Completes all requests with [`WrFlushErr`](WcStatus::WrFlushErr): in ERR and SQE, again whenever
-    /// there are more.
-    pub fn flush<H: Host<Region = R>>(&mut self, host: &H) {
+    /// Completes requests with [`WrFlushErr`](WcStatus::WrFlushErr): in ERR and SQE, again whenever there
+    /// are more. No more than some at a time, as it may be called under a spinlock; returns whether there
+    /// are more, for which it is to be called again.
+    #[must_use = "there may be more"]
+    pub fn flush<H: Host<Region = R>>(&mut self, host: &H) -> bool {
         self.stop();
-        while self.head != self.posted {
-            let position = self.head;
-            self.head = position.wrapping_add(1);
-            self.complete(position, WcStatus::WrFlushErr, host);
+        for _ in 0..FLUSHED_AT_ONCE {
+            if self.is_empty() {
+                break;
+            }
+            self.retire_oldest(WcStatus::WrFlushErr, host);
         }
-        self.begun = self.posted;
-        self.current = self.posted;
+        !self.is_empty()
+    }
+
+    /// Completes the oldest request, which leaves the queue.
+    fn retire_oldest<H: Host<Region = R>>(&mut self, status: WcStatus, host: &H) {
+        let position = self.head;
+        self.head = position.wrapping_add(1);
+        // It may never have been begun.
+        if self.begun == position {
+            self.begun = self.head;
+        }
+        if self.current == position {
+            self.current = self.head;
+        }
+        self.complete(position, status, host);
     }
 
     /// Sends nothing any more, and waits for nothing.
@@ -352,13 +371,8 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
 
     /// Completes the oldest request with an error, which ends all sending.
     fn fail<H: Host<Region = R>>(&mut self, status: WcStatus, host: &H) {
-        let position = self.head;
         self.stop();
-        self.head = position.wrapping_add(1);
-        if self.begun == position {
-            self.begun = self.head;
-        }
-        self.complete(position, status, host);
+        self.retire_oldest(status, host);
     }
 
     /// Completes what is done: those requests whose packets are all acknowledged, in order.

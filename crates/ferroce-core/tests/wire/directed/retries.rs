@@ -91,7 +91,7 @@ fn without_an_answer_a_request_is_sent_again_retry_cnt_times() {
     assert_eq!(pair.completed(), [WcStatus::RetryExcErr]);
     assert_eq!(pair.own.requester.next_deadline(), None);
     assert!(pair.requests().is_empty());
-    pair.own.requester.flush(&pair.own.queues);
+    assert!(!pair.own.requester.flush(&pair.own.queues));
     assert_eq!(pair.completed(), [WcStatus::WrFlushErr]);
     assert!(pair.own.requester.is_empty());
 }
