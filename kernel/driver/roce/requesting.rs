@@ -156,6 +156,7 @@ impl Requesting {
             Processing::Hold => Next::Idle,
             Processing::Run | Processing::Drain => {
                 let hold = processing == Processing::Drain;
+                self.sending.requester.recover();
                 self.sending.requester.hold(hold);
                 self.send(qp, now)
             }

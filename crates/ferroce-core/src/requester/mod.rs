@@ -317,6 +317,19 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.complete(position, status, host);
     }
 
+    /// Goes on after a failure, if there was one: of a UC QP that was brought back from SQE to RTS (IBTA
+    /// 10.3.1). What is left of the message that failed is never sent; what has not been flushed is.
+    pub fn recover(&mut self) {
+        if !core::mem::take(&mut self.failed) {
+            return;
+        }
+        self.begun = self.head;
+        self.current = self.head;
+        self.una = self.next;
+        self.end = self.next;
+        self.allotted = self.next;
+    }
+
     /// Sends nothing any more, and waits for nothing.
     fn stop(&mut self) {
         self.failed = true;

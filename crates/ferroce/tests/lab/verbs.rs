@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::device::with_device_script;
+use crate::device::{with_device_script, BY_WIRE};
 use crate::support::{Flavor, Ran, Test};
 
 pub const TESTS: &[Test] = &[
@@ -14,7 +14,7 @@ pub const TESTS: &[Test] = &[
     ),
     ("wrong arguments get their errno", errnos),
     (
-        "work requests that break a rule get their status, and the queue pairs their state",
+        "work requests that break a rule get their status, and queue pairs their state, by the wire too",
         statuses,
     ),
 ];
@@ -26,7 +26,7 @@ pub const DEBUG_TESTS: &[Test] = &[
     ),
     ("debug: wrong arguments get their errno", errnos),
     (
-        "debug: work requests that break a rule get their status, and the queue pairs their state",
+        "debug: work requests that break a rule get their status, and queue pairs their state, by the wire too",
         statuses,
     ),
 ];
@@ -70,5 +70,9 @@ fn errnos(flavor: &Flavor) {
 }
 
 fn statuses(flavor: &Flavor) {
-    guest(flavor, "statuses.py", "fr0").prints(" rows, 0 failed");
+    let script = with_devices(&guest_script("statuses.py", "fr0"));
+    for before in ["", BY_WIRE] {
+        let ran = flavor.sh(&format!("{before}{script}")).ends_with(0);
+        ran.prints(" rows, 0 failed");
+    }
 }

@@ -63,3 +63,41 @@ fn a_packet_of_another_service_is_dropped() {
     assert_eq!(reliable.give(&rc[0]), Request::Taken);
     assert_eq!(unreliable.give(&uc[0]), Request::Taken);
 }
+
+#[test]
+fn a_requester_goes_on_after_an_error_if_its_qp_is_brought_back() {
+    let bad_key = Sge {
+        lkey: LKEY + 1,
+        ..sge(0, MTU)
+    };
+    let mut pair = Pair::new(QpType::Uc, |_| {});
+    pair.post_receive(2048);
+    pair.post(Operation::Send, 8);
+    pair.settle();
+    assert_eq!(pair.completed(), [WcStatus::Success]);
+    // In the middle of a message.
+    let halves = [sge(0, MTU), sge(1024, MTU)];
+    pair.post_with(Operation::Send, &halves, SendFlags::EMPTY);
+    assert!(pair.own.request(pair.now).is_ok());
+    pair.own.queues.lkey.set(LKEY + 1);
+    pair.post(Operation::Send, 8);
+    assert!(pair.requests().is_empty());
+    pair.own.queues.lkey.set(LKEY);
+    assert!(!pair.own.requester.flush(&pair.own.queues));
+    let statuses = [WcStatus::LocProtErr, WcStatus::WrFlushErr];
+    assert_eq!(pair.completed(), statuses);
+    for _ in 0..2 {
+        pair.own.requester.recover();
+        pair.post_receive(2048);
+        pair.post(Operation::Send, 2 * MTU + 1);
+        pair.settle();
+        assert_eq!(pair.completed(), [WcStatus::Success]);
+        // Before it has sent anything, too.
+        pair.post_with(Operation::Send, &[bad_key], SendFlags::EMPTY);
+        assert!(pair.requests().is_empty());
+        assert_eq!(pair.completed(), [WcStatus::LocProtErr]);
+    }
+    let received = pair.peer.queues.received.borrow();
+    let lengths: Vec<_> = received.iter().map(|r| r.byte_len).collect();
+    assert_eq!(lengths, [8, 2 * MTU + 1, 2 * MTU + 1]);
+}

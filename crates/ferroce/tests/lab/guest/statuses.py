@@ -48,12 +48,16 @@ class Pair:
         self.device, self.type = device, qp_type
         peer_state = attributes.pop("peer_state", RTS)
         caps = {k: attributes.pop(k) for k in ("cqe", "max_send_wr", "sq_sig_all") if k in attributes}
+        # Those of the peer are for receives.
+        peer_caps = {k: attributes.pop(k) for k in ("max_recv_wr",) if k in attributes}
+        if peer_caps:
+            peer_caps["cqe"] = caps["cqe"]
         self.srq = device.srq() if shared else None
         self.own, self.theirs = Memory(LENGTH), Memory(LENGTH)
         self.own.put(0, os.urandom(LENGTH))
         self.local = self.own.region(device.pd)
         self.remote = self.theirs.region(device.pd, memory_access)
-        self.sender, self.peer = Qp(device, qp_type, **caps), Qp(device, qp_type, srq=self.srq)
+        self.sender, self.peer = Qp(device, qp_type, **caps), Qp(device, qp_type, srq=self.srq, **peer_caps)
         # The peer's rights: its own queue pair's.
         self.sender.to_init()
         self.peer.to_init(access=access)
@@ -274,6 +278,28 @@ def _(pair):
     pair.post(SEND, [pair.sge(lkey=1)])
     pair.sender.post_recv([(9, [])])
     assert [(wc.wr_id, wc.status) for wc in pair.sender.received(3)] == [(i, FLUSHED) for i in (7, 8, 9)]
+
+
+MANY = 1000
+
+
+@row(
+    "a long queue is flushed in order",
+    [REM_ACCESS] + [FLUSHED] * MANY,
+    ERR,
+    received=[FLUSHED] * MANY,
+    peer=ERR,
+    events=[QP_ACCESS],
+    max_send_wr=MANY + 1,
+    max_recv_wr=MANY,
+    cqe=MANY + 1,
+)
+def _(pair):
+    pair.peer.post_recv([(number, []) for number in range(MANY)])
+    bad = pair.wr(RDMA_WRITE, rkey=0x4711, wr_id=0)
+    pair.sender.qp.post_send(chain([bad] + [pair.wr(SEND, [], wr_id=1 + number) for number in range(MANY)]))
+    pair.ids = list(range(MANY + 1))
+    pair.received_ids = list(range(MANY))
 
 
 @row("in SQE the receives stay", [LOC_PROT, FLUSHED], SQE, qp_type=UC)
@@ -753,7 +779,7 @@ def _(pair):
 
 def check(device, name, function, sent, state, received, peer, events, setup):
     pair = Pair(device, **setup)
-    pair.ids = None
+    pair.ids = pair.received_ids = None
     function(pair)
     found = getattr(pair, "sent_before_close", None) or (pair.sender.sent(len(sent)) if sent else [])
     assert [wc.status for wc in found] == sent, f"sent: {list(map(str, found))}"
@@ -763,6 +789,8 @@ def check(device, name, function, sent, state, received, peer, events, setup):
     none(pair.sender.send_cq)
     found = pair.peer.received(len(received)) if received else []
     assert [wc.status for wc in found] == received, f"received: {list(map(str, found))}"
+    if pair.received_ids:
+        assert [wc.wr_id for wc in found] == pair.received_ids
     none(pair.peer.recv_cq)
     states = pair.sender.state(), pair.peer.state()
     assert states == (state, peer), f"states {states}, not {(state, peer)}"
