@@ -144,9 +144,14 @@ impl<'a> Arrived<'a> {
 
     /// As [`Datagram::deliver`]. If memory is only there [`Later`](Fault::Later), the datagram is lost, and
     /// the receive is there for the next.
+    ///
+    /// So the copy is made before the receive is taken, under whatever lock keeps others from taking it: it
+    /// is one packet, of the path MTU and the GRH at most. To take the receive first, and give it back,
+    /// would need a place for as many as there are CPUs that deliver; to look first whether the memory is
+    /// there is no answer, since it may go before it is written to.
     pub fn deliver<P: Responder>(&self, peer: &P) -> bool {
         let received = received(self.length, self.extra, self.solicited, self.from);
-        // It is written before the receive is taken, and taken only if that can be told.
+        // It is taken only if the outcome can be told in its completion.
         let placed = Cell::new(Ok(()));
         let taken = peer.take_receive(
             |receive| {
