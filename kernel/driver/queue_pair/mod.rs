@@ -418,6 +418,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
         }
         Transition::Flush => {
             qp.connection.flush_receive(qp);
+            flush_all_receives(qp);
             receiving_ends(qp);
             settle(qp);
         }
@@ -517,30 +518,48 @@ fn qp_event(event: EventType) -> Option<QpEvent> {
 const FLUSHED_AT_ONCE: u32 = 64;
 
 /// Completes posted receives as flushed, if the state is such (IBTA 10.3.1, Error): some here, what is
-/// left by a thread.
+/// left by a thread. The caller may be a bottom half with a spinlock held.
 fn flush_receives(qp: &rdma::Qp<Qp>) {
-    // The caller may be a bottom half with a spinlock held, or a peer's thread, which a process that goes on
-    // posting must not keep.
+    if flush_some_receives(qp) {
+        qp.deferred.later();
+    }
+}
+
+/// As [`flush_receives`], all that the queue holds: for a call of the owner's, which may sleep.
+fn flush_all_receives(qp: &rdma::Qp<Qp>) {
     let entries = qp.caps.layout.recv().map_or(0, |r| r.entries());
-    for _ in 0..entries.min(FLUSHED_AT_ONCE) {
+    // A process that goes on posting does not keep the thread.
+    for _ in 0..entries / FLUSHED_AT_ONCE {
+        if !flush_some_receives(qp) {
+            return;
+        }
+        rdma::cond_resched();
+    }
+    flush_receives(qp);
+}
+
+/// Flushes some receives. Returns whether there may be more.
+fn flush_some_receives(qp: &rdma::Qp<Qp>) -> bool {
+    if qp.srq.is_some() {
+        return false;
+    }
+    for _ in 0..FLUSHED_AT_ONCE {
         let wr_id = {
             let mut shared = qp.shared.lock();
             let processing = state::receive_queue(shared.attr.state);
             if shared.is_gone || processing != state::Processing::Flush {
-                return;
+                return false;
             }
             match &mut shared.receives {
                 Some(receives) => receives.flush_one(),
                 None => None,
             }
         };
-        let Some(wr_id) = wr_id else { return };
+        let Some(wr_id) = wr_id else { return false };
         let cqe = Cqe::new(wr_id, qp.number, WcOpcode::Recv, WcStatus::WrFlushErr);
         cq::complete(&qp.recv_cq, &cqe, false);
     }
-    if qp.srq.is_none() {
-        qp.deferred.later();
-    }
+    true
 }
 
 /// What becomes of receives when the queue pair has come to the error state.

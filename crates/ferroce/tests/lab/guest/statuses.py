@@ -749,6 +749,15 @@ def _(pair):
     assert pair.sender.received()[0].status == FLUSHED
 
 
+@row("to ERR: a long queue is flushed before the call returns", [], RTS, peer=ERR, max_recv_wr=MANY, cqe=MANY)
+def _(pair):
+    pair.peer.post_recv([(number, []) for number in range(MANY)])
+    pair.peer.to(ERR)
+    _, found = pair.peer.recv_cq.poll(MANY + 1)
+    assert [wc.wr_id for wc in found] == list(range(MANY))
+    assert all(wc.status == FLUSHED for wc in found)
+
+
 @row("to RESET: all is forgotten", [], RESET)
 def _(pair):
     pair.post(SEND)
