@@ -92,6 +92,7 @@ impl kernel::InPlaceModule for Ferroce {
             device::NEWLINK.init();
             roce::port::PORTS.init();
         }
+        roce::init();
         // In this order, so that there is no device before all else is in place.
         try_pin_init!(Self {
             namespaces <- net::Registration::register(),

@@ -159,7 +159,7 @@ impl Path {
             if count > 1 && self.is_short(route) {
                 packet.keep_whole();
             }
-            socket.send(packet, route, in_flight, &guard);
+            socket.send(packet, route, super::own_priority(), in_flight, &guard);
             Some(())
         });
         drop(guard);
