@@ -55,6 +55,10 @@ pub const TESTS: &[Test] = &[
         injected,
     ),
     (
+        "wire: nothing is sent from an address that is gone",
+        lost_address,
+    ),
+    (
         "wire: network devices are in the groups that queue pairs are in",
         groups,
     ),
@@ -86,6 +90,10 @@ pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: wire: packets of programs of this host and of strangers reach nobody",
         injected,
+    ),
+    (
+        "debug: wire: nothing is sent from an address that is gone",
+        lost_address,
     ),
     (
         "debug: wire: network devices are in the groups that queue pairs are in",
@@ -304,6 +312,13 @@ fn injected(flavor: &Flavor) {
             .ends_with(0)
             .prints("8 connections and 3 queue pairs for datagrams are what they were");
     }
+}
+
+/// The other address keeps the route: IPv6 does not ask for more.
+fn lost_address(flavor: &Flavor) {
+    let program = guest_script("wire_address.py", "fa va a fb fd00::1");
+    let script = format!("ip -n a addr add fd00::3/64 dev va nodad; {program}");
+    between(flavor, "ferroce", "ferroce", &script).prints("back again");
 }
 
 /// The groups of perftest's programs are 239.1.2.3 and ff15::1:2345.
