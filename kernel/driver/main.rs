@@ -68,6 +68,10 @@ module! {
             default: 1,
             description: "Deliver on this host from memory to memory; 0 sends all by the wire, for tests (default: 1)",
         },
+        poll: u8 {
+            default: 1,
+            description: "Have a thread poll busy send queues on a CPU with nothing else to do; 0 has a doorbell rung for each request (default: 1)",
+        },
     },
 }
 
