@@ -13,9 +13,8 @@
 //! administrator has set apart ([`thread::may_work_on`]). With `insmod ferroce.ko poll=0` it never does.
 
 use super::{
-    kick,
     send::{drain, Extent, Stopped, BATCH},
-    Qp, QpRef,
+    take_turn, Qp, QpRef,
 };
 use crate::{
     counters::Host,
@@ -208,8 +207,9 @@ pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
 /// The drainer does not look after a queue, or no longer: its program rings again.
 fn let_go(qp: &rdma::Qp<Qp>) {
     qp.attended.store(false, Relaxed);
-    // Whoever holds the mutex sees the note, and asks for the doorbell.
-    kick(qp);
+    // Who holds the mutex sees the note, and asks for the doorbell. A program that goes on posting does not
+    // keep this thread on the CPU.
+    take_turn(qp);
 }
 
 impl Run for Drainer {
@@ -236,7 +236,7 @@ impl Run for Drainer {
             if !thread::has_cpu_to_itself() {
                 // Others before this one. Meanwhile the programs ring.
                 self.attends_to.store(NOBODY, Relaxed);
-                attended.iter().for_each(|queue| kick(&queue.qp));
+                attended.iter().for_each(|queue| take_turn(&queue.qp));
                 thread::give_way();
                 // Whoever wants the CPU for long has it.
                 if !thread::has_cpu_to_itself() {
