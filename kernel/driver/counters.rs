@@ -64,6 +64,9 @@ counters! {
         UnknownQp = c"rcvd_unknown_qp",
         /// Packets of others than the peer of a queue pair.
         WrongSource = c"rcvd_wrong_source",
+        /// Packets that were sent on this host, by sockets of programs, or that have one of its addresses as
+        /// their source. What the device sends to this host goes from memory to memory.
+        FromThisHost = c"rcvd_from_this_host",
         /// Packets for queue pairs that are in no state to take them.
         NotReady = c"rcvd_not_ready",
         /// Requests that came once more.

@@ -68,6 +68,10 @@ module! {
             default: 1,
             description: "Deliver on this host from memory to memory; 0 sends all by the wire, for tests (default: 1)",
         },
+        poll: u8 {
+            default: 1,
+            description: "Have a thread poll busy send queues on a CPU with nothing else to do; 0 has a doorbell rung for each request (default: 1)",
+        },
     },
 }
 
@@ -92,6 +96,7 @@ impl kernel::InPlaceModule for Ferroce {
             device::NEWLINK.init();
             roce::port::PORTS.init();
         }
+        roce::init();
         // In this order, so that there is no device before all else is in place.
         try_pin_init!(Self {
             namespaces <- net::Registration::register(),

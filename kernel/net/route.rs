@@ -168,6 +168,17 @@ impl Route {
 }
 
 impl Route {
+    /// Whether it leads to the loopback device: the destination is this network namespace.
+    pub fn is_loopback(&self) -> bool {
+        let _guard = rcu::read_lock();
+        // SAFETY: By the type invariants a valid route. It always has a device, which stays in memory as
+        // long as RCU's read lock is held.
+        unsafe {
+            let netdev = (&raw const (*self.as_raw()).__bindgen_anon_1.dev).read_volatile();
+            NetDevice::from_raw(netdev).is_loopback()
+        }
+    }
+
     /// Shows the device at the other end, if that which packets leave by is one of a pair: of virtual
     /// Ethernet devices, say, between two namespaces. `op` must not sleep.
     pub fn with_peer<R>(&self, op: impl FnOnce(&NetDevice) -> R) -> Option<R> {

@@ -10,7 +10,7 @@ use core::{
     ptr::NonNull,
 };
 use kernel::{
-    bindings::{sk_buff, SKB_GSO_UDP_L4, SKB_GSO_UDP_TUNNEL_CSUM},
+    bindings::{sk_buff, PACKET_LOOPBACK, SKB_GSO_UDP_L4, SKB_GSO_UDP_TUNNEL_CSUM},
     ffi::c_int,
 };
 
@@ -49,6 +49,12 @@ impl SkBuff {
 
     fn as_raw(&self) -> *mut sk_buff {
         self.0.as_ptr()
+    }
+
+    /// See [`Datagram::priority`].
+    pub(super) fn set_priority(&self, priority: u32) {
+        // SAFETY: By the type invariants. This is the only reference to the packet.
+        unsafe { (*self.as_raw()).__bindgen_anon_4.headers.as_mut().priority = priority };
     }
 }
 
@@ -172,6 +178,28 @@ impl Datagram {
             let list = &raw const (*self.skb.as_raw()).__bindgen_anon_1.__bindgen_anon_1;
             let netdev = (*list).__bindgen_anon_1.dev;
             (!netdev.is_null()).then(|| NetDevice::from_raw(netdev.cast()))
+        }
+    }
+
+    /// Whether this network namespace has sent it, as far as its way tells: the loopback device or a VRF
+    /// turned it round, or it is the copy that the sender's own host gets of what goes to a group.
+    pub fn is_looped_back(&self) -> bool {
+        // SAFETY: A valid packet.
+        let headers = unsafe { (*self.skb.as_raw()).__bindgen_anon_4.headers.as_ref() };
+        u32::from(headers.pkt_type()) == PACKET_LOOPBACK
+            || self.netdev().is_some_and(NetDevice::is_loopback)
+    }
+
+    /// The priority in the sender's queues. Programs without privileges can have 0 to 6
+    /// (`sk_set_prio_allowed()`). It stays with a packet that is looped back, and is not carried by networks.
+    pub fn priority(&self) -> u32 {
+        // SAFETY: A valid packet.
+        unsafe {
+            (*self.skb.as_raw())
+                .__bindgen_anon_4
+                .headers
+                .as_ref()
+                .priority
         }
     }
 

@@ -134,10 +134,22 @@ impl<T: Receiver> UdpSocket<T> {
         }
     }
 
-    /// Sends a packet on its way. It counts as `in_flight` until it has arrived; what else becomes of it
+    /// Sends a packet on its way. If that leads to the loopback device, the packet has a priority there, see
+    /// [`Datagram::priority`]. It counts as `in_flight` until it has arrived; what else becomes of it
     /// nobody hears. In any context but interrupts.
-    pub fn send(&self, packet: Packet, route: &Route, in_flight: &InFlight, _guard: &rcu::Guard) {
-        let skb = packet.into_skb().into_raw();
+    pub fn send(
+        &self,
+        packet: Packet,
+        route: &Route,
+        priority: u32,
+        in_flight: &InFlight,
+        _guard: &rcu::Guard,
+    ) {
+        let skb = packet.into_skb();
+        if route.is_loopback() {
+            skb.set_priority(priority);
+        }
+        let skb = skb.into_raw();
         // SAFETY: A valid namespace and socket, and a packet with IP header, which is given away. It has
         // no reference to the route of its own: that is there as long as RCU's read lock is held, and who
         // keeps the packet for longer takes a reference.

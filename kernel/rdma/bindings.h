@@ -21,6 +21,7 @@
 #include <linux/notifier.h>
 #include <linux/rtnetlink.h>
 #include <linux/sched.h>
+#include <linux/sched/isolation.h>
 #include <linux/sched/stat.h>
 #include <linux/spinlock.h>
 #include <linux/sysfs.h>
@@ -43,7 +44,10 @@ bool rdma_helper_try_module_get(struct module *module);
 void rdma_helper_module_put(struct module *module);
 void rdma_helper_cond_resched(void);
 const struct cpumask *rdma_helper_cpumask_of(unsigned int cpu);
-unsigned int rdma_helper_next_online_cpu(unsigned int cpu);
+unsigned int rdma_helper_next_active_cpu(unsigned int cpu);
+bool rdma_helper_current_may_run_on(unsigned int cpu);
+bool rdma_helper_housekeeping_domain(unsigned int cpu);
+bool rdma_helper_housekeeping_kernel_noise(unsigned int cpu);
 void rdma_helper_local_bh_disable(void);
 void rdma_helper_local_bh_enable(void);
 bool rdma_helper_in_softirq(void);

@@ -69,9 +69,24 @@ const struct cpumask *rdma_helper_cpumask_of(unsigned int cpu)
 	return cpumask_of(cpu);
 }
 
-unsigned int rdma_helper_next_online_cpu(unsigned int cpu)
+unsigned int rdma_helper_next_active_cpu(unsigned int cpu)
 {
-	return cpumask_next_wrap(cpu, cpu_online_mask);
+	return cpumask_next_wrap(cpu, cpu_active_mask);
+}
+
+bool rdma_helper_current_may_run_on(unsigned int cpu)
+{
+	return cpumask_test_cpu(cpu, current->cpus_ptr);
+}
+
+bool rdma_helper_housekeeping_domain(unsigned int cpu)
+{
+	return housekeeping_cpu(cpu, HK_TYPE_DOMAIN);
+}
+
+bool rdma_helper_housekeeping_kernel_noise(unsigned int cpu)
+{
+	return housekeeping_cpu(cpu, HK_TYPE_KERNEL_NOISE);
 }
 
 struct ib_ucontext *rdma_helper_udata_ucontext(struct ib_udata *udata)

@@ -10,7 +10,7 @@ use super::bindings;
 use core::{ops::Deref, ptr::NonNull};
 use kernel::{
     bindings::task_struct,
-    cpu::CpuId,
+    cpu::{nr_cpu_ids, CpuId},
     error::from_err_ptr,
     new_condvar, new_mutex,
     prelude::*,
@@ -157,18 +157,36 @@ pub fn give_way() {
     unsafe { kernel::bindings::yield_() };
 }
 
-/// A CPU other than this one, if there is one: `after` says how many to pass over.
-pub fn another_cpu(after: usize) -> Option<CpuId> {
-    let here = CpuId::current().as_u32();
-    // SAFETY: Any number will do.
-    let next = |cpu: &u32| Some(unsafe { bindings::rdma_helper_next_online_cpu(*cpu) });
-    let mut others = core::iter::successors(next(&here), next).filter(|cpu| *cpu != here);
-    // There is no end of them, if there is any: after the last CPU comes the first.
-    // SAFETY: Any number will do.
-    match unsafe { bindings::rdma_helper_next_online_cpu(here) } == here {
-        true => None,
-        false => CpuId::from_u32(others.nth(after)?),
+/// Whether a thread that works for the calling one may take the time of a CPU: the calling thread may run there
+/// itself, by its affinity and its cpuset, and the administrator has not set the CPU apart from the scheduler's
+/// balancing (`isolcpus`, isolated cpusets) or from the kernel's own work (`nohz_full`).
+pub fn may_work_on(cpu: CpuId) -> bool {
+    let cpu = cpu.as_u32();
+    // SAFETY: The number is that of a CPU, and any thread may call these.
+    unsafe {
+        bindings::rdma_helper_current_may_run_on(cpu)
+            && bindings::rdma_helper_housekeeping_domain(cpu)
+            && bindings::rdma_helper_housekeeping_kernel_noise(cpu)
     }
+}
+
+/// A CPU other than this one that a thread [may work on](may_work_on) for the calling one, if there is one:
+/// `after` says how many to pass over.
+pub fn another_cpu(after: usize) -> Option<CpuId> {
+    let here = CpuId::current();
+    // After the last CPU comes the first.
+    // SAFETY: Any number will do.
+    let next = |cpu: u32| unsafe { bindings::rdma_helper_next_active_cpu(cpu) };
+    let others = || {
+        core::iter::successors(Some(next(here.as_u32())), move |cpu| Some(next(*cpu)))
+            // If this one is about to go offline, it is none of the active ones.
+            .take(nr_cpu_ids() as usize)
+            .take_while(|cpu| *cpu != here.as_u32())
+            .filter_map(CpuId::from_u32)
+            .filter(|cpu| may_work_on(*cpu))
+    };
+    let count = others().count();
+    others().nth(after.checked_rem(count)?)
 }
 
 /// The tick of the kernel's clock.

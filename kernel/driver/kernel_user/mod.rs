@@ -160,6 +160,9 @@ impl HasHandlers for rdma::Srq<Srq> {
     }
 }
 
+/// How many completions are looked at with interrupts off, of the up to 2^18 of a queue.
+const DISOWN_AT_ONCE: u32 = 256;
+
 /// The user's side of a completion queue.
 #[pin_data]
 pub(crate) struct Polling {
@@ -205,9 +208,13 @@ impl Polling {
         drop(before);
     }
 
-    /// Drops the completions that a queue pair has made so far.
+    /// Drops the completions that a queue pair has made so far, and makes no more of. It may sleep: interrupts
+    /// are off for a piece of the queue at a time.
     pub(crate) fn disown(&self, qpn: u32) {
-        self.lock().queue.poller.disown(qpn);
+        let mut disown = self.lock().queue.poller.begin_disown(qpn);
+        while self.lock().queue.poller.disown(&mut disown, DISOWN_AT_ONCE) {
+            rdma::cond_resched();
+        }
     }
 
     /// Takes completions, as many as there are and there is room for.

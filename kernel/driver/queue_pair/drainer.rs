@@ -8,11 +8,13 @@
 //! there is a CPU with nothing else to do, the drainer executes what is posted from then on, and the
 //! programs need not ring: until they pause, or anybody else wants the CPU. If there is none, the
 //! offer comes to nothing, and is repeated less and less often.
+//!
+//! The thread runs only where the programs that it works for may run themselves, and not on CPUs that the
+//! administrator has set apart ([`thread::may_work_on`]). With `insmod ferroce.ko poll=0` it never does.
 
 use super::{
-    kick,
     send::{drain, Extent, Stopped, BATCH},
-    Qp, QpRef,
+    take_turn, Qp, QpRef,
 };
 use crate::{
     counters::Host,
@@ -22,8 +24,9 @@ use crate::{
         thread::{self, Run, Thread},
     },
 };
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use kernel::{
+    cpu::CpuId,
     new_mutex,
     prelude::*,
     processor::cpu_relax,
@@ -39,6 +42,8 @@ pub(crate) struct Drainer {
     rhythm: Rhythm,
     /// Whose queues it looks after at the moment.
     attends_to: AtomicUsize,
+    /// The number of the CPU that it is to run on.
+    cpu: AtomicU32,
 }
 
 /// To whom it attends when it sleeps. No protection domain has that number.
@@ -111,6 +116,10 @@ const PAUSE: Delta = Delta::from_millis(5);
 /// program with a thousand queues may come back to each several times a second only.
 const LONG_PAUSE: Delta = Delta::from_millis(200);
 
+/// For how long the thread goes on without a pause. Then the programs have to ring again, and it is asked
+/// anew on which CPUs they may run: that can change at any time.
+const LONGEST: Delta = Delta::from_millis(1000);
+
 impl Drainer {
     /// Makes a device's drainer.
     pub(crate) fn start() -> Result<Thread<Self>> {
@@ -120,6 +129,7 @@ impl Drainer {
                 offered <- new_mutex!(KVec::new(), "ferroce::Drainer::offered"),
                 rhythm: Rhythm::default(),
                 attends_to: AtomicUsize::new(NOBODY),
+                cpu: AtomicU32::new(0),
             }? Error),
         )
     }
@@ -158,13 +168,21 @@ impl Drainer {
 
 /// Takes note of a doorbell that has been answered, and perhaps offers the queue to the drainer.
 pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
+    if *crate::module_parameters::poll.value() == 0 || qp.attended.load(Relaxed) {
+        return;
+    }
     let drainer = &qp.device().drainer;
     let comes_soon = match drainer.attends_to.load(Relaxed) {
         NOBODY if drainer.rhythm.rung() => false,
         owner if owner == qp.pd.number() => true,
         _ => return,
     };
-    let Some(cpu) = thread::another_cpu(drainer.rhythm.offers()) else {
+    let cpu = match comes_soon {
+        false => thread::another_cpu(drainer.rhythm.offers()),
+        // It stays where it is, for a thread of the same process, which may have an affinity of its own.
+        true => CpuId::from_u32(drainer.cpu.load(Relaxed)).filter(|cpu| thread::may_work_on(*cpu)),
+    };
+    let Some(cpu) = cpu else {
         return;
     };
     if qp.attended.swap(true, Relaxed) {
@@ -177,6 +195,8 @@ pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
         let send = qp.send.try_lock();
         let _ = send.map(|mut send| send.stay_awake());
     }
+    // Before the queue is offered. If the thread runs on another CPU at the moment, it stops.
+    drainer.cpu.store(cpu.as_u32(), Relaxed);
     match drainer.offered.lock().push(ARef::from(qp), GFP_KERNEL) {
         Ok(()) => drainer.wake_on(cpu),
         // Without memory there are doorbells, as before.
@@ -187,14 +207,16 @@ pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
 /// The drainer does not look after a queue, or no longer: its program rings again.
 fn let_go(qp: &rdma::Qp<Qp>) {
     qp.attended.store(false, Relaxed);
-    // Whoever holds the mutex sees the note, and asks for the doorbell.
-    kick(qp);
+    // Who holds the mutex sees the note, and asks for the doorbell. A program that goes on posting does not
+    // keep this thread on the CPU.
+    take_turn(qp);
 }
 
 impl Run for Drainer {
     fn run(&self) {
         let mut attended = KVec::new();
-        let mut busy_at = Instant::now();
+        let begin = Instant::<Monotonic>::now();
+        let mut busy_at = begin;
         loop {
             let now = Instant::now();
             if self.accept(&mut attended, now) {
@@ -204,11 +226,17 @@ impl Run for Drainer {
             let Some(first) = attended.first().filter(|_| now - busy_at <= PAUSE) else {
                 break;
             };
+            // It is on another CPU than it should be if that has gone offline, or if a queue was offered for
+            // another one while the thread was running.
+            let cpu = CpuId::current().as_u32();
+            if now - begin > LONGEST || cpu != self.cpu.load(Relaxed) {
+                break;
+            }
             let owner = first.qp.pd.number();
             if !thread::has_cpu_to_itself() {
                 // Others before this one. Meanwhile the programs ring.
                 self.attends_to.store(NOBODY, Relaxed);
-                attended.iter().for_each(|queue| kick(&queue.qp));
+                attended.iter().for_each(|queue| take_turn(&queue.qp));
                 thread::give_way();
                 // Whoever wants the CPU for long has it.
                 if !thread::has_cpu_to_itself() {

@@ -13,12 +13,11 @@ use crate::{
     address,
     counters::Port,
     cq,
-    device::Ferroce,
     local::{self, AccessError, Outcome},
     memory::{self, Anew, Cache},
     net,
     qp::state::{self, Processing},
-    rdma::{self, qp::QpEvent, Details, Device, Gid},
+    rdma::{self, qp::QpEvent, Details, Gid},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
     roce,
@@ -61,10 +60,9 @@ struct Datagrams {
 
 impl Datagrams {
     /// The way to an address.
-    fn path_for(&mut self, device: &Device<Ferroce>, address: roce::Address) -> &mut roce::Path {
+    fn path_for(&mut self, address: roce::Address) -> &mut roce::Path {
         self.path = self.path.take().filter(|path| path.is_to(&address));
-        self.path
-            .get_or_insert_with(|| roce::Path::new(device, address))
+        self.path.get_or_insert_with(|| roce::Path::new(address))
     }
 
     /// Sends what is ready.
@@ -575,7 +573,7 @@ fn datagram(
                 datagrams.sent = datagrams.sent.wrapping_add(1);
                 let (way, to) = (address.way(qp.number), (to.remote_qpn, qkey));
                 let psn = datagrams.sent;
-                let path = datagrams.path_for(device, way);
+                let path = datagrams.path_for(way);
                 match roce::datagram::make(path, &datagram, to, psn) {
                     Ok(packet) => datagrams.ready = packet,
                     Err(status) => return Attempt::Failed(status),

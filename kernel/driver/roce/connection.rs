@@ -29,8 +29,6 @@ use kernel::{prelude::*, sync::static_lock_class};
 pub(crate) struct Connection {
     /// Requests go by the wire.
     is_engaged: AtomicBool,
-    /// A packet has come for which there is no responder yet.
-    is_called: AtomicBool,
     #[pin]
     paging: Paging,
     #[pin]
@@ -44,7 +42,6 @@ impl Connection {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             is_engaged: AtomicBool::new(false),
-            is_called: AtomicBool::new(false),
             paging <- Paging::new(),
             requesting <- SpinLockBh::new(
                 None, c"ferroce::Connection::requesting", static_lock_class!()
@@ -155,8 +152,8 @@ impl Connection {
             };
             let takes =
                 !is_gone && !qp.qp_type.is_datagram() && state::accepts_requests(attr.state);
-            let is_needed = self.is_called.load(Ordering::Relaxed)
-                || is_elsewhere(qp.device(), &attr.ah_attr.dgid);
+            // What a peer on this host asks for, that executes itself: nobody else is to ask in its name.
+            let is_needed = is_elsewhere(qp.device(), &attr.ah_attr.dgid);
             if !takes || !is_needed || self.responding.lock().is_some() {
                 return Ok(());
             }
@@ -186,7 +183,6 @@ impl Connection {
     /// Forgets all. Whoever calls it holds the send queue's mutex, or has the queue pair to itself.
     pub(crate) fn reset(&self) {
         self.is_engaged.store(false, Ordering::Relaxed);
-        self.is_called.store(false, Ordering::Relaxed);
         let requesting = self.requesting.lock().take();
         let responding = self.responding.lock().take();
         // Dropped with the locks released, which the timers' calls take.
@@ -243,8 +239,8 @@ impl Connection {
         // As above.
         let peer = check()?;
         let Some(responding) = &mut *responding else {
-            // The packets are as good as lost. By the time that they are sent again there is one.
-            self.is_called.store(true, Ordering::Relaxed);
+            // There was no memory for one, or the peer was on this host, or the device down, when the queue
+            // pair came to RTR. The packets are as good as lost. When they are sent again there may be one.
             qp.deferred.soon();
             return Ok(Next::Idle);
         };

@@ -50,9 +50,7 @@ impl Lane {
 
     /// The path, and what counts the packets there.
     pub(super) fn path(&mut self, qp: &rdma::Qp<Qp>) -> (&mut Path, &InFlight) {
-        let path = self
-            .path
-            .get_or_insert_with(|| Path::new(qp.device(), address(qp)));
+        let path = self.path.get_or_insert_with(|| Path::new(address(qp)));
         (path, &self.in_flight)
     }
 

@@ -38,6 +38,30 @@ pub(crate) use transmit::Next;
 
 pub(crate) use crate::wire::UDP_PORT;
 
+use crate::{net::Datagram, rdma};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// The priority of packets that the driver sends by the loopback device, by which it knows them for its own.
+/// Chosen at random when the module is loaded, and none that programs without privileges can give to theirs.
+static OWN_PRIORITY: AtomicU32 = AtomicU32::new(0);
+
+/// Chooses [`OWN_PRIORITY`]. To be called before there are devices.
+pub(crate) fn init() {
+    let priority = 1 << 31 | u32::from_ne_bytes(rdma::random());
+    OWN_PRIORITY.store(priority, Ordering::Relaxed);
+}
+
+/// Whether a packet that was sent in this network namespace is taken: only one of the driver's own, with
+/// `local=0`. All others are from programs' sockets. Such a packet can name any queue pair, and has the
+/// address of its peer if that is this host's: RoCE v2 asks for no other proof of where a packet comes from.
+fn takes_from_this_host(datagram: &Datagram) -> bool {
+    !delivers_locally() && datagram.priority() == own_priority()
+}
+
+fn own_priority() -> u32 {
+    OWN_PRIORITY.load(Ordering::Relaxed)
+}
+
 /// Whether traffic between queue pairs of this host goes from memory to memory, and not by the wire.
 pub(crate) fn delivers_locally() -> bool {
     *crate::module_parameters::local.value() != 0

@@ -88,10 +88,26 @@ impl Address {
     }
 }
 
+/// What the route between two addresses is looked for by; `None` if the device does not have the first one.
+fn flow(device: &Device<Ferroce>, address: &Address) -> Option<Flow> {
+    let gid = Gid(address.sgid);
+    let netdev = device.find_gid(&gid, GidType::RoceV2, 1)?.netdev()?;
+    let with = With {
+        ifindex: netdev.ifindex(),
+        traffic_class: address.traffic_class,
+        flow_label: address.flow_label,
+        ports: (address.source_port(), UDP_PORT),
+    };
+    Flow::new(gid.ip(), Gid(address.dgid).ip(), with)
+}
+
 /// The way to a peer.
 pub(crate) struct Path {
     address: Address,
+    /// What the route is looked for by; `None` if the device does not have the source address.
     flow: Option<Flow>,
+    /// How many [addresses the device had lost](Ferroce::gids_removed) when it was found to have that one.
+    gids_removed: u32,
     route: Option<Route>,
     port: KnownPort,
     /// The headers of a packet, but for its length.
@@ -104,24 +120,11 @@ pub(crate) struct Path {
 
 impl Path {
     /// From one of the device's addresses to another.
-    pub(crate) fn new(device: &Device<Ferroce>, address: Address) -> Self {
-        let gid = Gid(address.sgid);
-        let netdev = device
-            .find_gid(&gid, GidType::RoceV2, 1)
-            .and_then(|gid| gid.netdev());
-        // If the address is not there any more, there is no route from it either.
-        let flow = netdev.and_then(|netdev| {
-            let with = With {
-                ifindex: netdev.ifindex(),
-                traffic_class: address.traffic_class,
-                flow_label: address.flow_label,
-                ports: (address.source_port(), UDP_PORT),
-            };
-            Flow::new(gid.ip(), Gid(address.dgid).ip(), with)
-        });
+    pub(crate) fn new(address: Address) -> Self {
         Self {
             address,
-            flow,
+            flow: None,
+            gids_removed: 0,
             route: None,
             port: KnownPort::default(),
             ip: address.ip_header(),
@@ -133,6 +136,18 @@ impl Path {
     /// Whether it is that of an address.
     pub(crate) fn is_to(&self, address: &Address) -> bool {
         self.address == *address
+    }
+
+    /// Looks for the source address, unless the device is known to have it still. IPv4 finds no route from an
+    /// address that is not there, but IPv6 does.
+    fn refresh(&mut self, device: &Device<Ferroce>) {
+        // Taken down before the address is looked for.
+        let gids_removed = device.gids_removed();
+        if self.flow.is_none() || self.gids_removed != gids_removed {
+            self.flow = flow(device, &self.address);
+            self.gids_removed = gids_removed;
+            self.route = None;
+        }
     }
 
     fn socket<'a>(&self, sockets: &'a Sockets) -> Option<&'a UdpSocket<Incoming>> {
@@ -147,6 +162,7 @@ impl Path {
         count: u16,
         in_flight: &InFlight,
     ) {
+        self.refresh(device);
         let mut known = core::mem::take(&mut self.port);
         let port = device.port(&mut known);
         let guard = rcu::read_lock();
@@ -159,7 +175,7 @@ impl Path {
             if count > 1 && self.is_short(route) {
                 packet.keep_whole();
             }
-            socket.send(packet, route, in_flight, &guard);
+            socket.send(packet, route, super::own_priority(), in_flight, &guard);
             Some(())
         });
         drop(guard);

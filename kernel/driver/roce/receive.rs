@@ -9,7 +9,7 @@ use crate::{
     net::{Datagram, IpHeader, Receiver},
     qp::state,
     queue_pair::{Peer, Qp},
-    rdma::{self, Device, DeviceRef},
+    rdma::{self, Device, DeviceRef, NetDevice},
     verbs::limits,
     wire::{Packet, Service, ICRC_LEN},
 };
@@ -24,6 +24,12 @@ impl Receiver for Incoming {
             return;
         };
         if device.is_apart() {
+            return;
+        }
+        if is_from_this_host(&datagram) && !super::takes_from_this_host(&datagram) {
+            let packets = Packets::of(&device, &datagram).count();
+            device.counters.add(Port::RcvdPackets, packets);
+            device.counters.add(Port::FromThisHost, packets);
             return;
         }
         if datagram.payload().is_empty() {
@@ -65,6 +71,13 @@ fn device_of(datagram: &Datagram) -> Option<DeviceRef<Ferroce>> {
     })
 }
 
+/// Whether a packet was sent in this very network namespace, or says so: its source address is one here.
+/// IPv4 drops the latter itself if they come by a network (`fib_validate_source()`), IPv6 does not.
+fn is_from_this_host(datagram: &Datagram) -> bool {
+    let has_address = |netdev: &NetDevice| netdev.with_address(datagram.ip().source()).is_some();
+    datagram.is_looped_back() || datagram.netdev().is_some_and(has_address)
+}
+
 /// The packets that have come as one.
 struct Packets<'a> {
     device: &'a Device<Ferroce>,
@@ -104,6 +117,11 @@ impl<'a> Packets<'a> {
             index: 0,
             left: None,
         }
+    }
+
+    /// How many there are, of which none has been looked at yet.
+    fn count(&self) -> u64 {
+        self.parts.len().max(1) as u64
     }
 
     /// The next one from the BTH on, whose ICRC is right, or what is wrong with it.

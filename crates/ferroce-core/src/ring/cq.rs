@@ -282,6 +282,21 @@ impl Producer {
     }
 }
 
+/// How far [`Poller::disown`] has come.
+#[derive(Debug)]
+pub struct Disown {
+    qp_num: u32,
+    /// Position of the next completion to look at.
+    next: u32,
+    /// Position after the last one.
+    end: u32,
+}
+
+/// Whether a position comes before another, which is less than half of all positions away.
+const fn is_before(one: u32, other: u32) -> bool {
+    (one.wrapping_sub(other) as i32) < 0
+}
+
 /// The side of a completion queue that empties it: the provider, and kernel verbs.
 pub struct Poller {
     memory: Memory,
@@ -356,13 +371,30 @@ impl Poller {
         self.memory.sequence(position).load(Ordering::Acquire) == position.wrapping_add(1)
     }
 
-    /// Makes the completions of a QP that has gone nobody's: they stay in the queue, as those of QP 0,
-    /// which has none of its own. Its driver makes no more of them.
+    /// Begins to make the completions of a QP that has gone nobody's: they stay in the queue, as those of
+    /// QP 0, which has none of its own. Its driver makes no more of them, so all of them are in the queue now.
+    pub const fn begin_disown(&self, qp_num: u32) -> Disown {
+        Disown {
+            qp_num,
+            next: self.position,
+            end: self.position.wrapping_add(self.geometry.entries()),
+        }
+    }
+
+    /// Goes on with that for `count` completions at most, of whichever QP. Returns whether there are more.
+    /// Between two calls completions may be taken, and others made.
     ///
     /// It allocates nothing, and so can be done where nothing may sleep.
-    pub fn disown(&mut self, qp_num: u32) {
-        let mut position = self.position;
-        while self.has_completion_at(position) {
+    pub fn disown(&mut self, disown: &mut Disown, count: u32) -> bool {
+        let qp_num = disown.qp_num;
+        if is_before(disown.next, self.position) {
+            disown.next = self.position;
+        }
+        for _ in 0..count {
+            let position = disown.next;
+            if !is_before(position, disown.end) || !self.has_completion_at(position) {
+                return false;
+            }
             let words = completion_words(&self.memory, position);
             let mut bytes = [0; ENCODED_LEN];
             copy_out(words, &mut bytes);
@@ -374,8 +406,9 @@ impl Poller {
                 writer.write(&cqe.encode());
                 writer.finish();
             }
-            position = position.wrapping_add(1);
+            disown.next = position.wrapping_add(1);
         }
+        true
     }
 
     /// Hands the slots of the completions taken back to the producer.

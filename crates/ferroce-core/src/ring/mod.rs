@@ -42,7 +42,7 @@ mod recv;
 mod send;
 mod wqe_error;
 
-pub use cq::{CqError, CqPositions, Notify, Poller, Producer};
+pub use cq::{CqError, CqPositions, Disown, Notify, Poller, Producer};
 pub use cqe::Cqe;
 pub use executor::{Executor, Idle, Returner, RingError, WqPositions};
 pub use geometry::{

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::{kernel_dir, ran, Flavor, Ran, Test};
+use crate::verbs::guest_script;
 
 pub const TESTS: &[Test] = &[
     (
@@ -44,6 +45,10 @@ pub const TESTS: &[Test] = &[
     (
         "memory had on demand follows its process's address space, by the wire too",
         on_demand,
+    ),
+    (
+        "queues are polled only where their program may run, and only if that is wanted",
+        polled,
     ),
 ];
 
@@ -125,6 +130,23 @@ fn pingpong(flavor: &Flavor) {
         timeout 60 ibv_rc_pingpong -c -d fr0 -g 1 localhost | grep iters; wait $!";
     let ran = with_device(flavor, script).ends_with(0);
     assert_eq!(ran.stdout.matches("1000 iters").count(), 9, "{ran:#?}");
+}
+
+/// A single program that posts one request after the other has a CPU to itself, and the thread that polls has
+/// another, if it may.
+fn polled(flavor: &Flavor) {
+    let polled = |expected| guest_script("polled.py", &format!("fr0 {expected}"));
+    let script = format!(
+        "{}; taskset -c 0 {}; taskset -c 1 {}; \
+         rdma link delete fr0; modprobe -r ferroce; modprobe ferroce poll=0; \
+         rdma link add fr0 type ferroce netdev eth0; {}",
+        polled("some"),
+        polled("none"),
+        polled("none"),
+        polled("none")
+    );
+    let ran = with_device(flavor, &script).ends_with(0);
+    assert_eq!(ran.stdout.matches("polled: ").count(), 4, "{ran:#?}");
 }
 
 fn two_devices(flavor: &Flavor) {

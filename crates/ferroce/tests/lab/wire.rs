@@ -51,6 +51,14 @@ pub const TESTS: &[Test] = &[
         hostile,
     ),
     (
+        "wire: packets of programs of this host and of strangers reach nobody",
+        injected,
+    ),
+    (
+        "wire: nothing is sent from an address that is gone",
+        lost_address,
+    ),
+    (
         "wire: network devices are in the groups that queue pairs are in",
         groups,
     ),
@@ -78,6 +86,14 @@ pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: wire: packets that nobody should send are dropped and counted",
         hostile,
+    ),
+    (
+        "debug: wire: packets of programs of this host and of strangers reach nobody",
+        injected,
+    ),
+    (
+        "debug: wire: nothing is sent from an address that is gone",
+        lost_address,
     ),
     (
         "debug: wire: network devices are in the groups that queue pairs are in",
@@ -277,6 +293,32 @@ fn bad_network(flavor: &Flavor, one: &str, other: &str, readers: &str, requests:
 fn hostile(flavor: &Flavor) {
     let script = guest_script("wire_hostile.py", "fa 10.0.0.1 fb 10.0.0.2 b");
     between(flavor, "ferroce", "ferroce", &script).prints("18 kinds of packets dropped, 6 lies");
+}
+
+/// Two addresses more of the other host: those that the strangers send from.
+fn injected(flavor: &Flavor) {
+    let program = guest_script(
+        "wire_injected.py",
+        &format!("fa a fb b 10.0.0.77 fd00::77 {}", long(20_000, 1_000_000)),
+    );
+    let script = format!(
+        "ip -n b addr add 10.0.0.77/24 dev vb; ip -n b addr add fd00::77/64 dev vb nodad; {program}"
+    );
+    // In the end what stays on one host goes by the wire as well, and comes by the loopback device.
+    for before in ["", "modprobe ferroce local=0; "] {
+        let hosts = hosts("ferroce", "ferroce");
+        flavor
+            .sh(&format!("{before}{hosts}{script}{THE_END}"))
+            .ends_with(0)
+            .prints("8 connections and 3 queue pairs for datagrams are what they were");
+    }
+}
+
+/// The other address keeps the route: IPv6 does not ask for more.
+fn lost_address(flavor: &Flavor) {
+    let program = guest_script("wire_address.py", "fa va a fb fd00::1");
+    let script = format!("ip -n a addr add fd00::3/64 dev va nodad; {program}");
+    between(flavor, "ferroce", "ferroce", &script).prints("back again");
 }
 
 /// The groups of perftest's programs are 239.1.2.3 and ff15::1:2345.

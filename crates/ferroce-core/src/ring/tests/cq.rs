@@ -203,7 +203,8 @@ fn completions_of_a_qp_that_has_gone_are_nobodys() {
     for (qp_num, wr_id) in [(5, 1), (6, 2), (5, 3), (6, 4)] {
         producer.push(&of(qp_num, wr_id), false).unwrap();
     }
-    poller.disown(5);
+    let mut disown = poller.begin_disown(5);
+    assert!(!poller.disown(&mut disown, 5));
     for expected in [of(0, 1), of(6, 2), of(0, 3), of(6, 4)] {
         assert_eq!(poller.poll(), Some(expected));
     }
@@ -211,4 +212,46 @@ fn completions_of_a_qp_that_has_gone_are_nobodys() {
     poller.hand_back();
     producer.push(&of(5, 5), false).unwrap();
     assert_eq!(poller.poll(), Some(of(5, 5)));
+}
+
+#[test]
+fn completions_of_a_qp_that_has_gone_are_found_in_pieces() {
+    let (_shared, mut producer, mut poller) = queue(8);
+    let of = |qp_num, wr_id| Cqe {
+        qp_num,
+        ..cqe(wr_id)
+    };
+    producer.start_at(u32::MAX - 3);
+    poller.start_at(u32::MAX - 3);
+    for wr_id in 0..8 {
+        producer.push(&of(5, wr_id), false).unwrap();
+    }
+    let mut disown = poller.begin_disown(5);
+    // No more than it is told to look at.
+    assert!(poller.disown(&mut disown, 2));
+    for expected in [of(0, 0), of(0, 1), of(5, 2), of(5, 3), of(5, 4)] {
+        assert_eq!(poller.poll(), Some(expected));
+    }
+    poller.hand_back();
+    // What comes meanwhile is of the next QP with that number, and nobody looks at it.
+    for wr_id in 8..13 {
+        producer.push(&of(5, wr_id), false).unwrap();
+    }
+    // It goes on behind what was taken, over the end of the positions.
+    assert!(poller.disown(&mut disown, 3));
+    assert!(!poller.disown(&mut disown, 3));
+    for expected in [of(0, 5), of(0, 6), of(0, 7)] {
+        assert_eq!(poller.poll(), Some(expected));
+    }
+    for wr_id in 8..13 {
+        assert_eq!(poller.poll(), Some(of(5, wr_id)));
+    }
+    assert_eq!(poller.poll(), None);
+
+    // All that there was is taken before the next piece.
+    poller.hand_back();
+    producer.push(&of(6, 13), false).unwrap();
+    let mut disown = poller.begin_disown(6);
+    assert_eq!(poller.poll(), Some(of(6, 13)));
+    assert!(!poller.disown(&mut disown, 1));
 }
