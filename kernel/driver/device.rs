@@ -69,7 +69,6 @@ pub(crate) struct Ferroce {
 
 impl Ferroce {
     fn new(guid: [u8; 8], place: Place, share: Share) -> impl PinInit<Self, Error> {
-        let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
@@ -81,12 +80,14 @@ impl Ferroce {
             has_gsi: AtomicBool::new(false),
             share <- SpinLockBh::new(Some(share), c"ferroce::Ferroce::share", static_lock_class!()),
             moves: AtomicU32::new(0),
-            qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // The first number is that of the queue pair for general services.
-            _: { qps.reserve(GFP_KERNEL)?.keep(); },
-            // Key zero is for nobody: programs take it for none.
-            keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
-            ahs <- Table::new(1, MAX_AH, c"ferroce::ahs", static_lock_class!()),
+            qps <- Table::new(
+                queue_pair::NUMBERS, REUSE_AFTER, c"ferroce::qps", static_lock_class!()
+            ),
+            // Keys of number zero are for nobody: programs take key zero for none.
+            keys <- Table::new((0, MAX_KEYS), REUSE_AFTER, c"ferroce::keys", static_lock_class!()),
+            // A number at once: only the owner's own work requests name an address handle.
+            ahs <- Table::new((0, MAX_AH + 1), 0, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
         })
     }
@@ -221,6 +222,10 @@ const VERSION_NUMBER: u64 = {
 /// How long an acknowledgement may take that the device itself holds up: 4.096 µs · 2^15, 134 ms, for
 /// which a thread that executes requests may have to wait for a CPU (as rdma_rxe has it).
 const ACK_DELAY: u8 = 15;
+
+/// How many numbers of queue pairs, or of keys, come between two uses of the same: what a peer still
+/// sends to a former owner is not taken for the next one's.
+const REUSE_AFTER: u32 = 1 << 10;
 
 /// How many address handles there can be.
 const MAX_AH: u32 = 1 << 16;

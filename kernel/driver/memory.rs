@@ -23,6 +23,7 @@ use crate::{
 };
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
+    alloc::Flags,
     prelude::*,
     sync::{aref::ARef, static_lock_class, Arc},
 };
@@ -259,9 +260,22 @@ fn get(
     )?)
 }
 
+/// Reserves a key: a number in the table, with a low byte that it did not have lately.
+pub(crate) fn reserve_key(keys: &Keys, flags: Flags) -> Result<u32> {
+    let reserved = keys.reserve(flags)?;
+    let variant = reserved.variant();
+    Ok(reserved.keep() << KEY_BITS | u32::from(variant))
+}
+
+/// Gives the number of a key up. The key is the last one that the number had.
+pub(crate) fn give_up_key(keys: &Keys, key: u32) {
+    let [variant, ..] = key.to_le_bytes();
+    keys.remove_variant(key >> KEY_BITS, variant);
+}
+
 /// Gives a region a key of its own.
 fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>) -> Result<u32> {
-    let key = pd.device().keys.reserve(GFP_KERNEL)?.keep() << KEY_BITS;
+    let key = reserve_key(&pd.device().keys, GFP_KERNEL)?;
     mr.set_keys(key, key);
     Ok(key)
 }
@@ -471,7 +485,8 @@ impl mr::Operations for Mr {
         mr.windows
             .compare_exchange(0, DEREGISTERED, order, order)
             .map_err(|_| EBUSY)?;
-        mr.device().keys.remove(mr.number);
+        let key = mr.state.lock().key;
+        give_up_key(&mr.device().keys, key);
         Ok(())
     }
 }

@@ -17,6 +17,10 @@ pub const TESTS: &[Test] = &[
         "work requests that break a rule get their status, and the queue pairs their state",
         statuses,
     ),
+    (
+        "a key or a queue pair's number that was given up names nothing for long",
+        reuse,
+    ),
 ];
 
 pub const DEBUG_TESTS: &[Test] = &[
@@ -71,4 +75,19 @@ fn errnos(flavor: &Flavor) {
 
 fn statuses(flavor: &Flavor) {
     guest(flavor, "statuses.py", "fr0").prints(" rows, 0 failed");
+}
+
+fn reuse(flavor: &Flavor) {
+    let of = |device| guest_script("reuse.py", device);
+    let ran = flavor
+        .sh(&with_devices(&format!("{} && {}", of("fr0"), of("fr1"))))
+        .ends_with(0)
+        .prints("stale keys are refused")
+        .prints("queue pairs: 3000 numbers");
+    let mut first = ran
+        .stdout
+        .lines()
+        .filter(|line| line.contains("the first key is"));
+    // Two devices do not begin with the same.
+    assert_ne!(first.next(), first.next(), "{ran:#?}");
 }
