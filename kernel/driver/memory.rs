@@ -6,6 +6,7 @@ mod lookup;
 
 use super::{
     device::{Ferroce, Pd},
+    quota::{Counted, Kind},
     table::Table,
     window::Mw,
 };
@@ -75,6 +76,7 @@ pub(crate) struct Mr {
     state: SpinLockBh<State>,
     /// Counts the changes of the state: see [`Cache`].
     changes: AtomicU32,
+    _counted: Counted,
 }
 
 /// No more windows can be bound: the largest number, so that there is no next one. There are never
@@ -256,7 +258,7 @@ fn get(
     let length = usize::try_from(memory.length)?;
     Ok(Arc::new(
         Umem::get(device, memory.start, length, access)?,
-        GFP_KERNEL,
+        GFP_KERNEL_ACCOUNT,
     )?)
 }
 
@@ -274,14 +276,14 @@ pub(crate) fn give_up_key(keys: &Keys, key: u32) {
 }
 
 /// Gives a region a key of its own.
-fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>) -> Result<u32> {
-    let key = reserve_key(&pd.device().keys, GFP_KERNEL)?;
+fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>, flags: Flags) -> Result<u32> {
+    let key = reserve_key(&pd.device().keys, flags)?;
     mr.set_keys(key, key);
     Ok(key)
 }
 
 /// Makes a region of what is to be its state.
-fn region(state: State) -> impl PinInit<Mr, Error> {
+fn region(counted: Counted, state: State) -> impl PinInit<Mr, Error> {
     let listed = state.memory.page_list().map(|_| state.memory.clone());
     try_pin_init!(Mr {
         number: state.key >> KEY_BITS,
@@ -289,6 +291,7 @@ fn region(state: State) -> impl PinInit<Mr, Error> {
         listed,
         state <- SpinLockBh::new(state, c"ferroce::Mr::state", static_lock_class!()),
         changes: AtomicU32::new(0),
+        _counted: counted,
     }? Error)
 }
 
@@ -317,17 +320,21 @@ impl mr::Operations for Mr {
         } else {
             memory.virt_addr
         };
+        let counted = device.quota.add(Kind::Mr)?;
         let umem = get(device, memory, access)?;
-        Ok(region(State {
-            phase: Phase::Valid,
-            key: reserve(mr, pd)?,
-            pd: PdId::of(pd),
-            access: flags,
-            start,
-            length: memory.length,
-            memory: umem,
-            offset: 0,
-        }))
+        Ok(region(
+            counted,
+            State {
+                phase: Phase::Valid,
+                key: reserve(mr, pd, UserCall::flags(call))?,
+                pd: PdId::of(pd),
+                access: flags,
+                start,
+                length: memory.length,
+                memory: umem,
+                offset: 0,
+            },
+        ))
     }
 
     fn created(mr: &rdma::Mr<Self>) -> Result {
@@ -390,18 +397,22 @@ impl mr::Operations for Mr {
         pd: &rdma::Pd<Pd>,
         access: rdma::AccessFlags,
     ) -> Result<impl PinInit<Self, Error>> {
+        let counted = pd.device().quota.add(Kind::Mr)?;
         let memory = Arc::new(Umem::kernel(), GFP_KERNEL)?;
         let access = access_flags(access)?;
-        Ok(region(State {
-            phase: Phase::Valid,
-            key: reserve(mr, pd)?,
-            pd: PdId::of(pd),
-            access,
-            start: 0,
-            length: u64::MAX,
-            memory,
-            offset: 0,
-        }))
+        Ok(region(
+            counted,
+            State {
+                phase: Phase::Valid,
+                key: reserve(mr, pd, GFP_KERNEL)?,
+                pd: PdId::of(pd),
+                access,
+                start: 0,
+                length: u64::MAX,
+                memory,
+                offset: 0,
+            },
+        ))
     }
 
     fn alloc(
@@ -416,17 +427,21 @@ impl mr::Operations for Mr {
         if max_pages > MAX_FAST_REG_PAGES {
             return Err(EINVAL);
         }
+        let counted = pd.device().quota.add(Kind::Mr)?;
         let memory = Arc::new(Umem::listed(max_pages)?, GFP_KERNEL)?;
-        Ok(region(State {
-            phase: Phase::Free,
-            key: reserve(mr, pd)?,
-            pd: PdId::of(pd),
-            access: AccessFlags::EMPTY,
-            start: 0,
-            length: 0,
-            memory,
-            offset: 0,
-        }))
+        Ok(region(
+            counted,
+            State {
+                phase: Phase::Free,
+                key: reserve(mr, pd, GFP_KERNEL)?,
+                pd: PdId::of(pd),
+                access: AccessFlags::EMPTY,
+                start: 0,
+                length: 0,
+                memory,
+                offset: 0,
+            },
+        ))
     }
 
     fn map_start(mr: &rdma::Mr<Self>, page_size: u32) -> Result {

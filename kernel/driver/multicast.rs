@@ -68,7 +68,7 @@ impl Groups {
         }
         if count == capacity {
             // Allocated, and what was there before freed, without the lock, under which nothing may sleep.
-            let mut larger = Members::with_capacity(2 * capacity.max(2), GFP_KERNEL)?;
+            let mut larger = Members::with_capacity(2 * capacity.max(2), qp.flags())?;
             let mut members = self.members.lock();
             for member in members.drain_all() {
                 larger.push_within_capacity(member)?;

@@ -14,7 +14,7 @@ use crate::{
     uapi, verbs,
 };
 use core::ptr::NonNull;
-use kernel::{prelude::*, sync::Arc, transmute::AsBytes};
+use kernel::{alloc::Flags, prelude::*, sync::Arc, transmute::AsBytes};
 
 /// The errno of an error of the core's.
 pub(crate) fn errno(error: verbs::Errno) -> Error {
@@ -39,10 +39,19 @@ pub(crate) struct Rings {
 impl Rings {
     /// Allocates at least `len` bytes for the process that makes a call, or for a kernel user.
     pub(crate) fn new(len: usize, call: Option<&UserCall<'_, Ferroce>>) -> Result<Arc<Self>> {
-        let pages = Arc::new(SharedPages::new(len)?, GFP_KERNEL)?;
+        let flags = UserCall::flags(call);
+        let pages = Arc::new(SharedPages::new(len, flags)?, flags)?;
         let mapping = call.map(|call| UserMapping::new(call.ucontext(), pages.clone()));
         let mapping = mapping.transpose()?;
-        Ok(Arc::new(Self { pages, mapping }, GFP_KERNEL)?)
+        Ok(Arc::new(Self { pages, mapping }, flags)?)
+    }
+
+    /// What to allocate with for who has the rings.
+    fn flags(&self) -> Flags {
+        match self.mapping {
+            Some(_) => GFP_KERNEL_ACCOUNT,
+            None => GFP_KERNEL,
+        }
     }
 
     /// What the process is to map. A kernel user maps nothing.
@@ -151,7 +160,7 @@ impl<Q: Queue> WorkQueue<Q> {
         // dropped after the executor. The kernel reaches them by the ring's types only.
         let executor = unsafe { Executor::new(base, len, size) }.map_err(geometry)?;
         let mut buffer = KVec::new();
-        buffer.resize(size.stride(), 0, GFP_KERNEL)?;
+        buffer.resize(size.stride(), 0, rings.flags())?;
         Ok(Self {
             executor,
             buffer,

@@ -6,6 +6,7 @@ use super::{
     device::Ferroce,
     memory::{give_up_key, reserve_key, Mr, Named, PdId, Range, Wanted, KEY_BITS},
     queue_pair::Qp,
+    quota::{Counted, Kind},
 };
 use crate::{
     local::AccessError,
@@ -30,6 +31,7 @@ pub(crate) struct Mw {
     pd: PdId,
     #[pin]
     state: SpinLockBh<State>,
+    _counted: Counted,
 }
 
 struct State {
@@ -87,7 +89,8 @@ impl mw::Operations for Mw {
     ) -> Result<impl PinInit<Self, Error>> {
         call.none()?;
         let pd = PdId::of(mw.pd());
-        let key = reserve_key(&mw.device().keys, GFP_KERNEL)?;
+        let counted = mw.device().quota.add(Kind::Mw)?;
+        let key = reserve_key(&mw.device().keys, GFP_KERNEL_ACCOUNT)?;
         let number = key >> KEY_BITS;
         mw.set_rkey(key);
         let state = State {
@@ -100,6 +103,7 @@ impl mw::Operations for Mw {
             mw_type,
             pd,
             state <- SpinLockBh::new(state, c"ferroce::Mw::state", static_lock_class!()),
+            _counted: counted,
         }? Error))
     }
 

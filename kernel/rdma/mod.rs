@@ -81,6 +81,7 @@ pub mod device;
 pub mod gid;
 pub mod link;
 pub mod lock;
+pub mod memcg;
 pub mod mmap;
 pub mod mr;
 pub mod mw;
@@ -112,6 +113,7 @@ pub use self::{
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},
     lock::SpinLockIrqSave,
+    memcg::MemCgroup,
     mmap::{SharedPages, UserMapping},
     mr::{Mr, NewMr, Rereg, UserMemory},
     mw::{Mw, NewMw},

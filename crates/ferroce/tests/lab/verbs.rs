@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::device::with_device_script;
+use crate::device::{with_device_script, BY_WIRE};
 use crate::support::{Flavor, Ran, Test};
 
 pub const TESTS: &[Test] = &[
@@ -20,6 +20,14 @@ pub const TESTS: &[Test] = &[
     (
         "a key or a queue pair's number that was given up names nothing for long",
         reuse,
+    ),
+    (
+        "a process is charged for what it has allocated, and gets no more objects than there can be",
+        |flavor| limits(flavor, "", "local"),
+    ),
+    (
+        "by the wire a process is charged for what it has allocated",
+        |flavor| limits(flavor, BY_WIRE, "wire"),
     ),
 ];
 
@@ -90,4 +98,15 @@ fn reuse(flavor: &Flavor) {
         .filter(|line| line.contains("the first key is"));
     // Two devices do not begin with the same.
     assert_ne!(first.next(), first.next(), "{ran:#?}");
+}
+
+/// `before` is to be done before there are devices.
+fn limits(flavor: &Flavor, before: &str, how: &str) {
+    let script = with_devices(&guest_script("limits.py", &format!("fr0 {how}")));
+    flavor
+        .sh(&format!("{before}{script}"))
+        .ends_with(0)
+        .prints("queue pairs beyond the limit: ")
+        .prints("an on-demand region beyond the limit: ")
+        .prints("limits hold");
 }
