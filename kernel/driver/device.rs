@@ -7,7 +7,7 @@ use super::{
     counters::{self, Counters},
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
-    multicast::{Groups, MAX_MEMBERS},
+    multicast::{Groups, MAX_GROUP_MEMBERS, MAX_MEMBERS},
     place::Place,
     port,
     queue_pair::{self, Drainer, Qp, QpRef},
@@ -280,7 +280,7 @@ impl rdma::Operations for Ferroce {
         attr.max_fast_reg_page_list_len = MAX_FAST_REG_PAGES;
         attr.max_cqe = limits::MAX_CQE as i32;
         attr.max_mcast_grp = MAX_MEMBERS as i32;
-        attr.max_mcast_qp_attach = MAX_MEMBERS as i32;
+        attr.max_mcast_qp_attach = MAX_GROUP_MEMBERS as i32;
         attr.max_total_mcast_qp_attach = MAX_MEMBERS as i32;
         attr.max_srq_wr = limits::MAX_QP_WR as i32;
         attr.max_srq_sge = limits::MAX_RECV_SGE as i32;

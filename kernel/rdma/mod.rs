@@ -67,7 +67,7 @@
 //! [`FromBytes`]: kernel::transmute::FromBytes
 //! [`Qp::pd`]: object::Object::pd
 
-use kernel::error::Error;
+use kernel::{error::Error, prelude::*};
 
 #[macro_use]
 mod macros;
@@ -160,6 +160,12 @@ pub fn random<const N: usize>() -> [u8; N] {
 pub fn in_bottom_half() -> bool {
     // SAFETY: In any context.
     unsafe { bindings::rdma_helper_in_softirq() }
+}
+
+/// Whether the current process may have more than is one user's share (`CAP_SYS_RESOURCE`).
+pub fn may_exceed_limits() -> bool {
+    // SAFETY: The current thread has credentials.
+    unsafe { kernel::bindings::capable(kernel::bindings::CAP_SYS_RESOURCE as c_int) }
 }
 
 /// Lets another thread run, if one should. Not where sleeping is forbidden.

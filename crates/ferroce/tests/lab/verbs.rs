@@ -29,6 +29,10 @@ pub const TESTS: &[Test] = &[
         "by the wire a process is charged for what it has allocated",
         |flavor| limits(flavor, BY_WIRE, "wire"),
     ),
+    (
+        "a multicast group has room for a few, and for more than one user",
+        members,
+    ),
 ];
 
 pub const DEBUG_TESTS: &[Test] = &[
@@ -109,4 +113,8 @@ fn limits(flavor: &Flavor, before: &str, how: &str) {
         .prints("queue pairs beyond the limit: ")
         .prints("an on-demand region beyond the limit: ")
         .prints("limits hold");
+}
+
+fn members(flavor: &Flavor) {
+    guest(flavor, "members.py", "fr0").prints("places are given back");
 }
