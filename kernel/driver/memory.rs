@@ -16,7 +16,7 @@ use crate::{
     rdma::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
-        umem::{PageList, Umem},
+        umem::{MappedPage, PageList, Umem},
         Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
     ring::{RegMr, Sge},
@@ -186,7 +186,10 @@ impl Mr {
             if state.phase != Phase::Free || state.pd != pd || !is_own_key {
                 return Err(AccessError);
             }
-            state.offset = list.open(start, length).map_err(|_| AccessError)?;
+            // SAFETY: The request is one of the kernel user that has mapped the pages: only a kernel user
+            // can post it, and the domain is the region's. `invalidate` closes the list before it is
+            // completed, and deregistration waits until nobody has the region.
+            state.offset = unsafe { list.open(start, length) }.map_err(|_| AccessError)?;
             state.phase = Phase::Valid;
             state.key = request.key;
             state.access = request.access;
@@ -398,7 +401,9 @@ impl mr::Operations for Mr {
         access: rdma::AccessFlags,
     ) -> Result<impl PinInit<Self, Error>> {
         let counted = pd.device().quota.add(Kind::Mr)?;
-        let memory = Arc::new(Umem::kernel(), GFP_KERNEL)?;
+        // SAFETY: `State::check` lets nobody at it but by a key of the region, in its domain, which is one
+        // of the kernel's, as are all of its queue pairs.
+        let memory = Arc::new(unsafe { Umem::kernel() }, GFP_KERNEL)?;
         let access = access_flags(access)?;
         Ok(region(
             counted,
@@ -448,8 +453,8 @@ impl mr::Operations for Mr {
         mr.page_list().ok_or(EINVAL)?.start(page_size)
     }
 
-    fn map_page(mr: &rdma::Mr<Self>, addr: u64) -> Result {
-        mr.page_list().ok_or(EINVAL)?.push(addr)
+    fn map_page(mr: &rdma::Mr<Self>, page: MappedPage) -> Result {
+        mr.page_list().ok_or(EINVAL)?.push(page)
     }
 
     fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {

@@ -149,10 +149,6 @@ pub(crate) struct WorkQueue<Q> {
     _rings: Arc<Rings>,
 }
 
-// SAFETY: An executor is a pointer to pages that `_rings` keeps, and may be used by any thread, one
-// at a time.
-unsafe impl<Q> Send for WorkQueue<Q> {}
-
 impl<Q: Queue> WorkQueue<Q> {
     fn new(rings: &Arc<Rings>, at: usize, size: WqGeometry<Q>) -> Result<Self> {
         let (base, len) = rings.place(at)?;
@@ -191,9 +187,6 @@ pub(crate) struct CompletionQueue {
     pub(crate) producer: Producer,
     _rings: Arc<Rings>,
 }
-
-// SAFETY: As of `WorkQueue`.
-unsafe impl Send for CompletionQueue {}
 
 // SAFETY: The answers in `uapi` have no padding; there are assertions for that beside them.
 unsafe impl AsBytes for uapi::UcontextResponse {}

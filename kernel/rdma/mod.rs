@@ -57,8 +57,13 @@
 //!
 //! # Safety
 //!
-//! A driver needs no `unsafe` but for its plain structures in [`Udata`], whose bytes it vouches for
-//! ([`AsBytes`], [`FromBytes`]).
+//! With three exceptions a driver needs no `unsafe` for what is here:
+//!
+//! - It vouches for its plain structures in [`Udata`], that all their bytes are initialised, or that any
+//!   will do ([`AsBytes`], [`FromBytes`]).
+//! - Whether memory of the kernel is there, its user says by what it asks for. That it was asked for, the
+//!   driver vouches for ([`Umem::kernel`], [`PageList::open`](umem::PageList::open)).
+//! - Who wants more of [`SharedPages`] than atomic words has a pointer.
 //!
 //! C headers: [`include/rdma/`](srctree/include/rdma/)
 //!

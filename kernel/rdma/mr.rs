@@ -14,6 +14,7 @@ use super::{
     object::{New, Object, Shared},
     ops,
     udata::UserCall,
+    umem::MappedPage,
     verbs::{AccessFlags, MrAdvice, MrType},
     wr::Sge,
     Device, Pd,
@@ -116,7 +117,7 @@ pub trait Operations: Sized + Send + Sync + 'static {
     }
 
     /// Maps the next page. `ENOMEM` if there are too many; those before stay mapped.
-    fn map_page(_mr: &Mr<Self>, _addr: u64) -> Result {
+    fn map_page(_mr: &Mr<Self>, _page: MappedPage) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -364,8 +365,9 @@ impl<T: Operations> Callbacks<T> {
     /// Only for `ib_sg_to_pages()` to call, with the region of [`Self::map_sg`].
     unsafe extern "C" fn map_page(mr: *mut bindings::ib_mr, addr: u64) -> c_int {
         from_result(|| {
-            // SAFETY: By the function's requirements.
-            T::map_page(unsafe { Mr::from_raw(mr) }, addr)?;
+            // SAFETY: By the function's requirements the address is one of the list that a kernel user
+            // maps (`ib_map_mr_sg()`).
+            unsafe { T::map_page(Mr::from_raw(mr), MappedPage::new(addr)?)? };
             Ok(0)
         })
     }

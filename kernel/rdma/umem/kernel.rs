@@ -15,6 +15,22 @@ use kernel::{
     prelude::*,
 };
 
+/// A page that a kernel user has mapped in a memory region, by its address.
+///
+/// There is no other way to have one than by [`mr::Operations::map_page`](super::super::mr::Operations::map_page),
+/// so a driver can list nothing but what it was told.
+pub struct MappedPage(usize);
+
+impl MappedPage {
+    /// # Safety
+    ///
+    /// `address` must be what a kernel user has mapped: that the page is memory as long as the
+    /// region is registered is then its responsibility.
+    pub(in super::super) unsafe fn new(address: u64) -> Result<Self> {
+        Ok(Self(usize::try_from(address)?))
+    }
+}
+
 /// Memory of the kernel.
 pub(super) enum Kernel {
     /// All of it: an offset is an address.
@@ -125,11 +141,11 @@ impl PageList {
         Ok(())
     }
 
-    /// Adds the next page, by its address. `ENOMEM` if there are too many.
-    pub fn push(&self, address: u64) -> Result {
+    /// Adds the next page. `ENOMEM` if there are too many.
+    pub fn push(&self, MappedPage(address): MappedPage) -> Result {
         let count = self.count.load(Ordering::Relaxed);
         let page = self.pages.get(count).ok_or(ENOMEM)?;
-        page.store(usize::try_from(address)?, Ordering::Relaxed);
+        page.store(address, Ordering::Relaxed);
         self.count.store(count + 1, Ordering::Relaxed);
         Ok(())
     }
@@ -140,7 +156,12 @@ impl PageList {
 
     /// Opens the list, and returns the offset at which the byte of the address `start` is: an address
     /// in the first page. There are `length` bytes from there on. Only while it is closed.
-    pub fn open(&self, start: u64, length: u64) -> Result<usize> {
+    ///
+    /// # Safety
+    ///
+    /// The kernel user that has mapped the pages must have asked for them to be registered: then they are
+    /// memory until it is told that this has ended. [`Self::close`] must return before it is told.
+    pub unsafe fn open(&self, start: u64, length: u64) -> Result<usize> {
         let in_page = start as usize & ((1 << self.page_shift()) - 1);
         let length = usize::try_from(length)?
             .checked_add(in_page)
