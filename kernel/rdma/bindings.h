@@ -20,6 +20,7 @@
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
+#include <linux/preempt.h>
 #include <linux/rtnetlink.h>
 #include <linux/sched.h>
 #include <linux/sched/mm.h>
@@ -46,6 +47,8 @@ void rdma_helper_module_put(struct module *module);
 void rdma_helper_cond_resched(void);
 const struct cpumask *rdma_helper_cpumask_of(unsigned int cpu);
 unsigned int rdma_helper_next_online_cpu(unsigned int cpu);
+void rdma_helper_preempt_disable(void);
+void rdma_helper_preempt_enable(void);
 void rdma_helper_local_bh_disable(void);
 void rdma_helper_local_bh_enable(void);
 bool rdma_helper_in_softirq(void);

@@ -31,6 +31,16 @@ void rdma_helper_cond_resched(void)
 	cond_resched();
 }
 
+void rdma_helper_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void rdma_helper_preempt_enable(void)
+{
+	preempt_enable();
+}
+
 void rdma_helper_local_bh_disable(void)
 {
 	local_bh_disable();

@@ -5,7 +5,7 @@
 //! They give addresses in the kernel's linear mapping, as a device without DMA has it
 //! (`ib_uses_virt_dma()`).
 
-use super::{super::lock::BottomHalvesOff, bindings};
+use super::{super::lock::NotPreempted, bindings};
 use core::{
     ptr::NonNull,
     sync::atomic::{fence, AtomicU32, AtomicUsize, Ordering},
@@ -68,15 +68,21 @@ pub(super) struct Piece<'a> {
     _use: Option<Use<'a>>,
 }
 
-/// Has [`PageList::close`] wait. Bottom halves are off in the meantime, as it may be one that waits. Not to
-/// be kept where the thread sleeps.
-struct Use<'a>(&'a PageList, BottomHalvesOff);
+/// Has [`PageList::close`] spin, no longer than a page is copied: in the meantime the thread is not
+/// preempted, not even where spinlocks and bottom halves are (`CONFIG_PREEMPT_RT`), and bottom halves are
+/// off, since it may be one that spins. Nothing may sleep as long as this exists, nor take a spinlock.
+///
+/// A lock is no alternative: a copy from one list to another, or within one, would hold two at a time.
+struct Use<'a> {
+    list: &'a PageList,
+    _here: NotPreempted,
+}
 
 impl<'a> Use<'a> {
     fn new(list: &'a PageList) -> Self {
-        let off = BottomHalvesOff::new();
+        let here = NotPreempted::new();
         list.users.fetch_add(1, Ordering::Relaxed);
-        Self(list, off)
+        Self { list, _here: here }
     }
 }
 
@@ -177,8 +183,8 @@ impl PageList {
         Ok(begin + in_page)
     }
 
-    /// Closes the list. When this returns, nobody reaches its pages. It waits for those who copy now, and
-    /// does not sleep: a peer's packet may ask for it.
+    /// Closes the list. When this returns, nobody reaches its pages. It spins while others copy what
+    /// they have of a page now, and does not sleep: a peer's packet may ask for it.
     pub fn close(&self) {
         self.begin.store(0, Ordering::Relaxed);
         // Pairs with the fence in `piece`: either that thread finds the list closed, or it is counted
@@ -191,6 +197,10 @@ impl PageList {
     }
 
     fn piece(&self, at: usize) -> Option<Piece<'_>> {
+        // So that those who come after the list was closed keep nobody waiting.
+        if self.begin.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         // Released by dropping it.
         let in_use = Use::new(self);
         fence(Ordering::SeqCst);
@@ -215,7 +225,7 @@ impl PageList {
 
 impl Drop for Use<'_> {
     fn drop(&mut self) {
-        // Release: see `close`. Bottom halves are on again after this.
-        self.0.users.fetch_sub(1, Ordering::Release);
+        // Release: see `close`. The thread can be preempted after this.
+        self.list.users.fetch_sub(1, Ordering::Release);
     }
 }
