@@ -2,7 +2,11 @@
 
 //! Addresses: handles for datagrams, and the attributes of queue pairs that name one.
 
-use super::{device::Ferroce, memory::PdId};
+use super::{
+    device::Ferroce,
+    memory::PdId,
+    quota::{Counted, Kind},
+};
 use crate::{
     net::route::UDP,
     qp::{AddressVector, AttrMask, QpAttr, RequestedAttr},
@@ -43,6 +47,7 @@ impl Address {
 /// The driver's data for address handles: a number in the device's table.
 pub(crate) struct Ah {
     number: u32,
+    _counted: Counted,
 }
 
 #[vtable]
@@ -57,6 +62,11 @@ impl ah::Operations for Ah {
     ) -> Result<impl PinInit<Self, Error>> {
         let device = ah.device();
         let sgid = attr.sgid().ok_or(EINVAL)?;
+        let counted = device.quota.add(Kind::Ah)?;
+        let flags = match call {
+            Some(_) => GFP_KERNEL_ACCOUNT,
+            None => flags,
+        };
         let reserved = device.ahs.reserve(flags)?;
         if let Some(call) = call {
             call.respond(&uapi::AhResponse {
@@ -73,7 +83,10 @@ impl ah::Operations for Ah {
             hop_limit: attr.hop_limit(),
         };
         device.ahs.put(number, address);
-        Ok(try_init!(Ah { number }))
+        Ok(try_init!(Ah {
+            number,
+            _counted: counted,
+        }))
     }
 
     fn destroy(ah: &rdma::Ah<Self>) {

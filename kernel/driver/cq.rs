@@ -7,6 +7,7 @@ use super::{
     counters::Host,
     device::Ferroce,
     kernel_user::Polling,
+    quota::{Counted, Kind},
     rings::{errno, CompletionQueue, PollQueue, Rings},
 };
 use crate::{
@@ -29,6 +30,7 @@ pub(crate) struct Cq {
     queue: SpinLockBh<CompletionQueue>,
     /// The user's side, if that is the kernel.
     user: Option<Pin<KBox<KernelUser>>>,
+    _counted: Counted,
 }
 
 #[pin_data]
@@ -54,6 +56,7 @@ impl cq::Operations for Cq {
         if !CqFlags::TIMESTAMP_COMPLETION.contains(flags) {
             return Err(eopnotsupp());
         }
+        let counted = cq.device().quota.add(Kind::Cq)?;
         let (rings, queue) = make(attr.cqe, call)?;
         let size = queue.producer.geometry();
         cq.set_entries(size.entries());
@@ -65,6 +68,7 @@ impl cq::Operations for Cq {
             timestamps: flags.contains(CqFlags::TIMESTAMP_COMPLETION),
             queue <- SpinLockBh::new(queue, c"ferroce::Cq::queue", static_lock_class!()),
             user,
+            _counted: counted,
         }? Error))
     }
 

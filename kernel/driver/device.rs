@@ -7,10 +7,11 @@ use super::{
     counters::{self, Counters},
     cq::Cq,
     memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
-    multicast::{Groups, MAX_MEMBERS},
+    multicast::{Groups, MAX_GROUP_MEMBERS, MAX_MEMBERS},
     place::Place,
     port,
     queue_pair::{self, Drainer, Qp, QpRef},
+    quota::{Counted, Kind, Quota, MAX_AH},
     roce::{
         self,
         port::{Port, Share},
@@ -41,6 +42,7 @@ use kernel::{
 pub(crate) struct Ferroce {
     guid: [u8; 8],
     pub(crate) counters: Counters,
+    pub(crate) quota: Arc<Quota>,
     pub(crate) port: port::Port,
     pub(crate) drainer: thread::Thread<Drainer>,
     /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
@@ -69,10 +71,10 @@ pub(crate) struct Ferroce {
 
 impl Ferroce {
     fn new(guid: [u8; 8], place: Place, share: Share) -> impl PinInit<Self, Error> {
-        let (first, limit) = queue_pair::NUMBERS;
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
+            quota: Quota::new()?,
             port: port::Port::new(),
             drainer: Drainer::start()?,
             apart: AtomicBool::new(false),
@@ -81,12 +83,14 @@ impl Ferroce {
             has_gsi: AtomicBool::new(false),
             share <- SpinLockBh::new(Some(share), c"ferroce::Ferroce::share", static_lock_class!()),
             moves: AtomicU32::new(0),
-            qps <- Table::new(first, limit, c"ferroce::qps", static_lock_class!()),
             // The first number is that of the queue pair for general services.
-            _: { qps.reserve(GFP_KERNEL)?.keep(); },
-            // Key zero is for nobody: programs take it for none.
-            keys <- Table::new(1, MAX_KEYS, c"ferroce::keys", static_lock_class!()),
-            ahs <- Table::new(1, MAX_AH, c"ferroce::ahs", static_lock_class!()),
+            qps <- Table::new(
+                queue_pair::NUMBERS, REUSE_AFTER, c"ferroce::qps", static_lock_class!()
+            ),
+            // Keys of number zero are for nobody: programs take key zero for none.
+            keys <- Table::new((0, MAX_KEYS), REUSE_AFTER, c"ferroce::keys", static_lock_class!()),
+            // A number at once: only the owner's own work requests name an address handle.
+            ahs <- Table::new((0, MAX_AH + 1), 0, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
         })
     }
@@ -222,8 +226,9 @@ const VERSION_NUMBER: u64 = {
 /// which a thread that executes requests may have to wait for a CPU (as rdma_rxe has it).
 const ACK_DELAY: u8 = 15;
 
-/// How many address handles there can be.
-const MAX_AH: u32 = 1 << 16;
+/// How many numbers of queue pairs, or of keys, come between two uses of the same: what a peer still
+/// sends to a former owner is not taken for the next one's.
+const REUSE_AFTER: u32 = 1 << 10;
 
 #[vtable]
 impl rdma::Operations for Ferroce {
@@ -269,25 +274,19 @@ impl rdma::Operations for Ferroce {
         attr.vendor_part_id = 1;
         attr.hw_ver = 1;
         attr.page_size_cap = 0xffff_f000;
-        attr.max_pd = 1 << 16;
-        attr.max_ah = MAX_AH as i32;
+        Quota::fill(attr);
         attr.max_pkeys = limits::PKEY_TABLE_LEN;
-        attr.max_qp = 1 << 20;
         attr.max_qp_wr = limits::MAX_QP_WR as i32;
         attr.max_send_sge = limits::MAX_SEND_SGE as i32;
         attr.max_recv_sge = limits::MAX_RECV_SGE as i32;
         attr.max_sge_rd = limits::MAX_SEND_SGE as i32;
         attr.max_fast_reg_page_list_len = MAX_FAST_REG_PAGES;
-        attr.max_cq = 1 << 20;
         attr.max_cqe = limits::MAX_CQE as i32;
         attr.max_mcast_grp = MAX_MEMBERS as i32;
-        attr.max_mcast_qp_attach = MAX_MEMBERS as i32;
+        attr.max_mcast_qp_attach = MAX_GROUP_MEMBERS as i32;
         attr.max_total_mcast_qp_attach = MAX_MEMBERS as i32;
-        attr.max_srq = 1 << 20;
         attr.max_srq_wr = limits::MAX_QP_WR as i32;
         attr.max_srq_sge = limits::MAX_RECV_SGE as i32;
-        attr.max_mr = MAX_KEYS as i32 - 1;
-        attr.max_mw = MAX_KEYS as i32 - 1;
         attr.max_qp_rd_atom = limits::MAX_RD_ATOMIC.into();
         attr.max_qp_init_rd_atom = limits::MAX_RD_ATOMIC.into();
         attr.max_res_rd_atom = i32::from(limits::MAX_RD_ATOMIC) * attr.max_qp;
@@ -489,19 +488,22 @@ impl ucontext::Operations for Ucontext {
 }
 
 /// The driver's data for protection domains.
-pub(crate) struct Pd;
+pub(crate) struct Pd {
+    _counted: Counted,
+}
 
 #[vtable]
 impl pd::Operations for Pd {
     type Device = Ferroce;
 
     fn alloc(
-        _pd: &NewPd<'_, Self>,
+        pd: &NewPd<'_, Self>,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
         if let Some(call) = call {
             call.none()?;
         }
-        Ok(try_init!(Pd {}))
+        let counted = pd.device().quota.add(Kind::Pd)?;
+        Ok(try_init!(Pd { _counted: counted }))
     }
 }

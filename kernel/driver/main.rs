@@ -50,6 +50,7 @@ mod multicast;
 mod place;
 mod port;
 mod queue_pair;
+mod quota;
 mod rings;
 mod roce;
 mod srq;

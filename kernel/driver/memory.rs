@@ -6,6 +6,7 @@ mod lookup;
 
 use super::{
     device::{Ferroce, Pd},
+    quota::{Counted, Kind},
     table::Table,
     window::Mw,
 };
@@ -15,7 +16,7 @@ use crate::{
     rdma::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
-        umem::{PageList, Umem},
+        umem::{MappedPage, PageList, Umem},
         Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
     ring::{RegMr, Sge},
@@ -23,6 +24,7 @@ use crate::{
 };
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
+    alloc::Flags,
     prelude::*,
     sync::{aref::ARef, static_lock_class, Arc},
 };
@@ -74,6 +76,7 @@ pub(crate) struct Mr {
     state: SpinLockBh<State>,
     /// Counts the changes of the state: see [`Cache`].
     changes: AtomicU32,
+    _counted: Counted,
 }
 
 /// No more windows can be bound: the largest number, so that there is no next one. There are never
@@ -188,7 +191,10 @@ impl Mr {
             if state.phase != Phase::Free || state.pd != pd || !is_own_key {
                 return Err(AccessError);
             }
-            state.offset = list.open(start, length).map_err(|_| AccessError)?;
+            // SAFETY: The request is one of the kernel user that has mapped the pages: only a kernel user
+            // can post it, and the domain is the region's. `invalidate` closes the list before it is
+            // completed, and deregistration waits until nobody has the region.
+            state.offset = unsafe { list.open(start, length) }.map_err(|_| AccessError)?;
             state.phase = Phase::Valid;
             state.key = request.key;
             state.access = request.access;
@@ -260,19 +266,32 @@ fn get(
     let length = usize::try_from(memory.length)?;
     Ok(Arc::new(
         Umem::get(device, memory.start, length, access)?,
-        GFP_KERNEL,
+        GFP_KERNEL_ACCOUNT,
     )?)
 }
 
+/// Reserves a key: a number in the table, with a low byte that it did not have lately.
+pub(crate) fn reserve_key(keys: &Keys, flags: Flags) -> Result<u32> {
+    let reserved = keys.reserve(flags)?;
+    let variant = reserved.variant();
+    Ok(reserved.keep() << KEY_BITS | u32::from(variant))
+}
+
+/// Gives the number of a key up. The key is the last one that the number had.
+pub(crate) fn give_up_key(keys: &Keys, key: u32) {
+    let [variant, ..] = key.to_le_bytes();
+    keys.remove_variant(key >> KEY_BITS, variant);
+}
+
 /// Gives a region a key of its own.
-fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>) -> Result<u32> {
-    let key = pd.device().keys.reserve(GFP_KERNEL)?.keep() << KEY_BITS;
+fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>, flags: Flags) -> Result<u32> {
+    let key = reserve_key(&pd.device().keys, flags)?;
     mr.set_keys(key, key);
     Ok(key)
 }
 
 /// Makes a region of what is to be its state.
-fn region(state: State) -> impl PinInit<Mr, Error> {
+fn region(counted: Counted, state: State) -> impl PinInit<Mr, Error> {
     let listed = state.memory.page_list().map(|_| state.memory.clone());
     try_pin_init!(Mr {
         number: state.key >> KEY_BITS,
@@ -280,6 +299,7 @@ fn region(state: State) -> impl PinInit<Mr, Error> {
         listed,
         state <- SpinLockBh::new(state, c"ferroce::Mr::state", static_lock_class!()),
         changes: AtomicU32::new(0),
+        _counted: counted,
     }? Error)
 }
 
@@ -308,17 +328,21 @@ impl mr::Operations for Mr {
         } else {
             memory.virt_addr
         };
+        let counted = device.quota.add(Kind::Mr)?;
         let umem = get(device, memory, access)?;
-        Ok(region(State {
-            phase: Phase::Valid,
-            key: reserve(mr, pd)?,
-            pd: PdId::of(pd),
-            access: flags,
-            start,
-            length: memory.length,
-            memory: umem,
-            offset: 0,
-        }))
+        Ok(region(
+            counted,
+            State {
+                phase: Phase::Valid,
+                key: reserve(mr, pd, UserCall::flags(call))?,
+                pd: PdId::of(pd),
+                access: flags,
+                start,
+                length: memory.length,
+                memory: umem,
+                offset: 0,
+            },
+        ))
     }
 
     fn created(mr: &rdma::Mr<Self>) -> Result {
@@ -381,18 +405,24 @@ impl mr::Operations for Mr {
         pd: &rdma::Pd<Pd>,
         access: rdma::AccessFlags,
     ) -> Result<impl PinInit<Self, Error>> {
-        let memory = Arc::new(Umem::kernel(), GFP_KERNEL)?;
+        let counted = pd.device().quota.add(Kind::Mr)?;
+        // SAFETY: `State::check` lets nobody at it but by a key of the region, in its domain, which is one
+        // of the kernel's, as are all of its queue pairs.
+        let memory = Arc::new(unsafe { Umem::kernel() }, GFP_KERNEL)?;
         let access = access_flags(access)?;
-        Ok(region(State {
-            phase: Phase::Valid,
-            key: reserve(mr, pd)?,
-            pd: PdId::of(pd),
-            access,
-            start: 0,
-            length: u64::MAX,
-            memory,
-            offset: 0,
-        }))
+        Ok(region(
+            counted,
+            State {
+                phase: Phase::Valid,
+                key: reserve(mr, pd, GFP_KERNEL)?,
+                pd: PdId::of(pd),
+                access,
+                start: 0,
+                length: u64::MAX,
+                memory,
+                offset: 0,
+            },
+        ))
     }
 
     fn alloc(
@@ -407,25 +437,29 @@ impl mr::Operations for Mr {
         if max_pages > MAX_FAST_REG_PAGES {
             return Err(EINVAL);
         }
+        let counted = pd.device().quota.add(Kind::Mr)?;
         let memory = Arc::new(Umem::listed(max_pages)?, GFP_KERNEL)?;
-        Ok(region(State {
-            phase: Phase::Free,
-            key: reserve(mr, pd)?,
-            pd: PdId::of(pd),
-            access: AccessFlags::EMPTY,
-            start: 0,
-            length: 0,
-            memory,
-            offset: 0,
-        }))
+        Ok(region(
+            counted,
+            State {
+                phase: Phase::Free,
+                key: reserve(mr, pd, GFP_KERNEL)?,
+                pd: PdId::of(pd),
+                access: AccessFlags::EMPTY,
+                start: 0,
+                length: 0,
+                memory,
+                offset: 0,
+            },
+        ))
     }
 
     fn map_start(mr: &rdma::Mr<Self>, page_size: u32) -> Result {
         mr.page_list().ok_or(EINVAL)?.start(page_size)
     }
 
-    fn map_page(mr: &rdma::Mr<Self>, addr: u64) -> Result {
-        mr.page_list().ok_or(EINVAL)?.push(addr)
+    fn map_page(mr: &rdma::Mr<Self>, page: MappedPage) -> Result {
+        mr.page_list().ok_or(EINVAL)?.push(page)
     }
 
     fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
@@ -476,7 +510,8 @@ impl mr::Operations for Mr {
         mr.windows
             .compare_exchange(0, DEREGISTERED, order, order)
             .map_err(|_| EBUSY)?;
-        mr.device().keys.remove(mr.number);
+        let key = mr.state.lock().key;
+        give_up_key(&mr.device().keys, key);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     uapi, verbs,
 };
 use core::ptr::NonNull;
-use kernel::{prelude::*, sync::Arc, transmute::AsBytes};
+use kernel::{alloc::Flags, prelude::*, sync::Arc, transmute::AsBytes};
 
 /// The errno of an error of the core's.
 pub(crate) fn errno(error: verbs::Errno) -> Error {
@@ -39,10 +39,19 @@ pub(crate) struct Rings {
 impl Rings {
     /// Allocates at least `len` bytes for the process that makes a call, or for a kernel user.
     pub(crate) fn new(len: usize, call: Option<&UserCall<'_, Ferroce>>) -> Result<Arc<Self>> {
-        let pages = Arc::new(SharedPages::new(len)?, GFP_KERNEL)?;
+        let flags = UserCall::flags(call);
+        let pages = Arc::new(SharedPages::new(len, flags)?, flags)?;
         let mapping = call.map(|call| UserMapping::new(call.ucontext(), pages.clone()));
         let mapping = mapping.transpose()?;
-        Ok(Arc::new(Self { pages, mapping }, GFP_KERNEL)?)
+        Ok(Arc::new(Self { pages, mapping }, flags)?)
+    }
+
+    /// What to allocate with for who has the rings.
+    fn flags(&self) -> Flags {
+        match self.mapping {
+            Some(_) => GFP_KERNEL_ACCOUNT,
+            None => GFP_KERNEL,
+        }
     }
 
     /// What the process is to map. A kernel user maps nothing.
@@ -140,10 +149,6 @@ pub(crate) struct WorkQueue<Q> {
     _rings: Arc<Rings>,
 }
 
-// SAFETY: An executor is a pointer to pages that `_rings` keeps, and may be used by any thread, one
-// at a time.
-unsafe impl<Q> Send for WorkQueue<Q> {}
-
 impl<Q: Queue> WorkQueue<Q> {
     fn new(rings: &Arc<Rings>, at: usize, size: WqGeometry<Q>) -> Result<Self> {
         let (base, len) = rings.place(at)?;
@@ -151,7 +156,7 @@ impl<Q: Queue> WorkQueue<Q> {
         // dropped after the executor. The kernel reaches them by the ring's types only.
         let executor = unsafe { Executor::new(base, len, size) }.map_err(geometry)?;
         let mut buffer = KVec::new();
-        buffer.resize(size.stride(), 0, GFP_KERNEL)?;
+        buffer.resize(size.stride(), 0, rings.flags())?;
         Ok(Self {
             executor,
             buffer,
@@ -182,9 +187,6 @@ pub(crate) struct CompletionQueue {
     pub(crate) producer: Producer,
     _rings: Arc<Rings>,
 }
-
-// SAFETY: As of `WorkQueue`.
-unsafe impl Send for CompletionQueue {}
 
 // SAFETY: The answers in `uapi` have no padding; there are assertions for that beside them.
 unsafe impl AsBytes for uapi::UcontextResponse {}

@@ -7,6 +7,7 @@ use super::{
     device::Ferroce,
     kernel_user::Receives,
     queue_pair::{Looked, ReceiveQueue},
+    quota::{Counted, Kind},
     rings::{errno, PostQueue, Rings},
 };
 use crate::{
@@ -34,6 +35,7 @@ pub(crate) struct Srq {
     shared: SpinLockBh<Shared>,
     /// The user's side, if that is the kernel.
     user: Option<KernelUser>,
+    _counted: Counted,
 }
 
 struct KernelUser {
@@ -55,11 +57,12 @@ impl srq::Operations for Srq {
     type Device = Ferroce;
 
     fn create(
-        _srq: &mut NewSrq<'_, Self>,
+        srq: &mut NewSrq<'_, Self>,
         attr: &mut SrqAttr,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result<impl PinInit<Self, Error>> {
         let failed = |e: ring::GeometryError| errno(e.errno());
+        let counted = srq.device().quota.add(Kind::Srq)?;
         let size = WqGeometry::<RecvQueue>::new(attr.max_wr, attr.max_sge).map_err(failed)?;
         let rings = Rings::new(size.len(), call)?;
         let queue = ReceiveQueue::new(Rings::receive(&rings, 0, size)?);
@@ -86,6 +89,7 @@ impl srq::Operations for Srq {
             size,
             shared <- SpinLockBh::new(shared, c"ferroce::Srq::shared", static_lock_class!()),
             user,
+            _counted: counted,
         }? Error))
     }
 

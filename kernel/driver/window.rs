@@ -4,8 +4,9 @@
 
 use super::{
     device::Ferroce,
-    memory::{Mr, Named, PdId, Range, Wanted, KEY_BITS},
+    memory::{give_up_key, reserve_key, Mr, Named, PdId, Range, Wanted, KEY_BITS},
     queue_pair::Qp,
+    quota::{Counted, Kind},
 };
 use crate::{
     local::AccessError,
@@ -30,6 +31,7 @@ pub(crate) struct Mw {
     pd: PdId,
     #[pin]
     state: SpinLockBh<State>,
+    _counted: Counted,
 }
 
 struct State {
@@ -87,8 +89,9 @@ impl mw::Operations for Mw {
     ) -> Result<impl PinInit<Self, Error>> {
         call.none()?;
         let pd = PdId::of(mw.pd());
-        let number = mw.device().keys.reserve(GFP_KERNEL)?.keep();
-        let key = number << KEY_BITS;
+        let counted = mw.device().quota.add(Kind::Mw)?;
+        let key = reserve_key(&mw.device().keys, GFP_KERNEL_ACCOUNT)?;
+        let number = key >> KEY_BITS;
         mw.set_rkey(key);
         let state = State {
             key,
@@ -100,6 +103,7 @@ impl mw::Operations for Mw {
             mw_type,
             pd,
             state <- SpinLockBh::new(state, c"ferroce::Mw::state", static_lock_class!()),
+            _counted: counted,
         }? Error))
     }
 
@@ -111,13 +115,13 @@ impl mw::Operations for Mw {
     }
 
     fn dealloc(mw: &rdma::Mw<Self>) {
-        mw.device().keys.remove(mw.number);
-        let bound = {
+        let (bound, key) = {
             let mut state = mw.state.lock();
-            // Whoever still has the window can bind it no more: nobody would unbind it.
+            // Who still holds on to the window cannot bind it any more: nobody would unbind it.
             state.is_gone = true;
-            state.bound.take()
+            (state.bound.take(), state.key)
         };
+        give_up_key(&mw.device().keys, key);
         // Dropped with the lock released.
         drop(bound);
     }

@@ -12,6 +12,7 @@ use core::{
 use kernel::{
     bindings::{sk_buff, PACKET_LOOPBACK, SKB_GSO_UDP_L4, SKB_GSO_UDP_TUNNEL_CSUM},
     ffi::c_int,
+    types::NotThreadSafe,
 };
 
 /// The protocols of an `sk_buff`, which has them in network byte order.
@@ -139,6 +140,8 @@ pub struct Datagram {
     skb: SkBuff,
     ip: IpHeader,
     ports: (u16, u16),
+    /// It does not leave the bottom half that it has come in: see [`Self::netdev`].
+    _here: NotThreadSafe,
 }
 
 impl Datagram {
@@ -167,13 +170,18 @@ impl Datagram {
             };
             let [a, b, c, d] = data.cast::<[u8; 4]>().read();
             let ports = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-            Some(Self { skb, ip, ports })
+            Some(Self {
+                skb,
+                ip,
+                ports,
+                _here: NotThreadSafe,
+            })
         }
     }
 
     /// The device that it has come by; `None` if that is unknown.
     pub fn netdev(&self) -> Option<&NetDevice> {
-        // SAFETY: A valid packet, which is in a bottom half, where its device stays in memory.
+        // SAFETY: A valid packet, in the bottom half that it has come in, where its device stays in memory.
         unsafe {
             let list = &raw const (*self.skb.as_raw()).__bindgen_anon_1.__bindgen_anon_1;
             let netdev = (*list).__bindgen_anon_1.dev;
@@ -252,6 +260,22 @@ struct Segments {
     stay: bool,
 }
 
+/// Memory that nobody has written to, as the bytes that are there.
+///
+/// # Safety
+///
+/// `start` must be valid for reads and writes of `len` bytes, and nobody else may use them for `'a`.
+unsafe fn as_bytes<'a>(start: *mut u8, len: usize) -> &'a mut [u8] {
+    // To the compiler this writes anything to any of them, so from here on they are initialised, and have
+    // one value. In fact they have that already, and nothing needs to be written.
+    // SAFETY: There is no instruction in it.
+    unsafe {
+        core::arch::asm!("/* {start} */", start = in(reg) start, options(nostack, preserves_flags))
+    };
+    // SAFETY: By the function's requirements, and they are initialised.
+    unsafe { core::slice::from_raw_parts_mut(start, len) }
+}
+
 /// What is left in front of a packet, for its headers and for those below IP (`LL_MAX_HEADER`, and more
 /// than any device asks for at first).
 const HEADROOM: usize = 160 + size_of::<[u8; 40]>() + UDP_HEADER;
@@ -298,14 +322,12 @@ impl Packet {
     }
 
     /// Adds as many bytes as `fill` says it has written at the beginning of the room that is left.
-    /// That holds what it held before in memory: all that `fill` counts it must have written.
+    /// There are bytes of before in it, which may be anybody's: all that `fill` counts it must have written.
     pub fn extend<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> (usize, R)) -> R {
         let len = self.len();
         let left = self.room();
-        // SAFETY: A packet in one piece, which is ours, with so much room behind its bytes. That the
-        // allocator wrote nothing there is of no concern: any byte is a `u8`.
-        let room =
-            unsafe { core::slice::from_raw_parts_mut((*self.skb.as_raw()).data.add(len), left) };
+        // SAFETY: A packet in one piece, which is ours, with so much room behind its bytes.
+        let room = unsafe { as_bytes((*self.skb.as_raw()).data.add(len), left) };
         let (filled, result) = fill(room);
         // SAFETY: There is room.
         unsafe { bindings::skb_put(self.skb.as_raw(), filled.min(left) as u32) };

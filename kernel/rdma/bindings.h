@@ -14,14 +14,17 @@
 #include <linux/inetdevice.h>
 #include <linux/kobject.h>
 #include <linux/kthread.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/module.h>
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
+#include <linux/preempt.h>
 #include <linux/rtnetlink.h>
 #include <linux/sched.h>
 #include <linux/sched/isolation.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/stat.h>
 #include <linux/spinlock.h>
 #include <linux/sysfs.h>
@@ -48,9 +51,14 @@ unsigned int rdma_helper_next_active_cpu(unsigned int cpu);
 bool rdma_helper_current_may_run_on(unsigned int cpu);
 bool rdma_helper_housekeeping_domain(unsigned int cpu);
 bool rdma_helper_housekeeping_kernel_noise(unsigned int cpu);
+void rdma_helper_preempt_disable(void);
+void rdma_helper_preempt_enable(void);
 void rdma_helper_local_bh_disable(void);
 void rdma_helper_local_bh_enable(void);
 bool rdma_helper_in_softirq(void);
+struct mem_cgroup *rdma_helper_get_current_mem_cgroup(void);
+void rdma_helper_mem_cgroup_put(struct mem_cgroup *memcg);
+struct mem_cgroup *rdma_helper_set_active_mem_cgroup(struct mem_cgroup *memcg);
 unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock);
 bool rdma_helper_spin_trylock_irqsave(spinlock_t *lock, unsigned long *flags);
 void rdma_helper_spin_unlock_irqrestore(spinlock_t *lock, unsigned long flags);
@@ -61,7 +69,7 @@ void rdma_helper_nla_nest_end(struct sk_buff *msg, struct nlattr *start);
 void rdma_helper_nla_nest_cancel(struct sk_buff *msg, struct nlattr *start);
 
 struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter);
-void *rdma_helper_vmalloc_user(unsigned long size);
+void *rdma_helper_vmap_user(struct page **pages, unsigned int count);
 bool rdma_helper_virt_addr_valid(unsigned long address);
 struct page *rdma_helper_virt_to_page(unsigned long address);
 void rdma_helper_mmu_interval_set_seq(struct mmu_interval_notifier *notifier, unsigned long seq);

@@ -31,6 +31,16 @@ void rdma_helper_cond_resched(void)
 	cond_resched();
 }
 
+void rdma_helper_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void rdma_helper_preempt_enable(void)
+{
+	preempt_enable();
+}
+
 void rdma_helper_local_bh_disable(void)
 {
 	local_bh_disable();
@@ -44,6 +54,21 @@ void rdma_helper_local_bh_enable(void)
 bool rdma_helper_in_softirq(void)
 {
 	return in_softirq();
+}
+
+struct mem_cgroup *rdma_helper_get_current_mem_cgroup(void)
+{
+	return get_mem_cgroup_from_mm(current->mm);
+}
+
+void rdma_helper_mem_cgroup_put(struct mem_cgroup *memcg)
+{
+	mem_cgroup_put(memcg);
+}
+
+struct mem_cgroup *rdma_helper_set_active_mem_cgroup(struct mem_cgroup *memcg)
+{
+	return set_active_memcg(memcg);
 }
 
 unsigned long rdma_helper_spin_lock_irqsave(spinlock_t *lock)
@@ -114,9 +139,9 @@ struct page *rdma_helper_sg_page_iter_page(struct sg_page_iter *iter)
 	return sg_page_iter_page(iter);
 }
 
-void *rdma_helper_vmalloc_user(unsigned long size)
+void *rdma_helper_vmap_user(struct page **pages, unsigned int count)
 {
-	return vmalloc_user(size);
+	return vmap(pages, count, VM_MAP | VM_USERMAP, PAGE_KERNEL);
 }
 
 bool rdma_helper_virt_addr_valid(unsigned long address)

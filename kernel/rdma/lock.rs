@@ -32,6 +32,44 @@ impl Drop for BottomHalvesOff {
     }
 }
 
+/// No other thread and no bottom half runs on this CPU as long as this exists, whatever the kernel's model of
+/// preemption. The thread must not sleep in the meantime, nor take a spinlock.
+pub(super) struct NotPreempted {
+    // Dropped in this order, the reverse of that in which they are made: where spinlocks sleep, to have
+    // bottom halves off does.
+    _preemption: Option<PreemptionOff>,
+    _bottom_halves: BottomHalvesOff,
+}
+
+impl NotPreempted {
+    pub(super) fn new() -> Self {
+        let bottom_halves = BottomHalvesOff::new();
+        Self {
+            // Elsewhere bottom halves are off only where preemption is.
+            _preemption: cfg!(CONFIG_PREEMPT_RT).then(PreemptionOff::new),
+            _bottom_halves: bottom_halves,
+        }
+    }
+}
+
+/// No other thread runs on this CPU as long as this exists.
+struct PreemptionOff(NotThreadSafe);
+
+impl PreemptionOff {
+    fn new() -> Self {
+        // SAFETY: Enabled again when this is dropped, by the same thread.
+        unsafe { bindings::rdma_helper_preempt_disable() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for PreemptionOff {
+    fn drop(&mut self) {
+        // SAFETY: Disabled in `new`.
+        unsafe { bindings::rdma_helper_preempt_enable() };
+    }
+}
+
 /// A spinlock that may be taken in any context: interrupts are off while it is held. For what the
 /// kernel's users of a device reach, since they may post and poll from anywhere.
 ///

@@ -12,8 +12,10 @@
 use super::{bindings, ucontext, Ucontext};
 use core::{ptr::NonNull, sync::atomic::AtomicU32};
 use kernel::{
+    alloc::Flags,
     bindings::{vm_area_struct, PAGE_SHIFT, PAGE_SIZE},
     error::{from_result, to_result},
+    page::Page,
     prelude::*,
     sync::{aref::ARef, Arc},
     types::Opaque,
@@ -23,10 +25,13 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `start` is memory of `vmalloc_user()` of `len` bytes, a multiple of the page size, that this owns.
+/// `start` is where `pages`, of `len` bytes, are mapped one after the other in the kernel, by `vmap()`, with
+/// `VM_USERMAP`.
 pub struct SharedPages {
     start: NonNull<AtomicU32>,
     len: usize,
+    /// Given up after they have been unmapped.
+    _pages: KVVec<Page>,
 }
 
 // SAFETY: The memory may be freed by any thread.
@@ -35,18 +40,29 @@ unsafe impl Send for SharedPages {}
 unsafe impl Sync for SharedPages {}
 
 impl SharedPages {
-    /// Allocates at least `len` bytes.
-    pub fn new(len: usize) -> Result<Self> {
+    /// Allocates at least `len` bytes, with `flags`: `GFP_KERNEL_ACCOUNT` has the current process charged
+    /// for them (`vmalloc_user()` would charge nobody).
+    pub fn new(len: usize, flags: Flags) -> Result<Self> {
         let len = len.checked_next_multiple_of(PAGE_SIZE).ok_or(EOVERFLOW)?;
         if len == 0 {
             return Err(EINVAL);
         }
-        // SAFETY: No requirements. The memory is freed with vfree().
-        let start = unsafe { bindings::rdma_helper_vmalloc_user(len) };
-        // INVARIANT: As allocated.
+        let count = len / PAGE_SIZE;
+        let mut pages = KVVec::with_capacity(count, flags)?;
+        let mut raw = KVVec::with_capacity(count, flags)?;
+        for _ in 0..count {
+            let page = Page::alloc_page(flags | __GFP_ZERO)?;
+            raw.push_within_capacity(page.as_ptr())?;
+            pages.push_within_capacity(page)?;
+        }
+        // SAFETY: There are so many pages in the list. They are unmapped in `drop`, before they are freed.
+        let start =
+            unsafe { bindings::rdma_helper_vmap_user(raw.as_mut_ptr(), u32::try_from(count)?) };
+        // INVARIANT: As mapped.
         Ok(Self {
             start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
             len,
+            _pages: pages,
         })
     }
 
@@ -80,7 +96,7 @@ impl Drop for SharedPages {
     fn drop(&mut self) {
         // SAFETY: By the type invariants. Pages that a process has mapped stay until it unmaps them,
         // since it has references to each of them.
-        unsafe { bindings::vfree(self.as_ptr().cast()) };
+        unsafe { bindings::vunmap(self.as_ptr().cast()) };
     }
 }
 
@@ -120,7 +136,7 @@ impl<T: ucontext::Operations> UserMapping<T> {
                 core: Opaque::zeroed(),
                 pages,
             },
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )?;
         // SAFETY: A valid context, and a structure for the function to initialise, which stays where
         // it is until `free`.
@@ -174,7 +190,7 @@ pub(super) unsafe extern "C" fn mmap(
             return Err(EINVAL);
         }
         // SAFETY: It is one of `UserMapping::new`, since there are no others. The reference from above
-        // keeps it until it is given up. The pages are of vmalloc_user(), as is required.
+        // keeps it until it is given up. The pages are mapped with `VM_USERMAP`, as is required.
         unsafe {
             let entry = &*raw.cast::<Entry>();
             let result = bindings::remap_vmalloc_range(vma, entry.pages.as_ptr().cast(), 0);

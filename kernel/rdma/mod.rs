@@ -57,8 +57,13 @@
 //!
 //! # Safety
 //!
-//! A driver needs no `unsafe` but for its plain structures in [`Udata`], whose bytes it vouches for
-//! ([`AsBytes`], [`FromBytes`]).
+//! With three exceptions a driver needs no `unsafe` for what is here:
+//!
+//! - It vouches for its plain structures in [`Udata`], that all their bytes are initialised, or that any
+//!   will do ([`AsBytes`], [`FromBytes`]).
+//! - Whether memory of the kernel is there, its user says by what it asks for. That it was asked for, the
+//!   driver vouches for ([`Umem::kernel`], [`PageList::open`](umem::PageList::open)).
+//! - Who wants more of [`SharedPages`] than atomic words has a pointer.
 //!
 //! C headers: [`include/rdma/`](srctree/include/rdma/)
 //!
@@ -67,7 +72,7 @@
 //! [`FromBytes`]: kernel::transmute::FromBytes
 //! [`Qp::pd`]: object::Object::pd
 
-use kernel::error::Error;
+use kernel::{error::Error, prelude::*};
 
 #[macro_use]
 mod macros;
@@ -81,6 +86,7 @@ pub mod device;
 pub mod gid;
 pub mod link;
 pub mod lock;
+pub mod memcg;
 pub mod mmap;
 pub mod mr;
 pub mod mw;
@@ -112,6 +118,7 @@ pub use self::{
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},
     lock::SpinLockIrqSave,
+    memcg::MemCgroup,
     mmap::{SharedPages, UserMapping},
     mr::{Mr, NewMr, Rereg, UserMemory},
     mw::{Mw, NewMw},
@@ -158,6 +165,12 @@ pub fn random<const N: usize>() -> [u8; N] {
 pub fn in_bottom_half() -> bool {
     // SAFETY: In any context.
     unsafe { bindings::rdma_helper_in_softirq() }
+}
+
+/// Whether the current process may have more than is one user's share (`CAP_SYS_RESOURCE`).
+pub fn may_exceed_limits() -> bool {
+    // SAFETY: The current thread has credentials.
+    unsafe { kernel::bindings::capable(kernel::bindings::CAP_SYS_RESOURCE as c_int) }
 }
 
 /// Lets another thread run, if one should. Not where sleeping is forbidden.

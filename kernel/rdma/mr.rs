@@ -14,6 +14,7 @@ use super::{
     object::{New, Object, Shared},
     ops,
     udata::UserCall,
+    umem::MappedPage,
     verbs::{AccessFlags, MrAdvice, MrType},
     wr::Sge,
     Device, Pd,
@@ -21,6 +22,7 @@ use super::{
 use core::{marker::PhantomData, mem::MaybeUninit, ptr};
 use kernel::{
     alloc::flags::__GFP_ZERO,
+    alloc::Flags,
     error::{from_result, VTABLE_DEFAULT_ERROR},
     prelude::*,
 };
@@ -115,7 +117,7 @@ pub trait Operations: Sized + Send + Sync + 'static {
     }
 
     /// Maps the next page. `ENOMEM` if there are too many; those before stay mapped.
-    fn map_page(_mr: &Mr<Self>, _addr: u64) -> Result {
+    fn map_page(_mr: &Mr<Self>, _page: MappedPage) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
@@ -195,10 +197,11 @@ impl<T: Operations> Callbacks<T> {
     /// driver's part.
     unsafe fn make(
         pd: &PdOf<T>,
+        flags: Flags,
         init: impl FnOnce(*mut bindings::ib_mr) -> Result,
     ) -> Result<*mut bindings::ib_mr> {
         // All zeroes is what `ib_core` expects of an `ib_mr` where it does not set the fields.
-        let mut memory: Memory<T> = KBox::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
+        let mut memory: Memory<T> = KBox::new_uninit(flags | __GFP_ZERO)?;
         let mr: *mut bindings::ib_mr = memory.as_mut_ptr().cast();
         // SAFETY: The memory is ours. `ib_core` sets the field as well, but not before it has the
         // region, and the driver wants to know.
@@ -241,7 +244,7 @@ impl<T: Operations> Callbacks<T> {
         let access = AccessFlags::from_bits(access as u32);
         // SAFETY: The memory is large enough, and only ours. The region is initialised.
         Self::made(unsafe {
-            Self::make(pd, |mr| {
+            Self::make(pd, UserCall::flags(call.as_ref()), |mr| {
                 let mut new = NewMr::from_raw(mr);
                 let data = T::reg_user(&mut new, pd, memory, access, call.as_ref())?;
                 Mr::init(mr, data)?;
@@ -262,7 +265,7 @@ impl<T: Operations> Callbacks<T> {
         let access = AccessFlags::from_bits(access as u32);
         // SAFETY: The memory is large enough, and only ours. The region is initialised.
         Self::made(unsafe {
-            Self::make(pd, |mr| {
+            Self::make(pd, GFP_KERNEL, |mr| {
                 let mut new = NewMr::from_raw(mr);
                 let data = T::get_dma(&mut new, pd, access)?;
                 Mr::init(mr, data)?;
@@ -283,7 +286,7 @@ impl<T: Operations> Callbacks<T> {
         let pd = unsafe { Pd::from_raw(pd) };
         // SAFETY: The memory is large enough, and only ours. The region is initialised.
         Self::made(unsafe {
-            Self::make(pd, |mr| {
+            Self::make(pd, GFP_KERNEL, |mr| {
                 let mut new = NewMr::from_raw(mr);
                 let data = T::alloc(&mut new, pd, mr_type.try_into()?, max_pages)?;
                 Mr::init(mr, data)?;
@@ -362,8 +365,9 @@ impl<T: Operations> Callbacks<T> {
     /// Only for `ib_sg_to_pages()` to call, with the region of [`Self::map_sg`].
     unsafe extern "C" fn map_page(mr: *mut bindings::ib_mr, addr: u64) -> c_int {
         from_result(|| {
-            // SAFETY: By the function's requirements.
-            T::map_page(unsafe { Mr::from_raw(mr) }, addr)?;
+            // SAFETY: By the function's requirements the address is one of the list that a kernel user
+            // maps (`ib_map_mr_sg()`).
+            unsafe { T::map_page(Mr::from_raw(mr), MappedPage::new(addr)?)? };
             Ok(0)
         })
     }

@@ -15,6 +15,7 @@
 use super::{bindings, ops, Ucontext};
 use core::{marker::PhantomData, mem::MaybeUninit, ops::Deref, ptr};
 use kernel::{
+    alloc::Flags,
     error::to_result,
     prelude::*,
     transmute::{AsBytes, FromBytes},
@@ -135,6 +136,15 @@ impl<'a, D: ops::Operations> UserCall<'a, D> {
         }
         // SAFETY: By the function's requirements, and it is not null.
         unsafe { Self::from_raw(&raw mut (*raw).__bindgen_anon_1.hdr.driver_udata) }
+    }
+
+    /// What to allocate with in a call from user space, or from within the kernel: the process is charged,
+    /// or nobody.
+    pub fn flags(call: Option<&Self>) -> Flags {
+        match call {
+            Some(_) => GFP_KERNEL_ACCOUNT,
+            None => GFP_KERNEL,
+        }
     }
 
     /// The user context that the call is made in.

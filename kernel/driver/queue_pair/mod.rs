@@ -30,6 +30,7 @@ use super::{
     device::Ferroce,
     kernel_user::{qp_event_bit, Polling, Posting},
     memory::PdId,
+    quota::{Counted, Kind},
     rings::{errno, PostQueue, Rings},
     roce::Connection,
     srq::{receive_details, SrqRef},
@@ -42,7 +43,7 @@ use crate::{
         qp::{Operations, QpEvent},
         qp_attr::{QpAttrOut, QpCap, QpInitAttr},
         wr::{RecvWrs, SendWrs},
-        Details, Gid, NewQp, QpAttrMask, UserCall,
+        Details, Gid, MemCgroup, NewQp, QpAttrMask, UserCall,
     },
     ring::{Cqe, Doorbell, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
@@ -50,6 +51,7 @@ use crate::{
 };
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::{
+    alloc::Flags,
     new_mutex,
     prelude::*,
     sync::{aref::ARef, static_lock_class, Arc, Mutex},
@@ -91,6 +93,9 @@ pub(crate) struct Qp {
     pub(crate) deferred: Arc<work::Deferred>,
     /// The user's side, if that is the kernel.
     pub(crate) user: Option<Pin<KBox<Posting>>>,
+    _counted: Counted,
+    /// Whom to charge for what is allocated on behalf of the process, if there is one, in whatever thread.
+    payer: MemCgroup,
 }
 
 #[pinned_drop]
@@ -134,6 +139,7 @@ impl Operations for Qp {
             rdma::QpType::Gsi => QpType::Gsi,
             _ => return Err(eopnotsupp()),
         };
+        let counted = qp.device().quota.add(Kind::Qp)?;
         let srq = qp.srq().map(ARef::from);
         let send_cq = ARef::from(qp.send_cq().ok_or(EINVAL)?);
         let recv_cq = ARef::from(qp.recv_cq().ok_or(EINVAL)?);
@@ -163,10 +169,11 @@ impl Operations for Qp {
         caps.fill(attr.caps_mut());
 
         let pd = PdId::of(qp.pd());
-        let deferred = work::Deferred::new()?;
+        let payer = call.map_or_else(MemCgroup::none, |_| MemCgroup::current());
+        let deferred = work::Deferred::new(UserCall::flags(call))?;
         let number = match qp_type {
             QpType::Gsi => qp.device().claim_gsi()?,
-            _ => qp.device().qps.reserve(GFP_KERNEL)?.keep(),
+            _ => qp.device().qps.reserve(UserCall::flags(call))?.keep(),
         };
         qp.set_number(number);
         let shared = Shared::new(receives);
@@ -188,6 +195,8 @@ impl Operations for Qp {
             attended: AtomicBool::new(false),
             deferred,
             user,
+            _counted: counted,
+            payer,
         }? Error))
     }
 
@@ -310,6 +319,19 @@ impl Operations for Qp {
 }
 
 impl Qp {
+    /// Has the process that has the queue pair charged for what `op` allocates with [`Self::flags`].
+    pub(crate) fn charge<R>(&self, op: impl FnOnce() -> R) -> R {
+        self.payer.charge(op)
+    }
+
+    /// What to allocate with for the queue pair's user.
+    pub(crate) fn flags(&self) -> Flags {
+        match self.user {
+            Some(_) => GFP_KERNEL,
+            None => GFP_KERNEL_ACCOUNT,
+        }
+    }
+
     /// Calls `op` for the completion queues of a kernel user, twice if they are the same.
     fn for_each_polling(&self, mut op: impl FnMut(&Polling)) {
         for cq in [&self.send_cq, &self.recv_cq] {

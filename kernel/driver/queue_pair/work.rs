@@ -5,6 +5,7 @@
 use super::{catch_up, QpRef};
 use crate::counters::Host;
 use kernel::{
+    alloc::Flags,
     bindings, impl_has_hr_timer, impl_has_work, new_spinlock, new_work,
     prelude::*,
     sync::{Arc, ArcBorrow, SpinLock},
@@ -56,7 +57,7 @@ impl_has_hr_timer! {
 pub(super) type Timer = ArcHrTimerHandle<Deferred>;
 
 impl Deferred {
-    pub(super) fn new() -> Result<Arc<Self>> {
+    pub(super) fn new(flags: Flags) -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
                 qp <- new_spinlock!(None, "ferroce::Deferred::qp"),
@@ -64,7 +65,7 @@ impl Deferred {
                 rest <- new_work!("ferroce::Deferred::rest"),
                 timer <- HrTimer::new(),
             }),
-            GFP_KERNEL,
+            flags,
         )
     }
 

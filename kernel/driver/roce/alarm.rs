@@ -68,13 +68,14 @@ const A_YEAR: Delta = Delta::from_secs(365 * 24 * 60 * 60);
 impl Alarm {
     /// Has `expired` called with `qp`, once [`Self::set`] says when.
     pub(super) fn new(qp: QpRef, expired: fn(&rdma::Qp<Qp>)) -> Result<Self> {
+        let flags = qp.flags();
         let clock = Arc::pin_init(
             pin_init!(Clock {
                 qp <- SpinLockBh::new(Some(qp), c"ferroce::Clock::qp", static_lock_class!()),
                 expired,
                 timer <- HrTimer::new(),
             }),
-            GFP_KERNEL,
+            flags,
         )?;
         let handle = clock.clone().start(Instant::now() + A_YEAR);
         Ok(Self {

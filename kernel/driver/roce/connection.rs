@@ -64,7 +64,7 @@ impl Connection {
         queue: &WorkQueue<SendQueue>,
         current: &[u8],
     ) -> Result {
-        let requesting = Requesting::new(qp, queue, current)?;
+        let requesting = qp.charge(|| Requesting::new(qp, queue, current))?;
         *self.requesting.lock() = Some(requesting);
         self.is_engaged.store(true, Ordering::Relaxed);
         Ok(())
@@ -157,7 +157,7 @@ impl Connection {
             if !takes || !is_needed || self.responding.lock().is_some() {
                 return Ok(());
             }
-            let made = Responding::new(qp, &attr)?;
+            let made = qp.charge(|| Responding::new(qp, &attr))?;
             let mut responding = self.responding.lock();
             // With the lock held: whoever has the queue pair begin anew, or go, takes away what is there
             // afterwards, and nobody else would.

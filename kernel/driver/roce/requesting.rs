@@ -62,15 +62,16 @@ impl Requesting {
         queue: &WorkQueue<SendQueue>,
         current: &[u8],
     ) -> Result<KBox<Self>> {
+        let flags = qp.flags();
         let geometry = queue.executor.geometry();
         let (slots, stride) = (geometry.entries(), geometry.stride());
         let mut entries = KVVec::new();
-        entries.resize(slots as usize * stride, 0, GFP_KERNEL)?;
+        entries.resize(slots as usize * stride, 0, flags)?;
         for (place, byte) in entries.iter_mut().zip(current) {
             *place = *byte;
         }
         let mut memory = KVVec::new();
-        memory.resize(slots as usize, Slot::default(), GFP_KERNEL)?;
+        memory.resize(slots as usize, Slot::default(), flags)?;
         let attr = qp.shared.lock().attr;
         let mut requester = Requester::new(qp.qp_type, origin(qp), &attr, memory);
         requester.posted();
@@ -88,7 +89,7 @@ impl Requesting {
             lane: Lane::new(qp.device())?,
             alarm: Alarm::new(ARef::from(qp), |qp| qp.connection.expired(qp))?,
         };
-        Ok(KBox::new(requesting, GFP_KERNEL)?)
+        Ok(KBox::new(requesting, flags)?)
     }
 
     /// Takes over attributes that can change while requests are under way.

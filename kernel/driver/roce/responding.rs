@@ -31,15 +31,16 @@ pub(super) struct Responding {
 impl Responding {
     /// Of a queue pair with these attributes. It may sleep.
     pub(super) fn new(qp: &rdma::Qp<Qp>, attr: &QpAttr) -> Result<KBox<Self>> {
+        let flags = qp.flags();
         let mut resources = KVVec::new();
         let count = usize::from(attr.max_dest_rd_atomic).max(1);
-        resources.resize(count, Resource::default(), GFP_KERNEL)?;
+        resources.resize(count, Resource::default(), flags)?;
         let responding = Self {
             responder: Responder::new(qp.qp_type, attr, resources),
             lane: Lane::new(qp.device())?,
             alarm: Alarm::new(ARef::from(qp), |qp| qp.connection.respond_again(qp))?,
         };
-        Ok(KBox::new(responding, GFP_KERNEL)?)
+        Ok(KBox::new(responding, flags)?)
     }
 
     /// The queue pair's attributes have changed.

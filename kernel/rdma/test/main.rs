@@ -320,7 +320,10 @@ impl cq::Operations for TestCq {
         attr: &CqInitAttr,
         call: Option<&UserCall<'_, Dev>>,
     ) -> Result<impl PinInit<Self, Error>> {
-        let pages = Arc::new(SharedPages::new(attr.cqe as usize * 4)?, GFP_KERNEL)?;
+        let pages = Arc::new(
+            SharedPages::new(attr.cqe as usize * 4, GFP_KERNEL)?,
+            GFP_KERNEL,
+        )?;
         let mut mapping = None;
         if let Some(call) = call {
             let user = UserMapping::new(call.ucontext(), pages.clone())?;

@@ -5,7 +5,7 @@
 //! They give addresses in the kernel's linear mapping, as a device without DMA has it
 //! (`ib_uses_virt_dma()`).
 
-use super::{super::lock::BottomHalvesOff, bindings};
+use super::{super::lock::NotPreempted, bindings};
 use core::{
     ptr::NonNull,
     sync::atomic::{fence, AtomicU32, AtomicUsize, Ordering},
@@ -14,6 +14,22 @@ use kernel::{
     bindings::{page, PAGE_SIZE},
     prelude::*,
 };
+
+/// A page that a kernel user has mapped in a memory region, by its address.
+///
+/// There is no other way to have one than by [`mr::Operations::map_page`](super::super::mr::Operations::map_page),
+/// so a driver can list nothing but what it was told.
+pub struct MappedPage(usize);
+
+impl MappedPage {
+    /// # Safety
+    ///
+    /// `address` must be what a kernel user has mapped: that the page is memory as long as the
+    /// region is registered is then its responsibility.
+    pub(in super::super) unsafe fn new(address: u64) -> Result<Self> {
+        Ok(Self(usize::try_from(address)?))
+    }
+}
 
 /// Memory of the kernel.
 pub(super) enum Kernel {
@@ -52,15 +68,21 @@ pub(super) struct Piece<'a> {
     _use: Option<Use<'a>>,
 }
 
-/// Has [`PageList::close`] wait. Bottom halves are off in the meantime, as it may be one that waits. Not to
-/// be kept where the thread sleeps.
-struct Use<'a>(&'a PageList, BottomHalvesOff);
+/// Has [`PageList::close`] spin, no longer than a page is copied: in the meantime the thread is not
+/// preempted, not even where spinlocks and bottom halves are (`CONFIG_PREEMPT_RT`), and bottom halves are
+/// off, since it may be one that spins. Nothing may sleep as long as this exists, nor take a spinlock.
+///
+/// A lock is no alternative: a copy from one list to another, or within one, would hold two at a time.
+struct Use<'a> {
+    list: &'a PageList,
+    _here: NotPreempted,
+}
 
 impl<'a> Use<'a> {
     fn new(list: &'a PageList) -> Self {
-        let off = BottomHalvesOff::new();
+        let here = NotPreempted::new();
         list.users.fetch_add(1, Ordering::Relaxed);
-        Self(list, off)
+        Self { list, _here: here }
     }
 }
 
@@ -125,11 +147,11 @@ impl PageList {
         Ok(())
     }
 
-    /// Adds the next page, by its address. `ENOMEM` if there are too many.
-    pub fn push(&self, address: u64) -> Result {
+    /// Adds the next page. `ENOMEM` if there are too many.
+    pub fn push(&self, MappedPage(address): MappedPage) -> Result {
         let count = self.count.load(Ordering::Relaxed);
         let page = self.pages.get(count).ok_or(ENOMEM)?;
-        page.store(usize::try_from(address)?, Ordering::Relaxed);
+        page.store(address, Ordering::Relaxed);
         self.count.store(count + 1, Ordering::Relaxed);
         Ok(())
     }
@@ -140,7 +162,12 @@ impl PageList {
 
     /// Opens the list, and returns the offset at which the byte of the address `start` is: an address
     /// in the first page. There are `length` bytes from there on. Only while it is closed.
-    pub fn open(&self, start: u64, length: u64) -> Result<usize> {
+    ///
+    /// # Safety
+    ///
+    /// The kernel user that has mapped the pages must have asked for them to be registered: then they are
+    /// memory until it is told that this has ended. [`Self::close`] must return before it is told.
+    pub unsafe fn open(&self, start: u64, length: u64) -> Result<usize> {
         let in_page = start as usize & ((1 << self.page_shift()) - 1);
         let length = usize::try_from(length)?
             .checked_add(in_page)
@@ -156,8 +183,8 @@ impl PageList {
         Ok(begin + in_page)
     }
 
-    /// Closes the list. When this returns, nobody reaches its pages. It waits for those who copy now, and
-    /// does not sleep: a peer's packet may ask for it.
+    /// Closes the list. When this returns, nobody reaches its pages. It spins while others copy what
+    /// they have of a page now, and does not sleep: a peer's packet may ask for it.
     pub fn close(&self) {
         self.begin.store(0, Ordering::Relaxed);
         // Pairs with the fence in `piece`: either that thread finds the list closed, or it is counted
@@ -170,6 +197,10 @@ impl PageList {
     }
 
     fn piece(&self, at: usize) -> Option<Piece<'_>> {
+        // So that those who come after the list was closed keep nobody waiting.
+        if self.begin.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         // Released by dropping it.
         let in_use = Use::new(self);
         fence(Ordering::SeqCst);
@@ -194,7 +225,7 @@ impl PageList {
 
 impl Drop for Use<'_> {
     fn drop(&mut self) {
-        // Release: see `close`. Bottom halves are on again after this.
-        self.0.users.fetch_sub(1, Ordering::Release);
+        // Release: see `close`. The thread can be preempted after this.
+        self.list.users.fetch_sub(1, Ordering::Release);
     }
 }

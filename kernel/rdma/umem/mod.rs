@@ -9,7 +9,7 @@ mod kernel;
 mod on_demand;
 mod pinned;
 
-pub use self::kernel::PageList;
+pub use self::kernel::{MappedPage, PageList};
 use self::{
     kernel::{Kernel, Piece},
     on_demand::OnDemand,
@@ -97,7 +97,15 @@ impl Umem {
     }
 
     /// All memory of the kernel that is in its linear mapping. Offsets are addresses there.
-    pub fn kernel() -> Self {
+    ///
+    /// # Safety
+    ///
+    /// Only that may be reached by it which a kernel user has asked for, by a work request that names the
+    /// region of [`mr::Operations::get_dma`](super::mr::Operations::get_dma) that this is for, and as
+    /// long as the request has not been completed; or which a peer has asked for that knows the key of
+    /// such a region, where the user gave it the right to. That this is memory is then the user's
+    /// responsibility.
+    pub unsafe fn kernel() -> Self {
         Self::of_kernel(Kernel::All)
     }
 

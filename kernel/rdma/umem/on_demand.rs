@@ -149,6 +149,10 @@ impl OnDemand {
         let bytes = length
             .checked_add(start as usize % PAGE_SIZE)
             .ok_or(EINVAL)?;
+        // Before `ib_umem_odp` makes its list, which is as long and charged to nobody: a process that
+        // would exceed its limit by this one does not get there, and no more is allocated than twice what
+        // is charged.
+        let known = Self::remember(bytes.div_ceil(PAGE_SIZE))?;
         // How large the pages are is nothing that the access depends on.
         let access = access.bits() & !AccessFlags::HUGETLB.bits();
         // SAFETY: A valid device, and operations that live as long as the module. The function checks
@@ -163,10 +167,6 @@ impl OnDemand {
             )
         })?;
         let umem = NonNull::new(umem).ok_or(EINVAL)?;
-        let known = Self::remember(bytes.div_ceil(PAGE_SIZE)).inspect_err(|_| {
-            // SAFETY: Nobody else has it.
-            unsafe { bindings::ib_umem_odp_release(umem.as_ptr()) }
-        })?;
         // INVARIANT: Made above.
         let this = Self { umem, known };
         let known: *const Known = &*this.known;
@@ -180,14 +180,14 @@ impl OnDemand {
 
     fn remember(count: usize) -> Result<Pin<KBox<Known>>> {
         let mut pages = KVVec::new();
-        pages.resize(count, 0, GFP_KERNEL | __GFP_NOWARN)?;
+        pages.resize(count, 0, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
         KBox::pin_init(
             pin_init!(Known {
                 fault <- new_mutex!((), "rdma::OnDemand::fault"),
                 pages: UnsafeCell::new(pages),
                 lock <- new_spinlock!((), "rdma::OnDemand::lock"),
             }),
-            GFP_KERNEL,
+            GFP_KERNEL_ACCOUNT,
         )
     }
 

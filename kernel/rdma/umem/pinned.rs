@@ -51,7 +51,8 @@ impl Pinned {
             pages: KVVec::new(),
         };
         let bytes = start as usize % PAGE_SIZE + length;
-        this.pages.reserve(bytes.div_ceil(PAGE_SIZE), GFP_KERNEL)?;
+        this.pages
+            .reserve(bytes.div_ceil(PAGE_SIZE), GFP_KERNEL_ACCOUNT)?;
 
         let mut iter = pin_init::zeroed();
         // SAFETY: A valid `ib_umem`, whose list has `orig_nents` entries.
@@ -64,7 +65,7 @@ impl Pinned {
             // SAFETY: The iterator is at an entry.
             let page = unsafe { bindings::rdma_helper_sg_page_iter_page(&mut iter) };
             this.pages
-                .push(NonNull::new(page).ok_or(EFAULT)?, GFP_KERNEL)?;
+                .push(NonNull::new(page).ok_or(EFAULT)?, GFP_KERNEL_ACCOUNT)?;
         }
         if this.pages.len() * PAGE_SIZE < bytes {
             return Err(EFAULT);

@@ -17,6 +17,22 @@ pub const TESTS: &[Test] = &[
         "work requests that break a rule get their status, and queue pairs their state, by the wire too",
         statuses,
     ),
+    (
+        "a key or a queue pair's number that was given up names nothing for long",
+        reuse,
+    ),
+    (
+        "a process is charged for what it has allocated, and gets no more objects than there can be",
+        |flavor| limits(flavor, "", "local"),
+    ),
+    (
+        "by the wire a process is charged for what it has allocated",
+        |flavor| limits(flavor, BY_WIRE, "wire"),
+    ),
+    (
+        "a multicast group has room for a few, and for more than one user",
+        members,
+    ),
 ];
 
 pub const DEBUG_TESTS: &[Test] = &[
@@ -75,4 +91,34 @@ fn statuses(flavor: &Flavor) {
         let ran = flavor.sh(&format!("{before}{script}")).ends_with(0);
         ran.prints(" rows, 0 failed");
     }
+}
+
+fn reuse(flavor: &Flavor) {
+    let of = |device| guest_script("reuse.py", device);
+    let ran = flavor
+        .sh(&with_devices(&format!("{} && {}", of("fr0"), of("fr1"))))
+        .ends_with(0)
+        .prints("stale keys are refused")
+        .prints("queue pairs: 3000 numbers");
+    let mut first = ran
+        .stdout
+        .lines()
+        .filter(|line| line.contains("the first key is"));
+    // Two devices do not begin with the same.
+    assert_ne!(first.next(), first.next(), "{ran:#?}");
+}
+
+/// `before` is to be done before there are devices.
+fn limits(flavor: &Flavor, before: &str, how: &str) {
+    let script = with_devices(&guest_script("limits.py", &format!("fr0 {how}")));
+    flavor
+        .sh(&format!("{before}{script}"))
+        .ends_with(0)
+        .prints("queue pairs beyond the limit: ")
+        .prints("an on-demand region beyond the limit: ")
+        .prints("limits hold");
+}
+
+fn members(flavor: &Flavor) {
+    guest(flavor, "members.py", "fr0").prints("places are given back");
 }

@@ -38,8 +38,10 @@ pub(crate) fn wait<T>(mut ready: impl FnMut() -> Option<T>) -> Result<T> {
         if begin.elapsed().as_millis() > PATIENCE * 1000 {
             return Err(ETIMEDOUT);
         }
+        // `cond_resched()` does nothing in a kernel that can be preempted anywhere (`CONFIG_PREEMPT`), and
+        // User-Mode Linux with that configuration never preempts a thread that runs in the kernel.
         // SAFETY: No test waits where it must not sleep.
-        unsafe { bindings::rdma_helper_cond_resched() };
+        unsafe { kernel::bindings::schedule() };
     }
 }
 

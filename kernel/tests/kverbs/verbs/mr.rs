@@ -162,7 +162,8 @@ impl<'a> Mr<'a> {
         // SAFETY: A valid region.
         let start = unsafe { (*self.raw).iova };
         Remote {
-            addr: start + at,
+            // It may be before the region.
+            addr: start.wrapping_add(at),
             rkey: self.key(),
         }
     }

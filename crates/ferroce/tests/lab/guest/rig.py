@@ -71,9 +71,11 @@ class Device:
     """An open device, and a protection domain of it."""
 
     def __init__(self, name, gid_index=1):
-        before = set(_event_files())
+        before, files = set(_event_files()), _device_files()
         self.context = Context(name=name)
         (self.events_fd,) = set(_event_files()) - before
+        # For commands that pyverbs does not have.
+        (self.file,) = _device_files() - files
         self.name, self.gid_index = name, gid_index
         self.gid = self.context.query_gid(1, gid_index)
         self.pd = PD(self.context)
@@ -111,6 +113,11 @@ def _event_files():
                 yield int(name)
         except FileNotFoundError:
             pass  # That of the listing itself.
+
+
+def _device_files():
+    paths = {int(fd): os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+    return {fd for fd, path in paths.items() if path.startswith("/dev/infiniband/uverbs")}
 
 
 class Qp:
