@@ -143,6 +143,8 @@ pub struct Requester<S, R> {
     /// Retries since there was progress.
     retries: u8,
     rnr_retries: u8,
+    /// Since when the peer has had no receive for the oldest request.
+    not_ready_since: Option<u64>,
     /// What was sent again because the peer misses it, or because responses were lost: once is enough.
     repeated: Option<Psn>,
     gather: List<R>,
@@ -212,6 +214,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             faulted: false,
             retries: 0,
             rnr_retries: 0,
+            not_ready_since: None,
             repeated: None,
             gather: List::new(),
             scatter: List::new(),

@@ -87,6 +87,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     pub(super) fn progress(&mut self, now: u64) {
         self.retries = 0;
         self.rnr_retries = 0;
+        self.not_ready_since = None;
         self.probing = false;
         self.repeated = None;
         self.resume_at = None;
@@ -139,7 +140,9 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.retries = 0;
         self.probing = true;
         self.ack_deadline = None;
-        self.resume_at = Some(now.saturating_add(timer.nanos()));
+        let since = *self.not_ready_since.get_or_insert(now);
+        let delay = timer.backoff_nanos(now.saturating_sub(since));
+        self.resume_at = Some(now.saturating_add(delay));
         Response::NotReady
     }
 }

@@ -34,6 +34,17 @@ impl RnrTimer {
         self.0
     }
 
+    /// How long a requester waits that has waited for a receive in vain for `waited` nanoseconds: at least
+    /// the time that it was told to (IBTA 9.7.5.2.8), in nanoseconds.
+    ///
+    /// It is a sixteenth of the time waited so far, up to 10 ms. So a peer that never has a receive costs
+    /// little, however short its timer is and however often it may be tried, and one that has a receive
+    /// late has the message a sixteenth later at most.
+    pub fn backoff_nanos(self, waited: u64) -> u64 {
+        const MOST: u64 = 10_000_000;
+        self.nanos().max((waited / 16).min(MOST))
+    }
+
     /// The time in nanoseconds.
     pub fn nanos(self) -> u64 {
         match Self::TENS_OF_MICROS.get(usize::from(self.0)) {
