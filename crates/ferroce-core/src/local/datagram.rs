@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Datagrams: on the way to another QP of this host, or to and from the wire.
 
-use core::cell::Cell;
-
 use super::{
     extra_of, list, AccessError, Checked, Extra, Fault, LocalMemory, Message, Receive, Received,
-    Region, RegionList, Responder, Source, Taken,
+    Region, RegionList, Responder, Source, Stopped, Taken,
 };
 use crate::ring::{Data, SendRequest, SgeList};
 use crate::verbs::limits::GRH_LENGTH;
@@ -91,21 +89,60 @@ impl<'a, R: Region> Datagram<'a, R> {
 
     /// Delivers it to one QP, whose Q_Key the front end has checked, and says
     /// whether it arrived. What does not fit, or finds no receive, is dropped
-    /// without a word (IBTA 9.8.3).
-    pub fn deliver<P: Responder<Region = R>>(&self, peer: &P) -> bool {
+    /// without a word (IBTA 9.8.3). If memory of either side is only there
+    /// [`Later`](Fault::Later), the receive is there for the next.
+    pub fn deliver<P: Responder<Region = R>>(&self, peer: &P) -> Delivery {
         let message = &self.message;
         let received = received(message.length, message.extra, message.solicited, self.from);
-        deliver(peer, received, |scatter| self.place(peer, scatter))
+        let mut undelivered = Delivery::Dropped;
+        let taken = peer.take_receive(
+            |receive| receive.capacity() >= u64::from(received.byte_len),
+            |receive| {
+                let placed = match self.place(peer, receive.scatter) {
+                    Ok(()) => Ok(()),
+                    Err(Stopped::Peer(Fault::Gone)) => Err(Fault::Gone),
+                    Err(stopped) => {
+                        undelivered = match stopped {
+                            Stopped::Own(Fault::Gone) => Delivery::Failed(WcStatus::LocProtErr),
+                            Stopped::Own(Fault::Later) => Delivery::OwnMemoryLater,
+                            // It is shorter than a part, so nothing pauses.
+                            Stopped::Peer(_) | Stopped::Paused => Delivery::MemoryLater,
+                        };
+                        return None;
+                    }
+                };
+                Some(received_as(receive, received, placed))
+            },
+        );
+        match complete(peer, taken) {
+            true => Delivery::Done,
+            false => undelivered,
+        }
     }
 
-    fn place(
+    fn place<P: Responder<Region = R>>(
         &self,
-        peer: &impl LocalMemory<Region = R>,
+        peer: &P,
         scatter: SgeList<'_>,
-    ) -> Result<(), Fault> {
-        list::write(peer, scatter, 0, &self.from.grh)?;
-        self.message.place(peer, scatter, GRH_LENGTH)
+    ) -> Result<(), Stopped> {
+        list::write(peer, scatter, 0, &self.from.grh).map_err(Stopped::Peer)?;
+        self.message.place(peer, scatter, GRH_LENGTH, &mut 0)
     }
+}
+
+/// What has become of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It has arrived.
+    Done,
+    /// It is lost: there was no receive for it, or the receiver's was wrong.
+    Dropped,
+    /// The receiver's memory is not there yet: it may be delivered again a little later, or is lost.
+    MemoryLater,
+    /// The sender's own memory is not there yet.
+    OwnMemoryLater,
+    /// The sender's own memory is gone.
+    Failed(WcStatus),
 }
 
 /// A datagram that came over the wire.
@@ -142,28 +179,16 @@ impl<'a> Arrived<'a> {
         self.length
     }
 
-    /// As [`Datagram::deliver`]. If memory is only there [`Later`](Fault::Later), the datagram is lost, and
-    /// the receive is there for the next.
-    ///
-    /// So the copy is made before the receive is taken, under whatever lock keeps others from taking it: it
-    /// is one packet, of the path MTU and the GRH at most. To take the receive first, and give it back,
-    /// would need a place for as many as there are CPUs that deliver; to look first whether the memory is
-    /// there is no answer, since it may go before it is written to.
+    /// As [`Datagram::deliver`]; whether it has arrived.
     pub fn deliver<P: Responder>(&self, peer: &P) -> bool {
         let received = received(self.length, self.extra, self.solicited, self.from);
-        // It is taken only if the outcome can be told in its completion.
-        let placed = Cell::new(Ok(()));
         let taken = peer.take_receive(
+            |receive| receive.capacity() >= u64::from(received.byte_len),
             |receive| {
-                if receive.capacity() < u64::from(received.byte_len) {
-                    return false;
-                }
-                let written = list::write(peer, receive.scatter, 0, &self.from.grh)
+                let placed = list::write(peer, receive.scatter, 0, &self.from.grh)
                     .and_then(|()| list::write(peer, receive.scatter, GRH_LENGTH, self.payload));
-                placed.set(written);
-                written != Err(Fault::Later)
+                (placed != Err(Fault::Later)).then(|| received_as(receive, received, placed))
             },
-            |receive| received_as(receive, received, placed.get()),
         );
         complete(peer, taken)
     }
@@ -180,18 +205,6 @@ fn received(length: u32, extra: Extra, solicited: bool, from: Source) -> Receive
         solicited,
         source: Some(from),
     }
-}
-
-fn deliver<P: Responder>(
-    peer: &P,
-    received: Received,
-    place: impl FnOnce(SgeList<'_>) -> Result<(), Fault>,
-) -> bool {
-    let taken = peer.take_receive(
-        |receive| receive.capacity() >= u64::from(received.byte_len),
-        |receive| received_as(receive, received, place(receive.scatter)),
-    );
-    complete(peer, taken)
 }
 
 /// How a receive ends that a datagram was put in, or could not be.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Lists of checked memory, and copies from one list to another.
 
-use super::{AccessError, Fault, LocalMemory, Region};
+use super::{AccessError, CopyFault, Fault, LocalMemory, Region};
 use crate::ring::{Sge, SgeList};
 use crate::verbs::limits::MAX_SEND_SGE;
 
@@ -62,8 +62,7 @@ impl<R, const ROOM: usize> RegionList<R, ROOM> {
 }
 
 impl<R: Region, const ROOM: usize> RegionList<R, ROOM> {
-    /// Adds the whole of a requester's list, checks it, and has the memory be there, so
-    /// that whatever fails afterwards is for the peer to answer for.
+    /// Adds the whole of a requester's list, and checks it.
     pub fn check(
         &mut self,
         memory: &impl LocalMemory<Region = R>,
@@ -73,11 +72,7 @@ impl<R: Region, const ROOM: usize> RegionList<R, ROOM> {
         // An element of no bytes names no memory, and its key is not looked at
         // (IBTA 11.4.1).
         for sge in sges.iter().filter(|s| s.length > 0) {
-            let region = memory.local(sge, write)?;
-            region
-                .fault_in(sge.length, write)
-                .map_err(|_: Fault| AccessError)?;
-            self.push(region, sge.length)?;
+            self.push(memory.local(sge, write)?, sge.length)?;
         }
         Ok(())
     }
@@ -141,50 +136,134 @@ impl<'a, R: Region> Regions<'a, R> {
         }
         Ok(())
     }
+}
 
-    /// Copies the list's bytes to a region that has room for them.
-    pub(super) fn copy_to(self, target: &R) -> Result<(), Fault> {
-        let mut at = 0;
-        for (region, length) in self.iter() {
-            target.copy_from(at, region, 0, *length)?;
-            at += length;
+/// Bytes that are moved before the host is asked whether to go on.
+pub const PART: u32 = 1 << 16;
+
+/// Why a message was not moved to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// Memory of the requester is not there.
+    Own(Fault),
+    /// Memory of the peer is not there.
+    Peer(Fault),
+    /// The host has other things to do.
+    Paused,
+}
+
+/// Which way a message goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    ToPeer,
+    FromPeer,
+}
+
+impl Direction {
+    fn stopped(self, fault: CopyFault) -> Stopped {
+        match (self, fault) {
+            (Self::ToPeer, CopyFault::Source(fault))
+            | (Self::FromPeer, CopyFault::Target(fault)) => Stopped::Own(fault),
+            (Self::ToPeer, CopyFault::Target(fault))
+            | (Self::FromPeer, CopyFault::Source(fault)) => Stopped::Peer(fault),
         }
-        Ok(())
+    }
+}
+
+/// A place in a list of regions.
+pub(super) struct Walk<'a, R> {
+    rest: core::slice::Iter<'a, Option<(R, u32)>>,
+    region: Option<&'a R>,
+    /// Where in the region.
+    at: u32,
+    /// How many bytes of the region there are from there on.
+    left: u32,
+}
+
+impl<'a, R> Walk<'a, R> {
+    /// The beginning of a list.
+    pub(super) fn list(Regions(pieces): Regions<'a, R>) -> Self {
+        Self {
+            rest: pieces.iter(),
+            region: None,
+            at: 0,
+            left: 0,
+        }
     }
 
-    /// Copies the bytes of a region, which has as many, into the list.
-    pub(super) fn copy_of(self, source: &R) -> Result<(), Fault> {
-        let mut at = 0;
-        for (region, length) in self.iter() {
-            region.copy_from(0, source, at, *length)?;
-            at += length;
+    /// The beginning of a region that has room for the whole message.
+    pub(super) fn region(region: &'a R) -> Self {
+        Self {
+            rest: [].iter(),
+            region: Some(region),
+            at: 0,
+            left: u32::MAX,
         }
-        Ok(())
     }
 
-    /// Copies another list's bytes into this one, as far as both go.
-    pub(super) fn copy_from(self, from: Self) -> Result<(), Fault> {
-        let mut targets = self.iter();
-        let mut target = targets.next();
-        let mut at = 0;
-        for (source, source_length) in from.iter() {
-            let mut source_at = 0;
-            while source_at < *source_length {
-                let Some((region, length)) = target else {
-                    return Ok(());
-                };
-                let now = (*source_length - source_at).min(*length - at);
-                region.copy_from(at, source, source_at, now)?;
-                source_at += now;
-                at += now;
-                if at == *length {
-                    target = targets.next();
-                    at = 0;
-                }
+    /// The region, where in it, and how many bytes there are; `None` at the end.
+    fn piece(&mut self) -> Option<(&'a R, u32, u32)> {
+        while self.left == 0 {
+            let (region, length) = self.rest.by_ref().flatten().next()?;
+            (self.region, self.at, self.left) = (Some(region), 0, *length);
+        }
+        Some((self.region?, self.at, self.left))
+    }
+
+    /// Goes on by so many bytes of the piece.
+    fn advance(&mut self, bytes: u32) {
+        self.at = self.at.saturating_add(bytes);
+        self.left = self.left.saturating_sub(bytes);
+    }
+
+    /// Passes over bytes that were moved before.
+    fn skip(&mut self, mut bytes: u32) {
+        while bytes > 0 {
+            let Some((_, _, left)) = self.piece() else {
+                return;
+            };
+            let now = left.min(bytes);
+            self.advance(now);
+            bytes -= now;
+        }
+    }
+}
+
+/// Moves the first `length` bytes of a message, as far as both lists go. The first `done` of them have been
+/// moved before; how many it is now is there when this returns.
+pub(super) fn transfer<R: Region>(
+    mut from: Walk<'_, R>,
+    mut to: Walk<'_, R>,
+    direction: Direction,
+    length: u32,
+    done: &mut u32,
+    may_go_on: impl Fn() -> bool,
+) -> Result<(), Stopped> {
+    from.skip(*done);
+    to.skip(*done);
+    let mut part = PART;
+    while *done < length {
+        let (Some((source, source_at, there)), Some((target, at, room))) =
+            (from.piece(), to.piece())
+        else {
+            return Ok(());
+        };
+        if part == 0 {
+            if !may_go_on() {
+                return Err(Stopped::Paused);
             }
+            part = PART;
         }
-        Ok(())
+        let now = there.min(room).min(part).min(length - *done);
+        target
+            .copy_from(at, source, source_at, now)
+            .map_err(|fault| direction.stopped(fault))?;
+        from.advance(now);
+        to.advance(now);
+        *done += now;
+        part -= now;
     }
+    Ok(())
 }
 
 /// Writes to the memory of a scatter list, from `at` bytes on. Piece by piece: if a key is wrong, what

@@ -10,13 +10,8 @@ use crate::verbs::{AccessFlags, EventType, ImmData, RnrTimer, WcOpcode, WcStatus
 ///
 /// Offsets and lengths are in bytes; callers keep within the range.
 pub trait Region {
-    /// Has the first bytes be there, if they were not, to be read or, with
-    /// `write`, to be written to. What holds nothing on demand has nothing to
-    /// do.
-    fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault>;
-
     /// Copies from another region. The two may overlap.
-    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault>;
+    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault>;
 
     /// Copies from memory of our own.
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault>;
@@ -50,10 +45,18 @@ pub enum AtomicChange {
 pub enum Fault {
     /// The page behind an on-demand region cannot be had.
     Gone,
-    /// The page can be had by whoever may wait for it, which the caller may not: a
-    /// bottom half. The front end sees to it. Only the wire's [`requester`](crate::requester) and
-    /// [`responder`](crate::responder) may meet it.
+    /// The page can be had, but not now: nobody waits here. The front end has a thread
+    /// of the memory's owner wait for it.
     Later,
+}
+
+/// Memory of which of two regions is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyFault {
+    /// Of that which is copied from.
+    Source(Fault),
+    /// Of that which is copied to.
+    Target(Fault),
 }
 
 /// A key does not allow an access.
@@ -134,7 +137,7 @@ pub enum Taken<T> {
     Done(T),
     /// None is posted.
     Empty,
-    /// What is posted next was refused, and is still there.
+    /// What is posted next was refused, or given back, and is still there.
     Refused,
 }
 
@@ -169,12 +172,21 @@ pub trait Responder: LocalMemory {
     fn established(&self);
 
     /// Takes the next receive from its queue, unless `accept` refuses it, and
-    /// hands it to `place`.
+    /// hands it to `place`. If that returns `None` the receive is the next one
+    /// again.
     fn take_receive<T>(
         &self,
         accept: impl FnOnce(&Receive<'_>) -> bool,
-        place: impl FnOnce(&Receive<'_>) -> T,
+        place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T>;
+
+    /// Whether the execution of a long message may go on. Asked between parts of
+    /// at most [`PART`](super::PART) bytes: the QP may have left the state in
+    /// which it takes messages, and the executing thread may have to do something
+    /// else.
+    fn may_go_on(&self) -> bool {
+        true
+    }
 
     /// Completes a receive that was taken.
     fn complete(&self, received: &Received);

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Requests between two sides whose memory is a vector each.
 
+mod cursor;
+mod parts;
+mod rules;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -19,21 +23,19 @@ struct Range {
     memory: Bytes,
     at: usize,
     length: usize,
-    missing: bool,
+    missing: Option<Fault>,
+}
+
+impl Range {
+    fn check(&self) -> Result<(), Fault> {
+        self.missing.map_or(Ok(()), Err)
+    }
 }
 
 impl Region for Range {
-    fn fault_in(&self, _length: u32, _write: bool) -> Result<(), Fault> {
-        if self.missing {
-            Err(Fault::Gone)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
-        self.fault_in(length, true)?;
-        from.fault_in(length, false)?;
+    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
+        from.check().map_err(CopyFault::Source)?;
+        self.check().map_err(CopyFault::Target)?;
         let (at, from_at, length) = (at as usize, from_at as usize, length as usize);
         assert!(at + length <= self.length && from_at + length <= from.length);
         let bytes = from.memory.borrow()[from.at + from_at..][..length].to_vec();
@@ -42,19 +44,21 @@ impl Region for Range {
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
+        self.check()?;
         assert!(at as usize + bytes.len() <= self.length);
         self.memory.borrow_mut()[self.at + at as usize..][..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 
     fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.check()?;
         assert!(at as usize + bytes.len() <= self.length);
         bytes.copy_from_slice(&self.memory.borrow()[self.at + at as usize..][..bytes.len()]);
         Ok(())
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
-        self.fault_in(8, true)?;
+        self.check()?;
         let mut word = [0; 8];
         self.read(0, &mut word)?;
         let before = u64::from_ne_bytes(word);
@@ -80,7 +84,7 @@ const DEPTH: u8 = 1;
 struct Side {
     memory: Bytes,
     /// The keys are good, the memory behind them is gone.
-    missing: Cell<bool>,
+    missing: Cell<Option<Fault>>,
     writable: bool,
     access: AccessFlags,
     /// What the remote key allows.
@@ -92,13 +96,16 @@ struct Side {
     /// Requests that have come.
     requests: Cell<u32>,
     failed: Cell<Option<Option<EventType>>>,
+    /// How often it was asked whether to go on, and when it says no.
+    parts: Cell<u32>,
+    pauses_at: Cell<u32>,
 }
 
 impl Side {
     fn new(size: usize) -> Self {
         Self {
             memory: Rc::new(RefCell::new((0..size).map(|i| i as u8).collect())),
-            missing: Cell::new(false),
+            missing: Cell::new(None),
             writable: true,
             access: AccessFlags::REMOTE,
             key_access: AccessFlags::REMOTE,
@@ -108,6 +115,8 @@ impl Side {
             invalidated: RefCell::default(),
             requests: Cell::new(0),
             failed: Cell::new(None),
+            parts: Cell::new(0),
+            pauses_at: Cell::new(0),
         }
     }
 
@@ -185,7 +194,7 @@ impl Responder for Side {
     fn take_receive<T>(
         &self,
         accept: impl FnOnce(&Receive<'_>) -> bool,
-        place: impl FnOnce(&Receive<'_>) -> T,
+        place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T> {
         let mut queue = self.receives.borrow_mut();
         let Some((wr_id, sges)) = queue.front() else {
@@ -198,9 +207,16 @@ impl Responder for Side {
         if !accept(&receive) {
             return Taken::Refused;
         }
-        let done = place(&receive);
+        let Some(done) = place(&receive) else {
+            return Taken::Refused;
+        };
         queue.pop_front();
         Taken::Done(done)
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.parts.set(self.parts.get() + 1);
+        self.parts.get() != self.pauses_at.get()
     }
 
     fn complete(&self, received: &Received) {
@@ -262,7 +278,15 @@ fn request(operation: Operation) -> SendRequest {
 fn run(operation: Operation, sges: &[Sge], from: &Side, to: &Side) -> Outcome {
     let entries = entries(sges);
     let data = Data::Sges(SgeList::of(&entries));
-    execute(&request(operation), data, from, DEPTH, to, true)
+    execute(
+        &request(operation),
+        data,
+        from,
+        DEPTH,
+        to,
+        true,
+        &mut Progress::default(),
+    )
 }
 
 /// Pieces at odd places, and not in order.
@@ -284,7 +308,15 @@ fn a_send_is_gathered_and_scattered_byte_for_byte() {
         flags: SendFlags::SOLICITED,
         ..request(Operation::SendImm(IMM))
     };
-    let outcome = execute(&request, data, &sender, DEPTH, &receiver, true);
+    let outcome = execute(
+        &request,
+        data,
+        &sender,
+        DEPTH,
+        &receiver,
+        true,
+        &mut Progress::default(),
+    );
     assert_eq!(outcome, Outcome::Done(12));
     let message = gathered();
     assert_eq!(receiver.bytes(50, 5), message[..5]);
@@ -314,6 +346,7 @@ fn inline_data_needs_no_key() {
         DEPTH,
         &receiver,
         true,
+        &mut Progress::default(),
     );
     assert_eq!(outcome, Outcome::Done(5));
     assert_eq!(receiver.bytes(2, 2), b"ab");
@@ -328,9 +361,25 @@ fn without_a_receive_a_reliable_sender_waits_and_an_unreliable_one_does_not_know
         let timer = receiver.min_rnr_timer();
         let data = Data::Sges(SgeList::of(&entries));
         let request = request(operation);
-        let outcome = execute(&request, data, &sender, DEPTH, &receiver, true);
+        let outcome = execute(
+            &request,
+            data,
+            &sender,
+            DEPTH,
+            &receiver,
+            true,
+            &mut Progress::default(),
+        );
         assert_eq!(outcome, Outcome::NotReady(timer));
-        let outcome = execute(&request, data, &sender, DEPTH, &receiver, false);
+        let outcome = execute(
+            &request,
+            data,
+            &sender,
+            DEPTH,
+            &receiver,
+            false,
+            &mut Progress::default(),
+        );
         assert_eq!(outcome, Outcome::Dropped(12));
     }
     let write = Operation::RdmaWriteImm(REMOTE, IMM);
@@ -351,15 +400,15 @@ fn memory_that_is_gone_is_the_fault_of_whose_it_is() {
     for (operation, length) in [(Operation::Send, 8), (read, 8), (write, 8), (add, 8)] {
         let (requester, peer) = (Side::new(64), Side::new(64));
         peer.post_receive(5, &[sge(0, 64)]);
-        requester.missing.set(true);
+        requester.missing.set(Some(Fault::Gone));
         let outcome = run(operation, &[sge(0, length)], &requester, &peer);
         assert_eq!(outcome, Outcome::Failed(WcStatus::LocProtErr));
         assert_eq!(peer.failed.get(), None, "{operation:?}");
         assert_eq!(peer.receives.borrow().len(), 1, "the peer heard nothing");
         assert_eq!(peer.bytes(0, 64), Side::new(64).bytes(0, 64));
 
-        requester.missing.set(false);
-        peer.missing.set(true);
+        requester.missing.set(None);
+        peer.missing.set(Some(Fault::Gone));
         let outcome = run(operation, &[sge(0, length)], &requester, &peer);
         let (status, event) = match operation {
             Operation::Send => (WcStatus::RemOpErr, None),
@@ -395,6 +444,7 @@ fn on_an_unreliable_connection_a_receive_that_is_too_short_stays_and_a_bad_one_e
             DEPTH,
             &receiver,
             false,
+            &mut Progress::default(),
         )
     };
     receiver.post_receive(5, &[sge(0, 11)]);
@@ -618,7 +668,7 @@ fn a_datagram_comes_with_its_grh_in_front() {
     let entries = entries(&pieces());
     let mut list = RegionList::new();
     let datagram = datagram(&sender, &entries, 1024, &mut list).ok().unwrap();
-    assert!(datagram.deliver(&receiver));
+    assert_eq!(datagram.deliver(&receiver), Delivery::Done);
     assert_eq!(receiver.bytes(0, 39), [0xaa; 39]);
     assert_eq!(receiver.bytes(60, 1), [0xaa]);
     assert_eq!(receiver.bytes(61, 12), gathered());
@@ -635,9 +685,13 @@ fn a_datagram_that_does_not_fit_is_dropped_and_its_receive_stays() {
     let entries = entries(&pieces());
     let mut list = RegionList::new();
     let datagram = datagram(&sender, &entries, 1024, &mut list).ok().unwrap();
-    assert!(!datagram.deliver(&receiver), "no receive");
+    assert_eq!(datagram.deliver(&receiver), Delivery::Dropped, "no receive");
     receiver.post_receive(3, &[sge(0, 51)]);
-    assert!(!datagram.deliver(&receiver), "a byte too small");
+    assert_eq!(
+        datagram.deliver(&receiver),
+        Delivery::Dropped,
+        "a byte too small"
+    );
     assert_eq!(receiver.receives.borrow().len(), 1);
     assert_eq!(receiver.failed.get(), None);
 }
@@ -683,262 +737,4 @@ fn a_datagram_is_the_same_on_the_wire() {
     assert!(completed[0].solicited);
     assert_eq!(completed[0].extra, Extra::Immediate(IMM));
     assert_eq!(completed[0].source, Some(SOURCE));
-}
-
-/// Memory of which nothing is kept.
-struct Boundless;
-
-impl Region for Boundless {
-    fn fault_in(&self, _length: u32, _write: bool) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn copy_from(&self, _at: u32, _: &Self, _from_at: u32, _length: u32) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn write(&self, _at: u32, _bytes: &[u8]) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn read(&self, _at: u32, _bytes: &mut [u8]) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn update(&self, _change: AtomicChange) -> Result<u64, Fault> {
-        Ok(0)
-    }
-}
-
-/// Which elements of lists were asked for.
-#[derive(Default)]
-struct Asked(Cell<u32>);
-
-impl LocalMemory for Asked {
-    type Region = Boundless;
-
-    fn local(&self, _sge: Sge, _write: bool) -> Result<Boundless, AccessError> {
-        self.0.set(self.0.get() + 1);
-        Ok(Boundless)
-    }
-}
-
-#[test]
-fn a_place_in_a_list_ends_where_a_number_of_32_bits_does() {
-    let entries = entries(&[sge(0, u32::MAX), sge(0, 64)]);
-    let sges = SgeList::of(&entries);
-    for (at, length, fits) in [
-        (u32::MAX - 8, 8, true),
-        (u32::MAX - 4, 8, false),
-        (u32::MAX, 1, false),
-        (u32::MAX, 0, true),
-    ] {
-        let asked = Asked::default();
-        let mut bytes = std::vec![0; length];
-        let denied = (!fits).then_some(Denied::Access);
-        let written = Cursor::new().write(&asked, sges, at, &bytes);
-        assert_eq!(written.err(), denied, "{at}");
-        let read = Cursor::new().read(&asked, sges, at, &mut bytes);
-        assert_eq!(read.err(), denied, "{at}");
-        if !fits {
-            assert_eq!(asked.0.get(), 0, "nothing is copied of what is refused");
-        }
-    }
-}
-
-#[test]
-fn a_flush_needs_the_rights_of_its_placement_and_a_range_or_the_whole_region() {
-    const BOTH: FlushPlacement = FlushPlacement::ALL;
-    const GLOBAL: FlushPlacement = FlushPlacement::GLOBAL;
-    const PERSISTENT: FlushPlacement = FlushPlacement::PERSISTENT;
-    let all = AccessFlags::REMOTE;
-    let but = |right| all.without(right);
-    let none: fn(&mut Side) = |_| {};
-    let anywhere = Remote {
-        addr: u64::MAX,
-        rkey: RKEY,
-    };
-    let bad_key = Remote { rkey: 8, ..REMOTE };
-    let (range, mr) = (FlushSelectivity::Range, FlushSelectivity::Mr);
-    let done = Outcome::Done(0);
-    let access = Outcome::Failed(WcStatus::RemAccessErr);
-    let invalid = Outcome::Failed(WcStatus::RemInvReqErr);
-    let global = (all, all);
-    let table = [
-        (GLOBAL, range, REMOTE, 64, global, none, done),
-        (GLOBAL, range, REMOTE, 0, global, none, done),
-        (GLOBAL, range, REMOTE, 65, global, none, access),
-        (GLOBAL, range, at(63), 2, global, none, access),
-        (GLOBAL, range, REMOTE, u32::MAX, global, none, access),
-        (GLOBAL, range, anywhere, 1, global, none, access),
-        (GLOBAL, range, bad_key, 1, global, none, access),
-        // The whole region: where, and how much, means nothing.
-        (GLOBAL, mr, anywhere, u32::MAX, global, none, done),
-        (GLOBAL, mr, bad_key, 1, global, none, access),
-        // The device has no persistent memory, whatever a key says.
-        (PERSISTENT, range, REMOTE, 1, global, none, access),
-        (PERSISTENT, mr, REMOTE, 1, global, none, access),
-        (BOTH, range, REMOTE, 1, global, none, access),
-        (
-            FlushPlacement::EMPTY,
-            range,
-            REMOTE,
-            1,
-            global,
-            none,
-            invalid,
-        ),
-        // Rights of the key, and of the QP.
-        (
-            GLOBAL,
-            range,
-            REMOTE,
-            1,
-            (all, but(AccessFlags::FLUSH_GLOBAL)),
-            none,
-            access,
-        ),
-        (
-            GLOBAL,
-            mr,
-            REMOTE,
-            1,
-            (all, but(AccessFlags::FLUSH_GLOBAL)),
-            none,
-            access,
-        ),
-        (
-            GLOBAL,
-            range,
-            REMOTE,
-            1,
-            (but(AccessFlags::FLUSH_GLOBAL), all),
-            none,
-            invalid,
-        ),
-        (
-            BOTH,
-            range,
-            REMOTE,
-            1,
-            (but(AccessFlags::FLUSH_GLOBAL), all),
-            none,
-            invalid,
-        ),
-        (
-            PERSISTENT,
-            range,
-            REMOTE,
-            1,
-            (but(AccessFlags::FLUSH_PERSISTENT), all),
-            none,
-            invalid,
-        ),
-        // It counts as a READ.
-        (
-            GLOBAL,
-            range,
-            REMOTE,
-            1,
-            global,
-            |peer| peer.takes_reads = false,
-            invalid,
-        ),
-    ];
-    for (number, row) in table.into_iter().enumerate() {
-        let (placement, selectivity, remote, length, (qp, key), change, outcome) = row;
-        let (requester, mut peer) = (Side::new(0), Side::new(64));
-        (peer.access, peer.key_access) = (qp, key);
-        change(&mut peer);
-        let flush = Operation::Flush {
-            remote,
-            length,
-            selectivity,
-            placement,
-        };
-        assert_eq!(run(flush, &[], &requester, &peer), outcome, "row {number}");
-    }
-}
-
-#[test]
-fn a_requester_of_no_depth_has_no_reads_nor_atomics() {
-    let reads = [
-        (Operation::RdmaRead(REMOTE), 8),
-        (
-            Operation::FetchAdd {
-                remote: REMOTE,
-                add: 1,
-            },
-            8,
-        ),
-        (
-            Operation::CompareSwap {
-                remote: REMOTE,
-                compare: 0,
-                swap: 1,
-            },
-            8,
-        ),
-        (Operation::AtomicWrite(REMOTE), 8),
-        (
-            Operation::Flush {
-                remote: REMOTE,
-                length: 1,
-                selectivity: FlushSelectivity::Range,
-                placement: FlushPlacement::GLOBAL,
-            },
-            0,
-        ),
-    ];
-    let writes = [(Operation::RdmaWrite(REMOTE), 8), (Operation::Send, 8)];
-    for (operation, length) in reads.into_iter().chain(writes) {
-        let (requester, peer) = (Side::new(64), Side::new(64));
-        peer.post_receive(1, &[sge(0, 64)]);
-        let entries = match length {
-            0 => Vec::new(),
-            _ => entries(&[sge(0, length)]),
-        };
-        let data = Data::Sges(SgeList::of(&entries));
-        let outcome = execute(&request(operation), data, &requester, 0, &peer, true);
-        let expected = match operation.opcode().is_rd_atomic() {
-            true => Outcome::Failed(WcStatus::LocQpOpErr),
-            false => Outcome::Done(length),
-        };
-        assert_eq!(outcome, expected, "{operation:?}");
-        // It is no business of the peer's.
-        assert_eq!(peer.failed.get(), None);
-        let came = !operation.opcode().is_rd_atomic();
-        assert_eq!(peer.requests.get(), u32::from(came), "{operation:?}");
-    }
-}
-
-#[test]
-fn the_peer_hears_of_what_reaches_it_and_of_nothing_else() {
-    let bad_key = Sge {
-        lkey: LKEY + 1,
-        ..sge(0, 8)
-    };
-    for (operation, sge, came) in [
-        (Operation::Send, sge(0, 8), 1),
-        (Operation::RdmaWrite(REMOTE), sge(0, 8), 1),
-        (Operation::RdmaRead(REMOTE), sge(0, 8), 1),
-        (Operation::Send, bad_key, 0),
-        (Operation::RdmaRead(REMOTE), bad_key, 0),
-    ] {
-        for reliable in [true, false] {
-            let (requester, peer) = (Side::new(64), Side::new(64));
-            let entries = entries(&[sge]);
-            let data = Data::Sges(SgeList::of(&entries));
-            // Without a receive, too: it will come again.
-            execute(
-                &request(operation),
-                data,
-                &requester,
-                DEPTH,
-                &peer,
-                reliable,
-            );
-            assert_eq!(peer.requests.get(), came, "{operation:?}");
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
-use crate::local::{AccessError, AtomicChange, Fault};
+use crate::local::{AccessError, AtomicChange, CopyFault, Fault};
 use crate::ring::Sge;
 use crate::verbs::Mtu;
 use crate::wire::{Aeth, Bth, Headers, Kind, Opcode, Packet, Syndrome};
@@ -15,11 +15,7 @@ use crate::wire::{Aeth, Bth, Headers, Kind, Opcode, Packet, Syndrome};
 struct Anywhere;
 
 impl Region for Anywhere {
-    fn fault_in(&self, _length: u32, _write: bool) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn copy_from(&self, _at: u32, _: &Self, _from_at: u32, _length: u32) -> Result<(), Fault> {
+    fn copy_from(&self, _: u32, _: &Self, _: u32, _: u32) -> Result<(), CopyFault> {
         Ok(())
     }
 

@@ -65,7 +65,11 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         if self.receive.is_held {
             return Ok(());
         }
-        match peer.take_receive(|_| true, |receive| self.receive.hold(receive)) {
+        let hold = |receive: &Receive<'_>| {
+            self.receive.hold(receive);
+            Some(())
+        };
+        match peer.take_receive(|_| true, hold) {
             Taken::Done(()) => {
                 self.scatter.forget();
                 Ok(())

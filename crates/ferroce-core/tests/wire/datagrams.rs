@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use fastrand::Rng;
-use ferroce_core::local::{Arrived, Datagram, Extra, Fault, Received, RegionList, Source};
+use ferroce_core::local::{
+    Arrived, Datagram, Delivery, Extra, Fault, Received, RegionList, Source,
+};
 use ferroce_core::qp::QpAttr;
 use ferroce_core::requester::Host;
 use ferroce_core::ring::{Destination, Operation, Origin, Payload, SendRequest, Sge};
@@ -279,7 +281,8 @@ impl World {
         let peer = self.endpoints.get(to.remote_qpn as usize);
         if let Some(peer) = peer.filter(|peer| peer.host == own.host && !self.may_be_later) {
             let fits = self.fits(to.remote_qpn as usize, number);
-            let delivered = qkey == peer.qkey && datagram.deliver(&peer.front.queues);
+            let delivered =
+                qkey == peer.qkey && datagram.deliver(&peer.front.queues) == Delivery::Done;
             return self
                 .judge(to.remote_qpn as usize, number, delivered, fits)
                 .map(|()| Some(WcStatus::Success));

@@ -121,7 +121,7 @@ impl local::Responder for Queues {
     fn take_receive<T>(
         &self,
         accept: impl FnOnce(&Receive<'_>) -> bool,
-        place: impl FnOnce(&Receive<'_>) -> T,
+        place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T> {
         let mut receives = self.receives.borrow_mut();
         let Some((wr_id, entries)) = receives.front() else {
@@ -134,7 +134,9 @@ impl local::Responder for Queues {
         if !accept(&receive) {
             return Taken::Refused;
         }
-        let done = place(&receive);
+        let Some(done) = place(&receive) else {
+            return Taken::Refused;
+        };
         receives.pop_front();
         Taken::Done(done)
     }

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use ferroce_core::local::{AccessError, AtomicChange, Fault, Region};
+use ferroce_core::local::{AccessError, AtomicChange, CopyFault, Fault, Region};
 
 /// The address of a memory's first byte.
 pub const BASE: u64 = 0x7f00_0000_1000;
@@ -93,14 +93,10 @@ pub struct Range {
 }
 
 impl Region for Range {
-    fn fault_in(&self, _length: u32, _write: bool) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
+    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
         let mut bytes = vec![0; length as usize];
-        from.read(from_at, &mut bytes)?;
-        self.write(at, &bytes)
+        from.read(from_at, &mut bytes).map_err(CopyFault::Source)?;
+        self.write(at, &bytes).map_err(CopyFault::Target)
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {

@@ -4,7 +4,8 @@
 use std::cell::{Cell, RefCell};
 
 use ferroce_core::local::{
-    self, AccessError, AtomicChange, Fault, LocalMemory, Receive, Received, Region, Taken,
+    self, AccessError, AtomicChange, CopyFault, Fault, LocalMemory, Receive, Received, Region,
+    Taken,
 };
 use ferroce_core::responder::{Resource, Responder};
 use ferroce_core::ring::SgeList;
@@ -29,11 +30,7 @@ struct Endless {
 struct Part<'a>(&'a Endless);
 
 impl Region for Part<'_> {
-    fn fault_in(&self, _length: u32, _write: bool) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn copy_from(&self, _at: u32, _: &Self, _from_at: u32, _length: u32) -> Result<(), Fault> {
+    fn copy_from(&self, _: u32, _: &Self, _: u32, _: u32) -> Result<(), CopyFault> {
         Ok(())
     }
 
@@ -91,14 +88,17 @@ impl<'a> local::Responder for &'a Endless {
     fn take_receive<T>(
         &self,
         _accept: impl FnOnce(&Receive<'_>) -> bool,
-        place: impl FnOnce(&Receive<'_>) -> T,
+        place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T> {
         match self.receives.borrow_mut().pop_front() {
             None => Taken::Empty,
-            Some(entries) => Taken::Done(place(&Receive {
-                wr_id: 0,
-                scatter: SgeList::of(&entries),
-            })),
+            Some(entries) => {
+                let receive = Receive {
+                    wr_id: 0,
+                    scatter: SgeList::of(&entries),
+                };
+                place(&receive).map_or(Taken::Refused, Taken::Done)
+            }
         }
     }
 
