@@ -45,6 +45,7 @@ bool rdma_helper_ib_device_try_get(struct ib_device *dev);
 void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev);
 bool rdma_helper_try_module_get(struct module *module);
 void rdma_helper_module_put(struct module *module);
+bool rdma_helper_is_killed(void);
 void rdma_helper_cond_resched(void);
 const struct cpumask *rdma_helper_cpumask_of(unsigned int cpu);
 unsigned int rdma_helper_next_active_cpu(unsigned int cpu);

@@ -301,6 +301,8 @@ impl<T: Operations> NewDevice<T> {
         // SAFETY: The device is ours. The operations are copied.
         unsafe {
             bindings::ib_set_device_ops(raw, VTable::<T>::build());
+            // Nobody writes to it.
+            (*raw).link_ops = VTable::<T>::LINK_OPS;
             (*raw).node_type = bindings::RDMA_NODE_IB_CA as u8;
             (*raw).phys_port_cnt = T::PORTS;
             (*raw).num_comp_vectors = 1;

@@ -29,6 +29,14 @@ void rdma_helper_module_put(struct module *module)
 void rdma_helper_cond_resched(void)
 {
 	cond_resched();
+	/* With preemption that does nothing, and User-Mode Linux preempts at preempt_enable() alone. */
+	preempt_disable();
+	preempt_enable();
+}
+
+bool rdma_helper_is_killed(void)
+{
+	return fatal_signal_pending(current);
 }
 
 void rdma_helper_preempt_disable(void)

@@ -108,6 +108,7 @@ pub mod umem;
 pub mod unsupported;
 pub mod verbs;
 pub mod wc;
+pub mod workqueue;
 pub mod wr;
 
 pub use self::{
@@ -165,6 +166,12 @@ pub fn random<const N: usize>() -> [u8; N] {
 pub fn in_bottom_half() -> bool {
     // SAFETY: In any context.
     unsafe { bindings::rdma_helper_in_softirq() }
+}
+
+/// Whether this thread has been killed: what it does is for nobody any more.
+pub fn is_killed() -> bool {
+    // SAFETY: Any thread may call it.
+    unsafe { bindings::rdma_helper_is_killed() }
 }
 
 /// Whether the current process may have more than is one user's share (`CAP_SYS_RESOURCE`).

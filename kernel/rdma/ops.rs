@@ -139,6 +139,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// Called when the administrator has the device unregistered (`rdma link delete`), before anything is
+    /// taken away from those who use it.
+    fn unregistering(_device: &Device<Self>) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Called when a GID has left a port's table, and [`Device::find_gid`] finds it no more. Nothing is
     /// said of those that come: they may be found as soon as somebody asks.
     fn gid_removed(_device: &Device<Self>, _port: u32) {
@@ -302,6 +308,21 @@ impl<T: Operations> VTable<T> {
         // description at the same time does so with plain accesses as well, as `ib_core` does; any
         // bytes will do.
         unsafe { (&raw mut (*device).node_desc).write_volatile((*change).node_desc) };
+        0
+    }
+
+    /// What the device says that its type of link does.
+    pub(super) const LINK_OPS: &'static bindings::rdma_link_ops = &bindings::rdma_link_ops {
+        dellink: op!(T::HAS_UNREGISTERING, Self::unregistering),
+        ..pin_init::zeroed()
+    };
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `dellink` of the link of a device of the driver `T`.
+    unsafe extern "C" fn unregistering(device: *mut bindings::ib_device) -> c_int {
+        // SAFETY: `ib_core` passes a valid device.
+        T::unregistering(unsafe { Device::from_raw(device) });
         0
     }
 

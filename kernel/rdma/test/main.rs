@@ -510,7 +510,10 @@ fn write(device: &Dev, wr: &SendWr<'_, Dev>) -> Result {
         let from = device.mr(sge.lkey).ok_or(ENOENT)?;
         let from = from.umem.as_ref().ok_or(EINVAL)?;
         let len = sge.length as usize;
-        from.copy_to(sge.addr as usize, to, to_offset as usize + done, len)?;
+        let (at, to_at) = (sge.addr as usize, to_offset as usize + done);
+        from.prefetch(at, len, false, true)?;
+        to.prefetch(to_at, len, true, true)?;
+        from.copy_to(at, to, to_at, len)?;
         done += len;
     }
     // What has been written can also be read by the kernel, and counted in the last word.

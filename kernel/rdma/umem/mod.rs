@@ -22,9 +22,9 @@ use ::kernel::{bindings::PAGE_SIZE, prelude::*, sync::aref::ARef};
 ///
 /// Of a process: either its pages are pinned: they stay those that the process had at the time, whatever it does to
 /// its address space later, and can be reached in any context. Or they are had on demand: always those
-/// that the process has, and to reach them may sleep, and fail when there is nothing any more. Where
-/// bottom halves are off only those are reached that somebody has waited for before, and `EAGAIN` is for
-/// the others. To get the memory and to drop it may sleep.
+/// that the process has. Nobody waits for these but [`Self::prefetch`], which can take any time: a file
+/// system in user space may never deliver them. To all else `EAGAIN` tells of pages that are not there,
+/// and `EFAULT` of pages that the process does not have. To get the memory and to drop it may sleep.
 ///
 /// Of the kernel: all of it, or what a [`PageList`] has, for users in the kernel that say themselves how
 /// long it is there.
@@ -63,7 +63,27 @@ enum Access {
 
 /// How many bytes that are had on demand are held at a time: meanwhile the process cannot change its
 /// address space there.
-const HELD_AT_ONCE: usize = 1 << 20;
+const HELD_AT_ONCE: usize = 1 << 16;
+
+/// How many bytes are faulted in at a time: then a killed process goes no further.
+const FAULTED_AT_ONCE: usize = 1 << 20;
+
+/// Which of two memories an error is of.
+#[derive(Clone, Copy, Debug)]
+pub enum CopyError {
+    /// Of that which is copied from.
+    Source(Error),
+    /// Of that which is copied to.
+    Target(Error),
+}
+
+impl From<CopyError> for Error {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Source(error) | CopyError::Target(error) => error,
+        }
+    }
+}
 
 /// How much goes through the kernel's stack at a time, from one memory had on demand to another.
 const BUFFER: usize = 512;
@@ -154,7 +174,8 @@ impl Umem {
     }
 
     /// Has pages that are had on demand be there already when they are used: `len` bytes at `offset`,
-    /// for writing too if `write`. Without `fault`, only those that the process has in memory now.
+    /// for writing too if `write`. Without `fault`, only those that the process has in memory now. `EINTR`
+    /// if the thread that calls it has been killed.
     pub fn prefetch(&self, offset: usize, len: usize, write: bool, fault: bool) -> Result {
         self.check_range(offset, len)?;
         if write {
@@ -167,13 +188,16 @@ impl Umem {
         let mut at = self.offset + offset;
         let end = at + len;
         while at < end {
-            let part = HELD_AT_ONCE.min(end - at);
+            let part = FAULTED_AT_ONCE.min(end - at);
             if fault {
-                pages.lock(at, part, access)?;
+                pages.fault_in(at, part, access)?;
             } else {
                 pages.look(at, part)?;
             }
             at += part;
+            if super::is_killed() {
+                return Err(EINTR);
+            }
         }
         Ok(())
     }
@@ -222,43 +246,52 @@ impl Umem {
     ///
     /// If both are the same, in part, the result is one that the copies of single bytes, in any order,
     /// could have.
-    pub fn copy_to(&self, offset: usize, to: &Umem, to_offset: usize, len: usize) -> Result {
+    pub fn copy_to(
+        &self,
+        offset: usize,
+        to: &Umem,
+        to_offset: usize,
+        len: usize,
+    ) -> Result<(), CopyError> {
         // All of it, before anything is copied.
-        to.check_writable()?;
-        self.check_range(offset, len)?;
-        to.check_range(to_offset, len)?;
+        to.check_writable().map_err(CopyError::Target)?;
+        self.check_range(offset, len).map_err(CopyError::Source)?;
+        to.check_range(to_offset, len).map_err(CopyError::Target)?;
         let mut done = 0;
-        match (&self.pages, &to.pages) {
-            // While pages of the one are held, those of the other cannot be waited for: the kernel may
-            // want the former back to make room for the latter.
+        let mut failed = Ok(());
+        let result = match (&self.pages, &to.pages) {
+            // Pages of both are not held at the same time, nor one's while the other's are looked for: a
+            // notifier may want the former back for the latter to be had.
             (Pages::OnDemand(_), Pages::OnDemand(_)) => {
-                self.prefetch(offset, len, false, true)?;
-                to.prefetch(to_offset, len, true, true)?;
                 let mut buffer = [0; BUFFER];
                 while done < len {
                     let part = &mut buffer[..BUFFER.min(len - done)];
-                    self.read(offset + done, part)?;
-                    to.write(to_offset + done, part)?;
+                    self.read(offset + done, part).map_err(CopyError::Source)?;
+                    to.write(to_offset + done, part)
+                        .map_err(CopyError::Target)?;
                     done += part.len();
                 }
-                Ok(())
+                return Ok(());
             }
             // What is had on demand is held outside, so that it is asked for seldom.
-            (_, Pages::OnDemand(_)) => {
-                to.for_each_piece(Access::Write, to_offset, len, |to, len| {
+            (_, Pages::OnDemand(_)) => to
+                .for_each_piece(Access::Write, to_offset, len, |to, len| {
                     // SAFETY: `to` has `len` bytes.
-                    unsafe { self.read_raw(offset + done, to, len)? };
+                    let read = unsafe { self.read_raw(offset + done, to, len) };
                     done += len;
-                    Ok(())
+                    read.inspect_err(|e| failed = Err(CopyError::Source(*e)))
                 })
-            }
-            _ => self.for_each_piece(Access::Read, offset, len, |from, len| {
-                // SAFETY: `from` has `len` bytes.
-                unsafe { to.write_raw(to_offset + done, from, len)? };
-                done += len;
-                Ok(())
-            }),
-        }
+                .map_err(CopyError::Target),
+            _ => self
+                .for_each_piece(Access::Read, offset, len, |from, len| {
+                    // SAFETY: `from` has `len` bytes.
+                    let written = unsafe { to.write_raw(to_offset + done, from, len) };
+                    done += len;
+                    written.inspect_err(|e| failed = Err(CopyError::Target(*e)))
+                })
+                .map_err(CopyError::Source),
+        };
+        failed.and(result)
     }
 
     /// Has `op` do something to the 64-bit word at `offset` that is atomic with respect to anything
@@ -269,6 +302,7 @@ impl Umem {
         op: impl FnOnce(&core::sync::atomic::AtomicU64) -> R,
     ) -> Result<R> {
         self.check_writable()?;
+        self.check_range(offset, 8)?;
         let mut result = Err(EINVAL);
         if (self.offset + offset) % 8 != 0 {
             return result;

@@ -197,28 +197,32 @@ impl OnDemand {
         unsafe { &self.umem.as_ref().umem }.writable() != 0
     }
 
-    /// Has the pages of `len` bytes be there and stay there. `at` is counted from the beginning of the
-    /// first page on. `EFAULT` if the process has no such memory, `EAGAIN` if they are not known and this
-    /// is a bottom half, which cannot wait for them.
+    /// Has the pages of `len` bytes stay where they are. `at` is counted from the beginning of the first
+    /// page on. `EAGAIN` if they are not known.
     ///
     /// Not while others are locked, and not with a lock held that [`invalidate`] may need.
     pub(super) fn lock(&self, at: usize, len: usize, access: Access) -> Result<Locked<'_>> {
-        if in_bottom_half() {
+        let locked = if in_bottom_half() {
             // INVARIANT: Locked here.
-            let locked = Locked {
+            Locked {
                 memory: self,
                 access,
                 lock: Lock::BottomHalf(self.known.lock.lock()),
-            };
-            return locked.has(at, len).then_some(locked).ok_or(EAGAIN);
+            }
+        } else {
+            self.lock_as_known(access)
+        };
+        locked.has(at, len).then_some(locked).ok_or(EAGAIN)
+    }
+
+    /// Has the pages of `len` bytes be there, and known. `EFAULT` if the process has no such memory. Not in
+    /// a bottom half, nor with a lock held that [`invalidate`] may need: it may take any time.
+    pub(super) fn fault_in(&self, at: usize, len: usize, access: Access) -> Result {
+        if self.lock(at, len, access).is_ok() {
+            return Ok(());
         }
-        let locked = self.lock_as_known(access);
-        if locked.has(at, len) {
-            return Ok(locked);
-        }
-        drop(locked);
         let locked = self.learn(at, len, access, true)?;
-        locked.has(at, len).then_some(locked).ok_or(EFAULT)
+        locked.has(at, len).then_some(()).ok_or(EFAULT)
     }
 
     /// Learns of pages which of them the process has in memory.

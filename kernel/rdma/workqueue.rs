@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Work queues of a driver's own.
+//!
+//! In the kernel tree this would be part of `rust/kernel/workqueue.rs`.
+//!
+//! C header: [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
+
+use core::{ops::Deref, ptr::NonNull};
+use kernel::{
+    bindings,
+    prelude::*,
+    workqueue::{Queue, Work},
+};
+
+/// A work queue whose threads have an ordinary priority and run on any CPU (`WQ_UNBOUND`). It goes on
+/// when memory is short (`WQ_MEM_RECLAIM`): a storage driver in the kernel may wait for it to get some.
+///
+/// # Invariants
+///
+/// `raw` is a work queue that this owns.
+pub struct WorkQueue {
+    raw: NonNull<bindings::workqueue_struct>,
+}
+
+// SAFETY: A work queue may be destroyed by any thread.
+unsafe impl Send for WorkQueue {}
+// SAFETY: The methods of `Queue` may be called by any thread.
+unsafe impl Sync for WorkQueue {}
+
+impl WorkQueue {
+    /// Makes a work queue that executes up to `max_active` works at the same time, or the kernel's
+    /// default if that is 0.
+    pub fn new(name: &'static CStr, max_active: c_int) -> Result<Self> {
+        let flags = bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_MEM_RECLAIM;
+        // SAFETY: Valid strings; the format takes the name.
+        let raw = unsafe {
+            bindings::alloc_workqueue_noprof(
+                c"%s".as_char_ptr(),
+                flags,
+                max_active,
+                name.as_char_ptr(),
+            )
+        };
+        // INVARIANT: As allocated.
+        Ok(Self {
+            raw: NonNull::new(raw).ok_or(ENOMEM)?,
+        })
+    }
+}
+
+impl Deref for WorkQueue {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        // SAFETY: By the type invariants it is valid as long as this.
+        unsafe { Queue::from_raw(self.raw.as_ptr()) }
+    }
+}
+
+impl Drop for WorkQueue {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants. It waits for the works that are queued.
+        unsafe { bindings::destroy_workqueue(self.raw.as_ptr()) };
+    }
+}
+
+/// Takes a work off its queue, and waits for it if it is being executed. Returns whether it was queued:
+/// then what the queue owned, such as a reference, is the caller's.
+pub fn cancel<T, const ID: u64>(work: &Work<T, ID>) -> bool {
+    let work = core::ptr::from_ref(work).cast_mut();
+    // SAFETY: A valid work, which is initialised, and stays where it is as long as it is borrowed.
+    unsafe { bindings::cancel_work_sync(Work::raw_get(work)) }
+}
