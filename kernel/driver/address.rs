@@ -107,13 +107,14 @@ pub(crate) fn grh(address: &Address, length: u64) -> [u8; GRH_LENGTH as usize] {
     /// UDP, BTH, DETH, ICRC.
     const HEADERS: u64 = 8 + 12 + 8 + 4;
     let mut grh = [0; GRH_LENGTH as usize];
-    let length = (length + HEADERS) as u16;
+    // One that is too long for an IP packet goes nowhere, but its length is only checked later.
+    let length = u16::try_from(length.saturating_add(HEADERS)).unwrap_or(u16::MAX);
     let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
     if address.dgid.starts_with(&mapped) {
         let ip = &mut grh[20..];
         ip[0] = 0x45;
         ip[1] = address.traffic_class;
-        ip[2..4].copy_from_slice(&(length + 20).to_be_bytes());
+        ip[2..4].copy_from_slice(&length.saturating_add(20).to_be_bytes());
         ip[8] = address.hop_limit;
         ip[9] = UDP;
         ip[12..16].copy_from_slice(&address.sgid[12..]);

@@ -6,7 +6,7 @@
 //! that execute requests at the same time do not get in each other's way. They are summed up when
 //! somebody reads.
 
-use crate::rdma::stats::counters;
+use crate::rdma::{self, stats::counters};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::{cpu, prelude::*};
 
@@ -97,6 +97,12 @@ counters! {
         CompletionEvents = c"completion_events",
         /// Completions that were lost, since there was no room.
         CqOverflow = c"cq_overflow",
+        /// The longest time that what one packet or timer led to kept a CPU, in µs. (A host may stop a
+        /// guest's CPU in the meantime.)
+        LongestBottomHalf = c"longest_bh_us",
+        /// The longest time that a thread of the work queue has executed requests of a queue pair before
+        /// others had their turn, with all that preempted it, in µs.
+        LongestTurn = c"longest_turn_us",
     }
 }
 
@@ -152,6 +158,15 @@ impl Counters {
         );
     }
 
+    /// Notes how long something took that began at a time of [`rdma::clock`].
+    pub(crate) fn took(&self, what: Host, began: u64) {
+        let micros = rdma::clock().saturating_sub(began) / 1000;
+        let longest = self.this_cpu().and_then(|cpu| cpu.host.get(what as usize));
+        if let Some(longest) = longest.filter(|n| n.load(Ordering::Relaxed) < micros) {
+            longest.fetch_max(micros, Ordering::Relaxed);
+        }
+    }
+
     fn this_cpu(&self) -> Option<&Cpu> {
         // The thread may be on another CPU a moment later; that is why the counts are atomic.
         self.cpus.get(cpu::CpuId::current().as_u32() as usize)
@@ -172,9 +187,16 @@ impl Counters {
         self.read(values, |cpu| &cpu.port);
     }
 
-    /// Sums up those of the device.
+    /// Sums up those of the device, but for times, of which it is the longest.
     pub(crate) fn read_host(&self, values: &mut [u64]) {
         self.read(values, |cpu| &cpu.host);
+        for what in [Host::LongestBottomHalf, Host::LongestTurn] {
+            let of_cpu = |cpu: &Cpu| Some(cpu.host.get(what as usize)?.load(Ordering::Relaxed));
+            let longest = self.cpus.iter().filter_map(of_cpu).max();
+            if let (Some(value), Some(longest)) = (values.get_mut(what as usize), longest) {
+                *value = longest;
+            }
+        }
     }
 
     fn read(&self, values: &mut [u64], of: impl Fn(&Cpu) -> &[AtomicU64]) {

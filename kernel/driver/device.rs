@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     net::SpinLockBh,
-    rdma::{self, *},
+    rdma::{self, workqueue::WorkQueue, *},
     ring, uapi,
     verbs::limits,
     THIS_MODULE,
@@ -45,8 +45,12 @@ pub(crate) struct Ferroce {
     pub(crate) quota: Arc<Quota>,
     pub(crate) port: port::Port,
     pub(crate) drainer: thread::Thread<Drainer>,
+    /// Does the deferred work of kernel users' queue pairs.
+    pub(crate) queue: Arc<WorkQueue>,
     /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
     apart: AtomicBool,
+    /// See [`Ferroce::is_removed`].
+    is_removed: AtomicBool,
     /// See [`Ferroce::gids_removed`].
     gids_removed: AtomicU32,
     #[pin]
@@ -77,7 +81,9 @@ impl Ferroce {
             quota: Quota::new()?,
             port: port::Port::new(),
             drainer: Drainer::start()?,
+            queue: Arc::new(WorkQueue::new(c"ferroce", 0)?, GFP_KERNEL)?,
             apart: AtomicBool::new(false),
+            is_removed: AtomicBool::new(false),
             gids_removed: AtomicU32::new(0),
             settling <- new_mutex!(place, "ferroce::Ferroce::settling"),
             has_gsi: AtomicBool::new(false),
@@ -125,6 +131,11 @@ impl Ferroce {
     /// Whether the device reaches, and is reached by, nobody.
     pub(crate) fn is_apart(&self) -> bool {
         self.apart.load(Ordering::Relaxed)
+    }
+
+    /// Whether the device is being taken away from its users.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Relaxed)
     }
 
     /// The UDP port by which its packets go, if the device reaches anybody.
@@ -345,6 +356,10 @@ impl rdma::Operations for Ferroce {
         Ok(())
     }
 
+    fn unregistering(device: &Device<Self>) {
+        device.is_removed.store(true, Ordering::Relaxed);
+    }
+
     fn gid_removed(device: &Device<Self>, _port: u32) {
         // Pairs with the load in `gids_removed`: whoever sees this number, and looks, does not find it.
         device.gids_removed.fetch_add(1, Ordering::Release);
@@ -456,6 +471,7 @@ impl rdma::NetEvents for NetEvents {
         match event {
             NetEvent::Unregister => {
                 Ferroce::settle(&device);
+                Ferroce::unregistering(&device);
                 device.unregister_queued();
             }
             NetEvent::Leave => device.leave(),
@@ -468,7 +484,14 @@ impl rdma::NetEvents for NetEvents {
 }
 
 /// The driver's data for user contexts.
-pub(crate) struct Ucontext;
+pub(crate) struct Ucontext {
+    /// Does the deferred work of the queue pairs of this user alone: that may wait for memory which
+    /// the process has, and which somebody else, a file system in user space say, may never deliver.
+    pub(crate) queue: Arc<WorkQueue>,
+}
+
+/// How many works of a user context may be executed, or wait for memory, at the same time.
+const MAX_ACTIVE: c_int = 16;
 
 #[vtable]
 impl ucontext::Operations for Ucontext {
@@ -483,7 +506,9 @@ impl ucontext::Operations for Ucontext {
             ring_abi: ring::ABI_VERSION,
             reserved: 0,
         })?;
-        Ok(try_init!(Ucontext {}))
+        let queue = WorkQueue::new(c"ferroce_user", MAX_ACTIVE)?;
+        let queue = Arc::new(queue, GFP_KERNEL)?;
+        Ok(try_init!(Ucontext { queue }))
     }
 }
 

@@ -126,8 +126,7 @@ impl State {
 
     /// Whether a key names the region, and allows the access (IBTA 10.6.3.1).
     fn check_key(&self, wanted: &Wanted) -> Result<(), AccessError> {
-        let allowed =
-            self.is_named(wanted.pd, wanted.key) && self.access.contains(wanted.access);
+        let allowed = self.is_named(wanted.pd, wanted.key) && self.access.contains(wanted.access);
         allowed.then_some(()).ok_or(AccessError)
     }
 
@@ -512,6 +511,8 @@ impl mr::Operations for Mr {
             .map_err(|_| EBUSY)?;
         let key = mr.state.lock().key;
         give_up_key(&mr.device().keys, key);
+        // A message that is being copied goes no further: this waits for its reference.
+        mr.change(|state| state.phase = Phase::Closing);
         Ok(())
     }
 }

@@ -180,7 +180,7 @@ impl Mw {
         }
         // Within the region, as was checked when it was bound.
         let addr = bound.addr.wrapping_add(offset);
-        Range::of(&bound.region, addr, wanted.length, wanted.qpn)
+        Range::of(&bound.region, addr, wanted)
     }
 
     /// Ends the access by a key, as the owner or its peer asks (IBTA 10.6.7.2.6). Only a window of

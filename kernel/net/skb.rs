@@ -126,7 +126,7 @@ impl IpHeader {
         match &mut header {
             Self::V4(header) => {
                 let id = u16::from_be_bytes(field(header, 4)).wrapping_add(index);
-                header[2..4].copy_from_slice(&(length + 20).to_be_bytes());
+                header[2..4].copy_from_slice(&length.saturating_add(20).to_be_bytes());
                 header[4..6].copy_from_slice(&id.to_be_bytes());
             }
             Self::V6(header) => header[4..6].copy_from_slice(&length.to_be_bytes()),

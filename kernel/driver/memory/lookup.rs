@@ -4,8 +4,11 @@
 
 use super::{Keys, Mr, Named, PdId, State, KEY_BITS};
 use crate::{
-    local::{AccessError, AtomicChange, Fault, Region},
-    rdma::{self, umem::Umem},
+    local::{AccessError, AtomicChange, CopyFault, Fault, Region},
+    rdma::{
+        self,
+        umem::{CopyError, Umem},
+    },
     ring::{Remote, Sge},
     verbs::{limits::ATOMIC_LENGTH, AccessFlags},
 };
@@ -27,6 +30,8 @@ pub(crate) struct Range {
     length: u32,
     /// The number of the queue pair, which is told of what is missing.
     qpn: u32,
+    /// As of so many changes of the region.
+    changes: u32,
     /// Whoever deregisters the region waits until nobody uses it.
     region: ARef<rdma::Mr<Mr>>,
 }
@@ -123,18 +128,7 @@ pub(crate) fn check_key(keys: &Keys, wanted: &Wanted) -> Result<(), AccessError>
 
 impl Range {
     fn new(region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Self, AccessError> {
-        let (memory, offset) = {
-            let state = region.state.lock();
-            let offset = state.check(wanted)?;
-            (state.memory.clone(), offset)
-        };
-        Ok(Self {
-            memory,
-            offset,
-            length: wanted.length,
-            qpn: wanted.qpn,
-            region,
-        })
+        Self::with(region, wanted, |state| state.check(wanted))
     }
 
     /// By a local key.
@@ -145,23 +139,36 @@ impl Range {
         }
     }
 
-    /// A range of a region whose window allows the access.
+    /// What is wanted of a region whose window allows the access, at an address of the region.
     pub(crate) fn of(
         region: &ARef<rdma::Mr<Mr>>,
         addr: u64,
-        length: u32,
-        qpn: u32,
+        wanted: &Wanted,
     ) -> Result<Self, AccessError> {
-        let (memory, offset) = {
+        Self::with(region.clone(), wanted, |state| {
+            state.range(addr, wanted.length)
+        })
+    }
+
+    fn with(
+        region: ARef<rdma::Mr<Mr>>,
+        wanted: &Wanted,
+        check: impl FnOnce(&State) -> Result<usize, AccessError>,
+    ) -> Result<Self, AccessError> {
+        let (memory, offset, changes) = {
             let state = region.state.lock();
-            (state.memory.clone(), state.range(addr, length)?)
+            let offset = check(&state)?;
+            // Relaxed: it changes with the lock held.
+            let changes = region.changes.load(Ordering::Relaxed);
+            (state.memory.clone(), offset, changes)
         };
         Ok(Self {
             memory,
             offset,
-            length,
-            qpn,
-            region: region.clone(),
+            length: wanted.length,
+            qpn: wanted.qpn,
+            changes,
+            region,
         })
     }
 }
@@ -178,7 +185,7 @@ pub(crate) struct Cache {
 /// A peer's region and one's own, each way.
 const CACHED: usize = 4;
 
-struct Entry {
+pub(crate) struct Entry {
     /// As of so many changes.
     state: State,
     changes: u32,
@@ -206,13 +213,13 @@ impl Entry {
 
     fn lend(&self, wanted: &Wanted) -> Result<Lent<'_>, AccessError> {
         let offset = self.state.check(wanted)?;
-        Ok(Lent::Cached(&self.state.memory, offset))
+        Ok(Lent::Cached(self, offset))
     }
 }
 
 /// A range of a region that a [`Cache`] has, or that it has no room for.
 pub(crate) enum Lent<'a> {
-    Cached(&'a Umem, usize),
+    Cached(&'a Entry, usize),
     Range(Range),
 }
 
@@ -282,7 +289,7 @@ impl<'a> Lookup for &'a Cache {
     }
 }
 
-/// Memory on demand that a bottom half has found missing.
+/// Memory on demand that was found missing.
 pub(crate) struct Missing {
     range: Range,
     at: u32,
@@ -331,6 +338,9 @@ impl Missing {
 trait Located {
     fn located(&self) -> (&Umem, usize);
 
+    /// Checks that the region is still what it was when its key was checked: that it is not deregistered.
+    fn check(&self) -> Result<(), Fault>;
+
     /// What becomes of an access to `length` bytes from `at` on.
     fn accessed<T>(
         &self,
@@ -344,6 +354,13 @@ trait Located {
 impl Located for Range {
     fn located(&self) -> (&Umem, usize) {
         (&self.memory, self.offset)
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        match self.region.changes.load(Ordering::Acquire) == self.changes {
+            true => Ok(()),
+            false => Err(Fault::Gone),
+        }
     }
 
     fn accessed<T>(
@@ -374,8 +391,16 @@ impl Located for Range {
 impl Located for Lent<'_> {
     fn located(&self) -> (&Umem, usize) {
         match self {
-            Self::Cached(memory, offset) => (memory, *offset),
+            Self::Cached(entry, offset) => (&entry.state.memory, *offset),
             Self::Range(range) => range.located(),
+        }
+    }
+
+    fn check(&self) -> Result<(), Fault> {
+        match self {
+            Self::Cached(entry, _) if entry.is_current() => Ok(()),
+            Self::Cached(..) => Err(Fault::Gone),
+            Self::Range(range) => range.check(),
         }
     }
 
@@ -395,39 +420,40 @@ impl Located for Lent<'_> {
 }
 
 impl<T: Located> Region for T {
-    fn fault_in(&self, length: u32, write: bool) -> Result<(), Fault> {
-        let (memory, offset) = self.located();
-        memory
-            .prefetch(offset, length as usize, write, true)
-            .map_err(|_| Fault::Gone)
-    }
-
-    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), Fault> {
+    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
+        self.check().map_err(CopyFault::Target)?;
+        from.check().map_err(CopyFault::Source)?;
         let (memory, offset) = self.located();
         let (source, source_offset) = from.located();
-        source
-            .copy_to(
-                source_offset + from_at as usize,
-                memory,
-                offset + at as usize,
-                length as usize,
-            )
-            .map_err(|_| Fault::Gone)
+        let (offset, source_offset) = (offset + at as usize, source_offset + from_at as usize);
+        let length = length as usize;
+        match source.copy_to(source_offset, memory, offset, length) {
+            Ok(()) => Ok(()),
+            Err(CopyError::Source(error)) => from
+                .accessed(Err(error), from_at, length, false)
+                .map_err(CopyFault::Source),
+            Err(CopyError::Target(error)) => self
+                .accessed(Err(error), at, length, true)
+                .map_err(CopyFault::Target),
+        }
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
+        self.check()?;
         let (memory, offset) = self.located();
         let written = memory.write(offset + at as usize, bytes);
         self.accessed(written, at, bytes.len(), true)
     }
 
     fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.check()?;
         let (memory, offset) = self.located();
         let read = memory.read(offset + at as usize, bytes);
         self.accessed(read, at, bytes.len(), false)
     }
 
     fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
+        self.check()?;
         let (memory, offset) = self.located();
         let before = memory.with_atomic_u64(offset, |word| match change {
             AtomicChange::Add(n) => word.fetch_add(n, Ordering::SeqCst),

@@ -3,7 +3,9 @@
 //! Where the peer of a queue pair is, on this host, and what is known of it.
 
 use super::{
-    receive::{Peer, Terms},
+    inbound::Entered,
+    receive::{Peer, Terms, Turn},
+    send::Extent,
     shared::{Facts, Near},
     Qp, QpRef,
 };
@@ -19,6 +21,8 @@ use crate::{
 /// What is known of a queue pair and of its peer, for a batch: whoever destroys the peer waits no longer.
 pub(super) struct Known<'a> {
     qp: &'a rdma::Qp<Qp>,
+    /// How far the thread goes.
+    extent: Extent,
     /// As of so many changes.
     pub(super) own: Facts,
     changes: u32,
@@ -28,7 +32,7 @@ pub(super) struct Known<'a> {
 }
 
 struct KnownPeer {
-    qp: QpRef,
+    qp: Entered,
     /// As of so many changes.
     terms: Terms,
     changes: u32,
@@ -56,10 +60,11 @@ impl Tally {
 }
 
 impl<'a> Known<'a> {
-    pub(super) fn of(qp: &'a rdma::Qp<Qp>) -> Self {
+    pub(super) fn of(qp: &'a rdma::Qp<Qp>, extent: Extent) -> Self {
         let shared = qp.shared.lock();
         Self {
             qp,
+            extent,
             own: **shared,
             changes: qp.changes(),
             peer: None,
@@ -70,17 +75,20 @@ impl<'a> Known<'a> {
     /// Looks anew, if anything has changed.
     pub(super) fn refresh(&mut self) {
         if self.qp.changes() != self.changes {
-            *self = Self::of(self.qp);
+            *self = Self::of(self.qp, self.extent);
         }
     }
 
-    /// The peer, if it takes messages of this queue pair.
-    pub(super) fn peer<'b>(&'b mut self, cache: &'b Cache) -> Option<Peer<'b, &'b Cache>> {
+    /// The peer, if it takes messages of this queue pair, and the number of its changes.
+    pub(super) fn peer<'b>(&'b mut self, cache: &'b Cache) -> Option<(Peer<'b, &'b Cache>, u32)> {
         let is_current = |peer: &KnownPeer| peer.qp.changes() == peer.changes;
         if !self.peer.as_ref().is_some_and(is_current) {
             self.settle();
             let (qp, own) = (self.qp, &self.own);
+            // Before another one is looked for, which may be the same.
+            self.peer = None;
             self.peer = self.find().and_then(|peer| {
+                let peer = Entered::new(peer);
                 let (terms, changes) = Terms::connected(&peer, qp, &own.sgid)?;
                 Some(KnownPeer {
                     qp: peer,
@@ -89,11 +97,18 @@ impl<'a> Known<'a> {
                 })
             });
         }
-        self.peer.as_ref().map(|peer| Peer {
-            qp: &peer.qp,
-            terms: peer.terms,
+        let KnownPeer { qp, terms, changes } = self.peer.as_ref()?;
+        let turn = Turn {
+            extent: self.extent,
+            changes: *changes,
+        };
+        let peer = Peer {
+            qp,
+            terms: *terms,
             lookup: cache,
-        })
+            turn: Some(turn),
+        };
+        Some((peer, *changes))
     }
 
     /// The queue pair that this one is connected to, if it is on this host.

@@ -17,6 +17,7 @@
 
 mod by_wire;
 mod drainer;
+mod inbound;
 mod known;
 mod receive;
 mod send;
@@ -36,7 +37,7 @@ use super::{
     srq::{receive_details, SrqRef},
 };
 use crate::{
-    net::SpinLockBh,
+    net::{self, SpinLockBh},
     qp::{self, state, DeviceLimits, Transition},
     rdma::{
         self, eopnotsupp,
@@ -59,6 +60,8 @@ use kernel::{
 };
 
 pub(crate) use drainer::Drainer;
+use inbound::Inbound;
+use receive::GivenBack;
 pub(crate) use receive::{Looked, Own, Peer, ReceiveQueue};
 use send::Extent;
 use shared::{Near, Shared};
@@ -84,6 +87,8 @@ pub(crate) struct Qp {
     /// Its part for peers on other hosts.
     #[pin]
     pub(crate) connection: Connection,
+    #[pin]
+    inbound: Inbound,
     #[pin]
     send: Mutex<send::SendSide>,
     /// There may be something to do on the send queue that its holder has not seen.
@@ -169,14 +174,25 @@ impl Operations for Qp {
         caps.fill(attr.caps_mut());
 
         let pd = PdId::of(qp.pd());
+        let queue = match call {
+            Some(call) => call.ucontext().queue.clone(),
+            None => qp.device().queue.clone(),
+        };
+        let deferred = work::Deferred::new(queue, UserCall::flags(call))?;
         let payer = call.map_or_else(MemCgroup::none, |_| MemCgroup::current());
-        let deferred = work::Deferred::new(UserCall::flags(call))?;
         let number = match qp_type {
             QpType::Gsi => qp.device().claim_gsi()?,
             _ => qp.device().qps.reserve(UserCall::flags(call))?.keep(),
         };
         qp.set_number(number);
-        let shared = Shared::new(receives);
+        let stride = match &srq {
+            Some(srq) => srq.stride(),
+            None => layout.recv().map_or(0, |size| size.stride()),
+        };
+        let shared = Shared::new(
+            receives,
+            GivenBack::new(qp_type, stride, UserCall::flags(call))?,
+        );
         let send = send::SendSide::new(send);
         Ok(try_pin_init!(Qp {
             number,
@@ -187,9 +203,11 @@ impl Operations for Qp {
             recv_cq,
             srq,
             shared <- SpinLockBh::new(shared, c"ferroce::Qp::shared", static_lock_class!()),
-            changes: AtomicU32::new(0),
+            // Not the same for two queue pairs that have a number one after the other.
+            changes: AtomicU32::new(u32::from_ne_bytes(rdma::random())),
             near: Near::unknown(),
             connection <- Connection::new(),
+            inbound <- Inbound::new(),
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
             attended: AtomicBool::new(false),
@@ -215,6 +233,13 @@ impl Operations for Qp {
     }
 
     fn destroy(qp: &rdma::Qp<Self>) {
+        if qp.user.is_none() && qp.device().is_removed() {
+            // Not the process's wish: its requests are to have their completions. The rings are there as
+            // long as it maps them. (Kernel users end their traffic before they let go of a device.)
+            qp.connection.flush_receive(qp);
+            send::broken(qp);
+            settle(qp);
+        }
         qp.device().qps.take(qp.number);
         qp.for_each_polling(|polling| polling.remove(qp.number));
         qp.change(|facts| facts.is_gone = true);
@@ -262,7 +287,7 @@ impl Operations for Qp {
             drop(send);
             // Who came in the meantime found the mutex taken.
             if qp.kicked.load(Ordering::SeqCst) {
-                qp.deferred.soon();
+                qp.deferred.queue();
             }
             written?;
         }
@@ -355,7 +380,7 @@ fn posting(rings: &Arc<Rings>, layout: &QpLayout) -> Result<Pin<KBox<Posting>>> 
 /// Answers a kernel user's doorbell: not here, where nothing may sleep.
 fn ring(qp: &rdma::Qp<Qp>, doorbell: Doorbell) {
     if doorbell == Doorbell::Ring {
-        qp.deferred.soon();
+        qp.deferred.queue();
     }
 }
 
@@ -426,14 +451,27 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
     })?;
     // Without the lock, which is taken inside that of the connection.
     let attr = qp.shared.lock().attr;
+    // Takes the locks under which packets are executed: those that were before have been, after this.
     qp.connection.configure(&attr);
+    if let Transition::Reset | Transition::Flush = transition {
+        // After this call nothing is written for the peer any more.
+        qp.inbound.wait();
+        if qp.qp_type.is_datagram() {
+            net::wait_for_bottom_halves();
+        }
+    }
     match transition {
         Transition::Reset => {
             let mut send = qp.send.lock();
             send.reset();
             qp.connection.reset();
-            if let Some(receives) = &mut qp.shared.lock().receives {
-                receives.reset();
+            {
+                let mut shared = qp.shared.lock();
+                let (given_back, receives) = shared.receiving();
+                given_back.forget();
+                if let Some(receives) = receives {
+                    receives.reset();
+                }
             }
             // Nobody could tell what they are of.
             qp.for_each_polling(|polling| polling.disown(qp.number));
@@ -445,7 +483,8 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             settle(qp);
         }
         Transition::StartSending | Transition::ResumeSending | Transition::Drain => settle(qp),
-        Transition::StartReceiving => qp.connection.prepare(qp)?,
+        // Without memory now there may be some when the first packet comes.
+        Transition::StartReceiving => qp.connection.prepare(qp).unwrap_or(()),
         Transition::Attributes | Transition::Init => {}
     }
     Ok(())
@@ -479,8 +518,9 @@ pub(crate) fn kick(qp: &rdma::Qp<Qp>) {
     }
 }
 
-/// How long a thread of high priority executes one queue: as long as the kernel serves bottom halves
-/// in one go (`MAX_SOFTIRQ_TIME` in kernel/softirq.c).
+/// How long a thread of the work queue executes one queue pair before others of the same process have
+/// their turn: as long as the kernel serves bottom halves in one go (`MAX_SOFTIRQ_TIME` in
+/// kernel/softirq.c).
 const TURN: Delta = Delta::from_millis(2);
 
 /// As [`kick`], but no longer than a turn: a process that goes on posting does not keep the thread.
@@ -490,12 +530,14 @@ fn take_turn(qp: &rdma::Qp<Qp>) {
         return;
     };
     qp.kicked.store(false, Ordering::SeqCst);
-    let end = Instant::<Monotonic>::now() + TURN;
+    let (began, end) = (rdma::clock(), Instant::<Monotonic>::now() + TURN);
     send::drain_all(qp, &mut send, Extent::Until(end));
     drop(send);
+    let counters = &qp.device().counters;
+    counters.took(Host::LongestTurn, began);
     // What came in the meantime found the mutex taken.
     if qp.kicked.load(Ordering::SeqCst) {
-        qp.deferred.later();
+        qp.deferred.queue();
     }
 }
 
@@ -521,7 +563,7 @@ fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
     }
     receiving_ends(qp);
     // Its mutex may be held by a thread that waits for this one's.
-    qp.deferred.soon();
+    qp.deferred.queue();
 }
 
 fn qp_event(event: EventType) -> Option<QpEvent> {
@@ -543,7 +585,7 @@ const FLUSHED_AT_ONCE: u32 = 64;
 /// left by a thread. The caller may be a bottom half with a spinlock held.
 fn flush_receives(qp: &rdma::Qp<Qp>) {
     if flush_some_receives(qp) {
-        qp.deferred.later();
+        qp.deferred.queue();
     }
 }
 
@@ -562,9 +604,6 @@ fn flush_all_receives(qp: &rdma::Qp<Qp>) {
 
 /// Flushes some receives. Returns whether there may be more.
 fn flush_some_receives(qp: &rdma::Qp<Qp>) -> bool {
-    if qp.srq.is_some() {
-        return false;
-    }
     for _ in 0..FLUSHED_AT_ONCE {
         let wr_id = {
             let mut shared = qp.shared.lock();
@@ -572,10 +611,10 @@ fn flush_some_receives(qp: &rdma::Qp<Qp>) -> bool {
             if shared.is_gone || processing != state::Processing::Flush {
                 return false;
             }
-            match &mut shared.receives {
-                Some(receives) => receives.flush_one(),
-                None => None,
-            }
+            let (given_back, receives) = shared.receiving();
+            given_back
+                .flush()
+                .or_else(|| receives.and_then(ReceiveQueue::flush_one))
         };
         let Some(wr_id) = wr_id else { return false };
         let cqe = Cqe::new(wr_id, qp.number, WcOpcode::Recv, WcStatus::WrFlushErr);

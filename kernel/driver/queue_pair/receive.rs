@@ -2,7 +2,7 @@
 
 //! The receiving side: what a peer sees of a queue pair.
 
-use super::{dispatch, fail, Qp};
+use super::{dispatch, fail, send::Extent, Qp};
 use crate::{
     address,
     counters::Port,
@@ -14,8 +14,9 @@ use crate::{
     ring::{Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE},
     rings::WorkQueue,
     srq,
-    verbs::{AccessFlags, EventType, QpType, RnrTimer, WcFlags, WcOpcode, WcStatus},
+    verbs::{AccessFlags, EventType, QpState, QpType, RnrTimer, WcFlags, WcOpcode, WcStatus},
 };
+use kernel::{alloc::Flags, prelude::*};
 
 /// A receive queue as the driver has it.
 pub(crate) struct ReceiveQueue {
@@ -76,22 +77,11 @@ impl ReceiveQueue {
         copy: &mut [u8],
         accept: impl FnOnce(&Receive<'_>) -> bool,
     ) -> Looked {
-        let Some(entry) = self.peek() else {
-            return Looked::Empty;
-        };
-        let len = entry.len();
-        let Some(copy) = copy.get_mut(..len) else {
-            return Looked::Empty;
-        };
-        copy.copy_from_slice(entry);
-        if let Ok((request, scatter)) = RecvRequest::decode(copy) {
-            let wr_id = request.wr_id;
-            if !accept(&Receive { wr_id, scatter }) {
-                return Looked::Refused;
-            }
+        let looked = copy_accepted(self.peek(), copy, accept);
+        if let Looked::Taken(_) = looked {
+            self.take();
         }
-        self.take();
-        Looked::Taken(len)
+        looked
     }
 
     /// Takes the next entry to be flushed; once there is none, whoever posts another one tells.
@@ -109,11 +99,133 @@ impl ReceiveQueue {
     }
 }
 
+/// Copies an entry, if there is one, unless `accept` refuses it.
+fn copy_accepted(
+    entry: Option<&[u8]>,
+    copy: &mut [u8],
+    accept: impl FnOnce(&Receive<'_>) -> bool,
+) -> Looked {
+    let Some(entry) = entry else {
+        return Looked::Empty;
+    };
+    let Some(copy) = copy.get_mut(..entry.len()) else {
+        return Looked::Empty;
+    };
+    copy.copy_from_slice(entry);
+    if let Ok((request, scatter)) = RecvRequest::decode(copy) {
+        let wr_id = request.wr_id;
+        if !accept(&Receive { wr_id, scatter }) {
+            return Looked::Refused;
+        }
+    }
+    Looked::Taken(entry.len())
+}
+
+/// Receives that were taken for messages whose memory is not there yet, or that are not all copied yet, and
+/// given back: they are the next ones.
+pub(crate) struct GivenBack {
+    /// Room for so many of them, each as long as an entry of the queue that they are of.
+    entries: KVec<u8>,
+    stride: usize,
+    /// How many bytes of each are a receive.
+    lens: [usize; MOST_GIVEN_BACK],
+    /// The place of the first one.
+    first: usize,
+    count: usize,
+}
+
+/// How many receives of a UD queue pair can be given back at the same time: by so many threads and bottom
+/// halves that deliver to it. A connected one has one sender.
+const MOST_GIVEN_BACK: usize = 16;
+
+impl GivenBack {
+    /// For a queue pair whose receives are `stride` bytes long.
+    pub(super) fn new(qp_type: QpType, stride: usize, flags: Flags) -> Result<Self> {
+        let room = match qp_type.is_datagram() {
+            true => MOST_GIVEN_BACK,
+            false => 1,
+        };
+        let mut entries = KVec::new();
+        entries.resize(room * stride, 0, flags)?;
+        Ok(Self {
+            entries,
+            stride,
+            lens: [0; MOST_GIVEN_BACK],
+            first: 0,
+            count: 0,
+        })
+    }
+
+    /// Where the next one is.
+    fn get(&self) -> Option<&[u8]> {
+        if self.count == 0 {
+            return None;
+        }
+        let len = *self.lens.get(self.first)?;
+        self.entries.get(self.first * self.stride..)?.get(..len)
+    }
+
+    /// Takes the next one, unless `accept` refuses it.
+    fn take_into(&mut self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
+        let looked = copy_accepted(self.get(), copy, accept);
+        if let Looked::Taken(_) = looked {
+            self.drop_first();
+        }
+        looked
+    }
+
+    /// Gives a receive back, if there is room.
+    fn put(&mut self, entry: &[u8]) -> bool {
+        let room = match self.entries.len().checked_div(self.stride) {
+            Some(room) if self.count < room => room,
+            _ => return false,
+        };
+        let at = (self.first + self.count) % room;
+        let place = self.entries.get_mut(at * self.stride..);
+        let place = place.and_then(|rest| rest.get_mut(..entry.len()));
+        let (Some(place), Some(len)) = (place, self.lens.get_mut(at)) else {
+            return false;
+        };
+        place.copy_from_slice(entry);
+        *len = entry.len();
+        self.count += 1;
+        true
+    }
+
+    fn drop_first(&mut self) {
+        let room = self.entries.len() / self.stride.max(1);
+        self.first = (self.first + 1) % room.max(1);
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// Takes all away.
+    pub(super) fn forget(&mut self) {
+        self.count = 0;
+    }
+
+    /// Takes the next one to be flushed.
+    pub(super) fn flush(&mut self) -> Option<u64> {
+        let wr_id = self.get().map(RecvRequest::wr_id)?;
+        self.drop_first();
+        Some(wr_id)
+    }
+}
+
 /// A queue pair as its peer sees it. `L` says how its keys are looked up.
 pub(crate) struct Peer<'a, L = Anew> {
     pub(super) qp: &'a rdma::Qp<Qp>,
     pub(super) terms: Terms,
     pub(super) lookup: L,
+    /// Of a message that is executed by a thread.
+    pub(super) turn: Option<Turn>,
+}
+
+/// For how long a thread may execute a message.
+#[derive(Clone, Copy)]
+pub(super) struct Turn {
+    pub(super) extent: Extent,
+    /// As of so many [changes](Qp::changes) of the peer.
+    pub(super) changes: u32,
 }
 
 /// On what terms a queue pair takes messages.
@@ -181,6 +293,7 @@ impl<'a> Peer<'a> {
             qp,
             terms: Terms::of(attr),
             lookup: Anew,
+            turn: None,
         }
     }
 }
@@ -214,14 +327,20 @@ impl<L> Peer<'_, L> {
         &self,
         copy: &mut [u8],
         accept: impl FnOnce(&Receive<'_>) -> bool,
-        place: impl FnOnce(&Receive<'_>) -> T,
+        place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T> {
-        let looked = match &self.qp.srq {
-            Some(srq) => srq::take(srq, copy, accept),
-            None => match &mut self.qp.shared.lock().receives {
-                Some(receives) => receives.take_into(copy, accept),
-                None => Looked::Empty,
-            },
+        let looked = {
+            let mut shared = self.qp.shared.lock();
+            let (given_back, receives) = shared.receiving();
+            match (given_back.get(), &self.qp.srq, receives) {
+                (Some(_), ..) => given_back.take_into(copy, accept),
+                (None, None, Some(receives)) => receives.take_into(copy, accept),
+                (None, Some(srq), _) => {
+                    drop(shared);
+                    srq::take(srq, copy, accept)
+                }
+                (None, None, None) => Looked::Empty,
+            }
         };
         let entry = match looked {
             Looked::Taken(len) => copy.get(..len).unwrap_or(&[]),
@@ -235,19 +354,58 @@ impl<L> Peer<'_, L> {
             }
         };
         match RecvRequest::decode(entry) {
-            Ok((request, scatter)) => Taken::Done(place(&Receive {
-                wr_id: request.wr_id,
-                scatter,
-            })),
+            Ok((request, scatter)) => {
+                let wr_id = request.wr_id;
+                match place(&Receive { wr_id, scatter }) {
+                    Some(placed) => Taken::Done(placed),
+                    None => {
+                        self.give_back(entry);
+                        Taken::Refused
+                    }
+                }
+            }
             Err(error) => {
                 // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
-                let wr_id = RecvRequest::wr_id(entry);
-                let cqe = Cqe::new(wr_id, self.qp.number, WcOpcode::Recv, error.status());
-                cq::complete(&self.qp.recv_cq, &cqe, false);
-                fail(self.qp, None);
+                self.complete_failed(entry, error.status());
                 Taken::Empty
             }
         }
+    }
+
+    /// Makes a receive that was taken the next one again.
+    fn give_back(&self, entry: &[u8]) {
+        let state = {
+            let mut shared = self.qp.shared.lock();
+            let state = shared.attr.state;
+            let takes = !shared.is_gone && state::accepts_requests(state);
+            if takes && shared.receiving().0.put(entry) {
+                return;
+            }
+            state
+        };
+        match state {
+            // It has been flushed with the others meanwhile, or would have been.
+            QpState::Reset | QpState::Init => {}
+            QpState::Err => {
+                let cqe = Cqe::new(
+                    RecvRequest::wr_id(entry),
+                    self.qp.number,
+                    WcOpcode::Recv,
+                    WcStatus::WrFlushErr,
+                );
+                cq::complete(&self.qp.recv_cq, &cqe, false);
+            }
+            // So many datagrams have given theirs back at the same time that there is no room.
+            _ => self.complete_failed(entry, WcStatus::LocProtErr),
+        }
+    }
+
+    /// Completes a receive that cannot be used, and moves the queue pair to the error state.
+    fn complete_failed(&self, entry: &[u8], status: WcStatus) {
+        let wr_id = RecvRequest::wr_id(entry);
+        let cqe = Cqe::new(wr_id, self.qp.number, WcOpcode::Recv, status);
+        cq::complete(&self.qp.recv_cq, &cqe, false);
+        fail(self.qp, None);
     }
 }
 
@@ -299,7 +457,7 @@ impl<L: Lookup> Responder for Peer<'_, L> {
     fn take_receive<T>(
         &self,
         accept: impl FnOnce(&Receive<'_>) -> bool,
-        place: impl FnOnce(&Receive<'_>) -> T,
+        place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T> {
         let stride = match &self.qp.srq {
             Some(srq) => Some(srq.stride()),
@@ -311,6 +469,14 @@ impl<L: Lookup> Responder for Peer<'_, L> {
             }
             _ => self.take_receive_by(&mut [0; MAX_RECV_STRIDE], accept, place),
         }
+    }
+
+    fn may_go_on(&self) -> bool {
+        let Some(turn) = self.turn else {
+            return true;
+        };
+        rdma::cond_resched();
+        self.qp.changes() == turn.changes && !turn.extent.is_over()
     }
 
     fn complete(&self, received: &Received) {

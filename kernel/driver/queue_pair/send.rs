@@ -4,6 +4,7 @@
 
 use super::{
     by_wire,
+    inbound::Entered,
     known::{at, Known},
     receive::{Own, Peer},
     work::Timer,
@@ -13,7 +14,7 @@ use crate::{
     address,
     counters::Port,
     cq,
-    local::{self, AccessError, Outcome},
+    local::{self, AccessError, Delivery, Fault, Outcome, Progress},
     memory::{self, Anew, Cache},
     net,
     qp::state::{self, Processing},
@@ -22,7 +23,8 @@ use crate::{
     rings::WorkQueue,
     roce,
     verbs::{
-        limits, QpState, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE,
+        limits, QpState, QpType, RnrTimer, SendFlags, SendOpcode, WcOpcode, WcStatus,
+        RNR_RETRY_INFINITE,
     },
     window,
 };
@@ -82,12 +84,52 @@ impl Datagrams {
     }
 }
 
-/// How often the current entry was tried in vain.
+/// How often the current entry was tried in vain, and how far it is.
 #[derive(Clone, Copy, Default)]
 struct Tries {
     not_ready: u8,
     no_answer: u8,
+    /// How often memory of an unreliable connection's peer was not there.
+    no_memory: u8,
+    /// Since when there has been no receive, or no memory.
+    waits_since: Option<Instant<Monotonic>>,
+    progress: Progress,
+    /// The [changes](Qp::changes) of the peer as of which that is so.
+    peer: u32,
 }
+
+impl Tries {
+    /// How far the entry is with a peer as of so many changes.
+    fn progress_with(&mut self, changes: u32) -> &mut Progress {
+        if self.peer != changes {
+            self.peer = changes;
+            self.progress = Progress::default();
+        }
+        &mut self.progress
+    }
+
+    /// How long to wait for memory of an unreliable peer; `None` if that has been too often.
+    fn wait_for_memory(&mut self) -> Option<Delta> {
+        if self.no_memory == UNRELIABLE_TRIES {
+            return None;
+        }
+        self.no_memory += 1;
+        Some(NO_MEMORY)
+    }
+
+    /// How long to wait for a peer that is not ready: as long as it says, and the longer the longer that
+    /// has been in vain. A peer that never gets ready costs little, and one that does loses little.
+    fn backoff(&mut self, timer: RnrTimer) -> Delta {
+        let now = Instant::<Monotonic>::now();
+        let waited = now - *self.waits_since.get_or_insert(now);
+        let waited = u64::try_from(waited.as_nanos()).unwrap_or(0);
+        Delta::from_nanos(timer.backoff_nanos(waited) as i64)
+    }
+}
+
+/// How often a message of an unreliable connection is tried again because memory of its peer is not there
+/// yet, before it is taken for lost.
+const UNRELIABLE_TRIES: u8 = 100;
 
 /// What came of an attempt at a request.
 enum Attempt {
@@ -97,6 +139,10 @@ enum Attempt {
     Wait(Delta),
     /// To be tried again never: no timer runs (a local ACK timeout of zero).
     Stuck,
+    /// Own memory is not there: to be tried again by who waits for that.
+    Paging,
+    /// The thread has other things to do, or the peer has changed.
+    Paused,
     /// The peer is on another host.
     Elsewhere,
 }
@@ -181,7 +227,7 @@ impl SendSide {
 pub(super) enum Extent {
     /// As far as it goes. Whoever posts more then rings.
     All,
-    /// As far as it goes until then; what is left is for a thread of ordinary priority.
+    /// As far as it goes until then; what is left has its turn later.
     Until(Instant<Monotonic>),
     /// A batch at most. This side comes back by itself.
     Batch,
@@ -193,19 +239,26 @@ impl Extent {
         !matches!(self, Self::Batch)
     }
 
+    /// Whether the thread has other things to do.
+    pub(super) fn is_over(self) -> bool {
+        match self {
+            // One that is to end does not wait for another that goes on posting: its child, say.
+            Self::All => kernel::current!().signal_pending(),
+            Self::Until(end) => (end - Instant::<Monotonic>::now()).is_negative(),
+            Self::Batch => true,
+        }
+    }
+
     /// Gives others a chance after a batch. Returns where the execution is to stop, if it is.
     pub(super) fn pause(self, qp: &rdma::Qp<Qp>, executed: u32) -> Option<Stopped> {
-        let goes_on = match self {
-            // One that is to end does not wait for another that goes on posting: its child, say.
-            Self::All => !kernel::current!().signal_pending(),
-            Self::Until(end) => !(end - Instant::<Monotonic>::now()).is_negative(),
-            Self::Batch => return Some(Stopped::After(executed)),
-        };
-        if goes_on {
+        if let Self::Batch = self {
+            return Some(Stopped::After(executed));
+        }
+        if !self.is_over() {
             rdma::cond_resched();
             return None;
         }
-        qp.deferred.later();
+        qp.deferred.queue();
         Some(Stopped::Waiting)
     }
 }
@@ -244,7 +297,7 @@ pub(super) fn drain(
         return drain_by_wire(qp, send, extent);
     }
     send.stay_awake();
-    let mut known = Known::of(qp);
+    let mut known = Known::of(qp, extent);
     let mut executed = 0;
     loop {
         if qp.connection.is_engaged() {
@@ -272,11 +325,18 @@ pub(super) fn drain(
                 send.finish_current();
                 complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
             }
-            _ => {
-                if !execute(qp, send, &mut known, cache) {
+            _ => match execute(qp, send, &mut known, cache) {
+                Then::Next => {}
+                Then::Stop => return Stopped::Waiting,
+                // The thread comes back by itself. That it was busy it has seen.
+                Then::Pause if !extent.is_to_sleep() => return Stopped::After(executed.max(1)),
+                Then::Pause if extent.is_over() => {
+                    qp.deferred.queue();
                     return Stopped::Waiting;
                 }
-            }
+                // The peer has changed.
+                Then::Pause => {}
+            },
         }
         executed += 1;
         if executed == BATCH {
@@ -333,13 +393,23 @@ pub(super) fn broken(qp: &rdma::Qp<Qp>) {
     }
 }
 
-/// Executes the current entry. Returns whether to go on.
-fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache: &Cache) -> bool {
+/// What to do after a request was executed.
+enum Then {
+    /// To go on, with the same request if it is not done.
+    Next,
+    /// Somebody comes to go on.
+    Stop,
+    /// To go on with the same request, or to have somebody come to go on.
+    Pause,
+}
+
+/// Executes the current entry.
+fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache: &Cache) -> Then {
     if let Some(time) = send.not_before {
         let left = time - Instant::<Monotonic>::now();
         if !left.is_negative() && !left.is_zero() {
             // The timer runs.
-            return false;
+            return Then::Stop;
         }
         send.not_before = None;
     }
@@ -382,7 +452,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
                 known.settle();
                 complete(qp, wr_id, opcode.completion(), WcStatus::Success, length);
             }
-            true
+            Then::Next
         }
         Attempt::Failed(status) => {
             known.settle();
@@ -396,21 +466,22 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
             if before != after && after == QpState::Err {
                 super::receiving_ends(qp);
             }
-            true
+            Then::Next
         }
         Attempt::Wait(delay) => {
             send.wait(qp, delay);
-            false
+            Then::Stop
         }
-        Attempt::Stuck => false,
+        Attempt::Stuck | Attempt::Paging => Then::Stop,
+        Attempt::Paused => Then::Pause,
         Attempt::Elsewhere => match qp.connection.engage(qp, &send.queue, entry) {
             Ok(()) => {
                 send.forget_current();
-                true
+                Then::Next
             }
             Err(_) => {
                 send.wait(qp, NO_MEMORY);
-                false
+                Then::Stop
             }
         },
     }
@@ -452,12 +523,12 @@ fn attempt(
         return result.map_or_else(Attempt::Failed, |()| Attempt::Done(0));
     }
     if qp.qp_type.is_datagram() {
-        return datagram(qp, request, data, datagrams);
+        return datagram(qp, request, data, datagrams, tries);
     }
     let reliable = qp.qp_type == QpType::Rc;
     let counters = &qp.device().counters;
     let depth = known.own.attr.max_rd_atomic;
-    let Some(peer) = known.peer(cache) else {
+    let Some((peer, changes)) = known.peer(cache) else {
         let attr = &known.own.attr;
         if roce::is_elsewhere(qp.device(), &attr.ah_attr.dgid) {
             return Attempt::Elsewhere;
@@ -480,7 +551,9 @@ fn attempt(
             }
         };
     };
-    match local::execute(request, data, &Own(qp, cache), depth, &peer, reliable) {
+    let own = Own(qp, cache);
+    let progress = tries.progress_with(changes);
+    match local::execute(request, data, &own, depth, &peer, reliable, progress) {
         Outcome::Done(length) => {
             known.tally.add(&request.operation, length);
             Attempt::Done(length)
@@ -508,8 +581,17 @@ fn attempt(
                 }
                 tries.not_ready += 1;
             }
-            Attempt::Wait(Delta::from_nanos(timer.nanos() as i64))
+            Attempt::Wait(tries.backoff(timer))
         }
+        Outcome::MemoryLater => match tries.wait_for_memory() {
+            Some(delay) => Attempt::Wait(delay),
+            None => {
+                counters.count(Port::Undelivered);
+                Attempt::Done(u32::try_from(data.length()).unwrap_or(0))
+            }
+        },
+        Outcome::OwnMemoryLater => Attempt::Paging,
+        Outcome::Paused => Attempt::Paused,
     }
 }
 
@@ -520,6 +602,7 @@ fn datagram(
     request: &SendRequest,
     data: Data<'_>,
     datagrams: &mut Datagrams,
+    tries: &mut Tries,
 ) -> Attempt {
     let device = qp.device();
     let Some(to) = request.destination else {
@@ -546,28 +629,43 @@ fn datagram(
             counters.count(Port::RdmaSends);
             counters.add(Port::SentBytes, datagram.length().into());
             let deliver = |peer: &QpRef| {
-                let taker = Peer::datagram(peer, qkey)?;
-                if datagram.deliver(&taker) {
+                let peer = Entered::new(peer.clone());
+                let delivery = datagram.deliver(&Peer::datagram(&peer, qkey)?);
+                if delivery == Delivery::Done {
                     let counters = &peer.device().counters;
                     counters.add(Port::RcvdBytes, datagram.length().into());
                 }
-                Ok(())
+                Ok(delivery)
             };
-            let mut taken = false;
+            let mut delivered = None;
             if to.remote_qpn == limits::MULTICAST_QPN && !device.is_apart() {
                 let mut members = 0..;
                 let next = || device.groups.member(&address.dgid, members.next()?);
                 // IBTA 10.5.1: to all members but the sender itself.
                 core::iter::from_fn(next)
                     .filter(|member| member.number != qp.number)
-                    // As of the wire: who has another Q_Key is none of the group.
-                    .for_each(|member| taken |= deliver(&member).is_ok());
+                    // As of the wire: who has another Q_Key is none of the group. A member whose memory
+                    // is not there yet does not have the others get the datagram twice.
+                    .for_each(|member| match deliver(&member) {
+                        Ok(Delivery::MemoryLater) | Err(_) => {}
+                        Ok(delivery) => delivered = Some(delivery),
+                    });
             } else if let Some(peer) = at(device, Gid(address.dgid), |peer| {
                 peer.qps.get(to.remote_qpn)
             }) {
-                let delivered =
-                    deliver(&peer).inspect_err(|why| peer.device().counters.count(*why));
-                taken = delivered.is_ok();
+                delivered = deliver(&peer)
+                    .inspect_err(|why| peer.device().counters.count(*why))
+                    .ok();
+            }
+            match delivered {
+                Some(Delivery::Failed(status)) => return Attempt::Failed(status),
+                Some(Delivery::OwnMemoryLater) => return Attempt::Paging,
+                Some(Delivery::MemoryLater) => {
+                    if let Some(delay) = tries.wait_for_memory() {
+                        return Attempt::Wait(delay);
+                    }
+                }
+                _ => {}
             }
             if roce::is_elsewhere(device, &address.dgid) {
                 datagrams.sent = datagrams.sent.wrapping_add(1);
@@ -576,9 +674,10 @@ fn datagram(
                 let path = datagrams.path_for(way);
                 match roce::datagram::make(path, &datagram, to, psn) {
                     Ok(packet) => datagrams.ready = packet,
-                    Err(status) => return Attempt::Failed(status),
+                    Err(Fault::Later) => return Attempt::Paging,
+                    Err(Fault::Gone) => return Attempt::Failed(WcStatus::LocProtErr),
                 }
-            } else if !taken {
+            } else if delivered.is_none() {
                 counters.count(Port::Undelivered);
             }
             Attempt::Done(datagram.length())

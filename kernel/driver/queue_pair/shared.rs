@@ -2,7 +2,7 @@
 
 //! What peers look at of a queue pair.
 
-use super::{Qp, ReceiveQueue};
+use super::{receive::GivenBack, Qp, ReceiveQueue};
 use crate::{qp::QpAttr, rdma::ah::AddressVector};
 use core::{
     ops::Deref,
@@ -16,6 +16,8 @@ pub(crate) struct Shared {
     facts: Facts,
     /// `None` if receives come from a shared receive queue.
     pub(super) receives: Option<ReceiveQueue>,
+    /// Before all others.
+    given_back: GivenBack,
 }
 
 /// What a queue pair is.
@@ -31,7 +33,7 @@ pub(crate) struct Facts {
 }
 
 impl Shared {
-    pub(super) fn new(receives: Option<ReceiveQueue>) -> Self {
+    pub(super) fn new(receives: Option<ReceiveQueue>, given_back: GivenBack) -> Self {
         Self {
             facts: Facts {
                 attr: QpAttr::new(),
@@ -40,7 +42,13 @@ impl Shared {
                 is_gone: false,
             },
             receives,
+            given_back,
         }
+    }
+
+    /// The receives: that which was given back, and the queue, if it is not a shared one.
+    pub(super) fn receiving(&mut self) -> (&mut GivenBack, Option<&mut ReceiveQueue>) {
+        (&mut self.given_back, self.receives.as_mut())
     }
 }
 

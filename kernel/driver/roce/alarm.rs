@@ -3,6 +3,7 @@
 //! The timers of a connection.
 
 use crate::{
+    counters::Host,
     net::SpinLockBh,
     queue_pair::{Qp, QpRef},
     rdma,
@@ -45,7 +46,9 @@ impl HrTimerCallback for Clock {
     ) -> HrTimerRestart {
         let qp = this.qp.lock().clone();
         if let Some(qp) = qp {
+            let began = rdma::clock();
             (this.expired)(&qp);
+            qp.device().counters.took(Host::LongestBottomHalf, began);
         }
         HrTimerRestart::NoRestart
     }

@@ -103,7 +103,7 @@ impl Connection {
     pub(crate) fn missing(&self, qp: &rdma::Qp<Qp>, missing: Missing) -> Fault {
         let fault = self.paging.missing(missing);
         if fault == Fault::Later {
-            qp.deferred.soon();
+            qp.deferred.queue();
         }
         fault
     }
@@ -241,7 +241,7 @@ impl Connection {
         let Some(responding) = &mut *responding else {
             // There was no memory for one, or the peer was on this host, or the device down, when the queue
             // pair came to RTR. The packets are as good as lost. When they are sent again there may be one.
-            qp.deferred.soon();
+            qp.deferred.queue();
             return Ok(Next::Idle);
         };
         responding.take(qp, &peer, first);

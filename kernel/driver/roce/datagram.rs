@@ -11,18 +11,18 @@ use crate::{
     net::{IpHeader, Packet},
     queue_pair::{Peer, QpRef},
     rdma::{Device, Gid},
-    verbs::{limits, WcStatus},
+    verbs::limits,
     wire::{self, grh, Headers, Psn},
 };
 
 /// Makes a packet of a datagram, from the number and the Q_Key that it is for. `None` without memory:
-/// then it is as if it were lost on the way.
+/// then it is as if it were lost on the way. An error if the sender's own memory is not there.
 pub(crate) fn make(
     path: &mut Path,
     datagram: &local::Datagram<'_, Range>,
     to: (u32, u32),
     psn: u32,
-) -> Result<Option<Packet>, WcStatus> {
+) -> Result<Option<Packet>, Fault> {
     let ((qpn, qkey), psn) = (to, Psn::new(psn));
     let emit = |room: &mut [u8]| datagram.emit(qpn, qkey, psn, room);
     let length = match emit(&mut []) {
@@ -34,7 +34,7 @@ pub(crate) fn make(
     };
     let emitted = burst.add(|room| match emit(room) {
         Ok(Ok(length)) => (Some(length), Ok(())),
-        Ok(Err(Fault::Gone | Fault::Later)) => (None, Err(WcStatus::LocProtErr)),
+        Ok(Err(fault)) => (None, Err(fault)),
         // There is room.
         Err(_) => (None, Ok(())),
     });

@@ -4,7 +4,7 @@
 
 use super::{datagram, path::preceding};
 use crate::{
-    counters::Port,
+    counters::{Host, Port},
     device::Ferroce,
     net::{Datagram, IpHeader, Receiver},
     qp::state,
@@ -37,6 +37,7 @@ impl Receiver for Incoming {
             device.counters.count(Port::Malformed);
             return;
         }
+        let began = rdma::clock();
         let mut packets = Packets::of(&device, &datagram);
         while let Some(first) = packets.next() {
             let taken = first.and_then(|first| take(&device, first, &mut packets));
@@ -44,6 +45,7 @@ impl Receiver for Incoming {
                 device.counters.count(dropped);
             }
         }
+        device.counters.took(Host::LongestBottomHalf, began);
     }
 }
 

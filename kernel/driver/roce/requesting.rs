@@ -162,7 +162,8 @@ impl Requesting {
                 self.send(qp, now)
             }
             Processing::Flush => {
-                let flush = |requester: &mut Requester<_, _>, host: &Host<'_>| requester.flush(host);
+                let flush =
+                    |requester: &mut Requester<_, _>, host: &Host<'_>| requester.flush(host);
                 match self.sending.with_requester(qp, flush) {
                     true => Next::More,
                     false => Next::Idle,

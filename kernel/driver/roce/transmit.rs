@@ -51,7 +51,7 @@ impl Next {
     /// Has a thread go on, if one is to.
     pub(super) fn leave_to_thread(self, qp: &rdma::Qp<Qp>) {
         if matches!(self, Self::More | Self::Local(..)) {
-            qp.deferred.soon();
+            qp.deferred.queue();
         }
     }
 }
