@@ -10,6 +10,7 @@
 //! ```
 
 mod bench;
+mod bounded;
 mod broken;
 mod build;
 mod cm;
@@ -81,6 +82,7 @@ fn trials() -> Vec<Trial> {
         (UML, device::TESTS),
         (UML, cm::TESTS),
         (UML, verbs::TESTS),
+        (UML, bounded::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
         (UML, bench::TESTS),
@@ -93,6 +95,7 @@ fn trials() -> Vec<Trial> {
         (DEBUG, device::DEBUG_TESTS),
         (DEBUG, cm::DEBUG_TESTS),
         (DEBUG, verbs::DEBUG_TESTS),
+        (DEBUG, bounded::DEBUG_TESTS),
         (DEBUG, hostile::DEBUG_TESTS),
         (DEBUG, wire::DEBUG_TESTS),
         (QEMU, run::QEMU_TESTS),
@@ -103,6 +106,7 @@ fn trials() -> Vec<Trial> {
         (QEMU_DEBUG, device::DEBUG_TESTS),
         (QEMU_DEBUG, cm::DEBUG_TESTS),
         (QEMU_DEBUG, verbs::DEBUG_TESTS),
+        (QEMU_DEBUG, bounded::DEBUG_TESTS),
         (QEMU_DEBUG, hostile::DEBUG_TESTS),
         (QEMU_DEBUG, wire::DEBUG_TESTS),
     ] {

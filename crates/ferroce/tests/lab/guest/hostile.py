@@ -723,4 +723,5 @@ def main():
     print(f"{attack.__name__} done")
 
 
-main()
+if __name__ == "__main__":
+    main()
