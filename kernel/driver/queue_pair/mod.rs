@@ -16,12 +16,14 @@
 //! no two of the mutexes are ever held by one thread.
 
 mod by_wire;
+mod datagram;
 mod drainer;
 mod inbound;
 mod known;
 mod receive;
 mod send;
 mod shared;
+mod tries;
 mod work;
 
 use super::{

@@ -4,28 +4,24 @@
 
 use super::{
     by_wire,
-    inbound::Entered,
-    known::{at, Known},
-    receive::{Own, Peer},
+    datagram::{datagram, Datagrams},
+    known::Known,
+    receive::Own,
+    tries::Tries,
     work::Timer,
-    Qp, QpRef,
+    Qp,
 };
 use crate::{
-    address,
     counters::Port,
     cq,
-    local::{self, AccessError, Delivery, Fault, Outcome, Progress},
-    memory::{self, Anew, Cache},
-    net,
+    local::{self, AccessError, Outcome},
+    memory::{self, Cache},
     qp::state::{self, Processing},
-    rdma::{self, qp::QpEvent, Details, Gid},
+    rdma::{self, qp::QpEvent, Details},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
     roce,
-    verbs::{
-        limits, QpState, QpType, RnrTimer, SendFlags, SendOpcode, WcOpcode, WcStatus,
-        RNR_RETRY_INFINITE,
-    },
+    verbs::{QpState, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
     window,
 };
 use kernel::{
@@ -47,92 +43,8 @@ pub(crate) struct SendSide {
     datagrams: Datagrams,
 }
 
-/// What datagrams for other hosts are sent with.
-#[derive(Default)]
-struct Datagrams {
-    /// One that is made, and not sent yet.
-    ready: Option<net::Packet>,
-    /// The way that the last one went.
-    path: Option<roce::Path>,
-    /// Counts them, from the first one on.
-    in_flight: Option<net::InFlight>,
-    /// How many there were: nobody looks at their PSN, but it counts up (IBTA 9.8.3).
-    sent: u32,
-}
-
-impl Datagrams {
-    /// The way to an address.
-    fn path_for(&mut self, address: roce::Address) -> &mut roce::Path {
-        self.path = self.path.take().filter(|path| path.is_to(&address));
-        self.path.get_or_insert_with(|| roce::Path::new(address))
-    }
-
-    /// Sends what is ready.
-    fn send(&mut self, qp: &rdma::Qp<Qp>) {
-        let (Some(packet), Some(path)) = (self.ready.take(), &mut self.path) else {
-            return;
-        };
-        let device = qp.device();
-        let in_flight = match self.in_flight.take() {
-            Some(in_flight) => Ok(in_flight),
-            None => roce::in_flight(device),
-        };
-        // Without memory it is as if it were lost on the way.
-        if let Ok(in_flight) = in_flight {
-            path.send(device, packet, 1, self.in_flight.insert(in_flight));
-        }
-    }
-}
-
-/// How often the current entry was tried in vain, and how far it is.
-#[derive(Clone, Copy, Default)]
-struct Tries {
-    not_ready: u8,
-    no_answer: u8,
-    /// How often memory of an unreliable connection's peer was not there.
-    no_memory: u8,
-    /// Since when there has been no receive, or no memory.
-    waits_since: Option<Instant<Monotonic>>,
-    progress: Progress,
-    /// The [changes](Qp::changes) of the peer as of which that is so.
-    peer: u32,
-}
-
-impl Tries {
-    /// How far the entry is with a peer as of so many changes.
-    fn progress_with(&mut self, changes: u32) -> &mut Progress {
-        if self.peer != changes {
-            self.peer = changes;
-            self.progress = Progress::default();
-        }
-        &mut self.progress
-    }
-
-    /// How long to wait for memory of an unreliable peer; `None` if that has been too often.
-    fn wait_for_memory(&mut self) -> Option<Delta> {
-        if self.no_memory == UNRELIABLE_TRIES {
-            return None;
-        }
-        self.no_memory += 1;
-        Some(NO_MEMORY)
-    }
-
-    /// How long to wait for a peer that is not ready: as long as it says, and the longer the longer that
-    /// has been in vain. A peer that never gets ready costs little, and one that does loses little.
-    fn backoff(&mut self, timer: RnrTimer) -> Delta {
-        let now = Instant::<Monotonic>::now();
-        let waited = now - *self.waits_since.get_or_insert(now);
-        let waited = u64::try_from(waited.as_nanos()).unwrap_or(0);
-        Delta::from_nanos(timer.backoff_nanos(waited) as i64)
-    }
-}
-
-/// How often a message of an unreliable connection is tried again because memory of its peer is not there
-/// yet, before it is taken for lost.
-const UNRELIABLE_TRIES: u8 = 100;
-
 /// What came of an attempt at a request.
-enum Attempt {
+pub(super) enum Attempt {
     Done(u32),
     Failed(WcStatus),
     /// To be tried again after this.
@@ -148,7 +60,7 @@ enum Attempt {
 }
 
 /// When to try again what there was no memory for.
-const NO_MEMORY: Delta = Delta::from_millis(1);
+pub(super) const NO_MEMORY: Delta = Delta::from_millis(1);
 
 /// How many requests are executed before others get a chance.
 pub(super) const BATCH: u32 = 64;
@@ -298,7 +210,7 @@ pub(super) fn drain(
     }
     send.stay_awake();
     let mut known = Known::of(qp, extent);
-    let mut executed = 0;
+    let (mut executed, mut bytes) = (0, 0_u32);
     loop {
         if qp.connection.is_engaged() {
             drop(known);
@@ -326,7 +238,7 @@ pub(super) fn drain(
                 complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
             }
             _ => match execute(qp, send, &mut known, cache) {
-                Then::Next => {}
+                Then::Next(moved) => bytes = bytes.saturating_add(moved),
                 Then::Stop => return Stopped::Waiting,
                 // The thread comes back by itself. That it was busy it has seen.
                 Then::Pause if !extent.is_to_sleep() => return Stopped::After(executed.max(1)),
@@ -339,6 +251,13 @@ pub(super) fn drain(
             },
         }
         executed += 1;
+        if bytes >= local::PART && extent.is_to_sleep() {
+            // As within a long message.
+            bytes = 0;
+            if let Some(stopped) = extent.pause(qp, executed) {
+                return stopped;
+            }
+        }
         if executed == BATCH {
             return Stopped::After(executed);
         }
@@ -395,8 +314,8 @@ pub(super) fn broken(qp: &rdma::Qp<Qp>) {
 
 /// What to do after a request was executed.
 enum Then {
-    /// To go on, with the same request if it is not done.
-    Next,
+    /// To go on, with the same request if it is not done: so many bytes have been moved.
+    Next(u32),
     /// Somebody comes to go on.
     Stop,
     /// To go on with the same request, or to have somebody come to go on.
@@ -452,7 +371,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
                 known.settle();
                 complete(qp, wr_id, opcode.completion(), WcStatus::Success, length);
             }
-            Then::Next
+            Then::Next(length)
         }
         Attempt::Failed(status) => {
             known.settle();
@@ -466,7 +385,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
             if before != after && after == QpState::Err {
                 super::receiving_ends(qp);
             }
-            Then::Next
+            Then::Next(0)
         }
         Attempt::Wait(delay) => {
             send.wait(qp, delay);
@@ -477,7 +396,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
         Attempt::Elsewhere => match qp.connection.engage(qp, &send.queue, entry) {
             Ok(()) => {
                 send.forget_current();
-                Then::Next
+                Then::Next(0)
             }
             Err(_) => {
                 send.wait(qp, NO_MEMORY);
@@ -592,97 +511,6 @@ fn attempt(
         },
         Outcome::OwnMemoryLater => Attempt::Paging,
         Outcome::Paused => Attempt::Paused,
-    }
-}
-
-/// Not inlined: its list of regions is not to be on the stack beside that of [`local::execute`].
-#[inline(never)]
-fn datagram(
-    qp: &rdma::Qp<Qp>,
-    request: &SendRequest,
-    data: Data<'_>,
-    datagrams: &mut Datagrams,
-    tries: &mut Tries,
-) -> Attempt {
-    let device = qp.device();
-    let Some(to) = request.destination else {
-        return Attempt::Failed(WcStatus::LocQpOpErr);
-    };
-    let Some(address) = device.ahs.get(to.ah).filter(|a| a.pd == qp.pd) else {
-        return Attempt::Failed(WcStatus::LocQpOpErr);
-    };
-    let own_qkey = qp.shared.lock().attr.qkey;
-    let qkey = limits::datagram_qkey(to.remote_qkey, own_qkey);
-    let in_flight = datagrams.in_flight.as_ref();
-    if in_flight.is_some_and(net::InFlight::is_full) {
-        return Attempt::Wait(Delta::from_nanos(roce::PAUSE as i64));
-    }
-    let source = local::Source {
-        qpn: qp.number,
-        grh: address::grh(&address, data.length()),
-    };
-    let mtu = crate::port::mtu(device).bytes();
-    let mut list = local::RegionList::new();
-    match local::Datagram::new(request, data, &Own(qp, Anew), mtu, source, &mut list) {
-        Ok(datagram) => {
-            let counters = &device.counters;
-            counters.count(Port::RdmaSends);
-            counters.add(Port::SentBytes, datagram.length().into());
-            let deliver = |peer: &QpRef| {
-                let peer = Entered::new(peer.clone());
-                let delivery = datagram.deliver(&Peer::datagram(&peer, qkey)?);
-                if delivery == Delivery::Done {
-                    let counters = &peer.device().counters;
-                    counters.add(Port::RcvdBytes, datagram.length().into());
-                }
-                Ok(delivery)
-            };
-            let mut delivered = None;
-            if to.remote_qpn == limits::MULTICAST_QPN && !device.is_apart() {
-                let mut members = 0..;
-                let next = || device.groups.member(&address.dgid, members.next()?);
-                // IBTA 10.5.1: to all members but the sender itself.
-                core::iter::from_fn(next)
-                    .filter(|member| member.number != qp.number)
-                    // As of the wire: who has another Q_Key is none of the group. A member whose memory
-                    // is not there yet does not have the others get the datagram twice.
-                    .for_each(|member| match deliver(&member) {
-                        Ok(Delivery::MemoryLater) | Err(_) => {}
-                        Ok(delivery) => delivered = Some(delivery),
-                    });
-            } else if let Some(peer) = at(device, Gid(address.dgid), |peer| {
-                peer.qps.get(to.remote_qpn)
-            }) {
-                delivered = deliver(&peer)
-                    .inspect_err(|why| peer.device().counters.count(*why))
-                    .ok();
-            }
-            match delivered {
-                Some(Delivery::Failed(status)) => return Attempt::Failed(status),
-                Some(Delivery::OwnMemoryLater) => return Attempt::Paging,
-                Some(Delivery::MemoryLater) => {
-                    if let Some(delay) = tries.wait_for_memory() {
-                        return Attempt::Wait(delay);
-                    }
-                }
-                _ => {}
-            }
-            if roce::is_elsewhere(device, &address.dgid) {
-                datagrams.sent = datagrams.sent.wrapping_add(1);
-                let (way, to) = (address.way(qp.number), (to.remote_qpn, qkey));
-                let psn = datagrams.sent;
-                let path = datagrams.path_for(way);
-                match roce::datagram::make(path, &datagram, to, psn) {
-                    Ok(packet) => datagrams.ready = packet,
-                    Err(Fault::Later) => return Attempt::Paging,
-                    Err(Fault::Gone) => return Attempt::Failed(WcStatus::LocProtErr),
-                }
-            } else if delivered.is_none() {
-                counters.count(Port::Undelivered);
-            }
-            Attempt::Done(datagram.length())
-        }
-        Err(status) => Attempt::Failed(status),
     }
 }
 
