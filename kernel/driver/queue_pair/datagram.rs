@@ -91,8 +91,6 @@ pub(super) fn datagram(
     match local::Datagram::new(request, data, &Own(qp, Anew), mtu, source, &mut list) {
         Ok(datagram) => {
             let counters = &device.counters;
-            counters.count(Port::RdmaSends);
-            counters.add(Port::SentBytes, datagram.length().into());
             let deliver = |peer: &QpRef| {
                 let peer = Entered::new(peer.clone());
                 let delivery = datagram.deliver(&Peer::datagram(&peer, qkey)?);
@@ -145,6 +143,8 @@ pub(super) fn datagram(
             } else if delivered.is_none() {
                 counters.count(Port::Undelivered);
             }
+            counters.count(Port::RdmaSends);
+            counters.add(Port::SentBytes, datagram.length().into());
             Attempt::Done(datagram.length())
         }
         Err(status) => Attempt::Failed(status),

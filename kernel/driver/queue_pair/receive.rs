@@ -377,8 +377,9 @@ impl<L> Peer<'_, L> {
         let state = {
             let mut shared = self.qp.shared.lock();
             let state = shared.attr.state;
-            let takes = !shared.is_gone && state::accepts_requests(state);
-            if takes && shared.receiving().0.put(entry) {
+            let takes = state::accepts_requests(state);
+            // Of one that is being destroyed nobody waits for completions.
+            if shared.is_gone || takes && shared.receiving().0.put(entry) {
                 return;
             }
             state
