@@ -81,7 +81,7 @@ impl Ferroce {
             quota: Quota::new()?,
             port: port::Port::new(),
             drainer: Drainer::start()?,
-            queue: Arc::new(WorkQueue::new(c"ferroce", 0)?, GFP_KERNEL)?,
+            queue: Arc::new(WorkQueue::with_rescuer(c"ferroce", 0)?, GFP_KERNEL)?,
             apart: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
             gids_removed: AtomicU32::new(0),
@@ -506,6 +506,7 @@ impl ucontext::Operations for Ucontext {
             ring_abi: ring::ABI_VERSION,
             reserved: 0,
         })?;
+        // Nobody who frees memory for the kernel waits for a process: no rescuer.
         let queue = WorkQueue::new(c"ferroce_user", MAX_ACTIVE)?;
         let queue = Arc::new(queue, GFP_KERNEL)?;
         Ok(try_init!(Ucontext { queue }))

@@ -13,8 +13,7 @@ use kernel::{
     workqueue::{Queue, Work},
 };
 
-/// A work queue whose threads have an ordinary priority and run on any CPU (`WQ_UNBOUND`). It goes on
-/// when memory is short (`WQ_MEM_RECLAIM`): a storage driver in the kernel may wait for it to get some.
+/// A work queue whose threads have an ordinary priority and run on any CPU (`WQ_UNBOUND`).
 ///
 /// # Invariants
 ///
@@ -32,12 +31,22 @@ impl WorkQueue {
     /// Makes a work queue that executes up to `max_active` works at the same time, or the kernel's
     /// default if that is 0.
     pub fn new(name: &'static CStr, max_active: c_int) -> Result<Self> {
-        let flags = bindings::wq_flags_WQ_UNBOUND | bindings::wq_flags_WQ_MEM_RECLAIM;
+        Self::with_flags(name, 0, max_active)
+    }
+
+    /// Makes one that goes on when memory is short (`WQ_MEM_RECLAIM`), by a thread of its own: for works
+    /// that a storage driver may wait for to get some. Fails in a process that is being killed, where no
+    /// thread can be made.
+    pub fn with_rescuer(name: &'static CStr, max_active: c_int) -> Result<Self> {
+        Self::with_flags(name, bindings::wq_flags_WQ_MEM_RECLAIM, max_active)
+    }
+
+    fn with_flags(name: &'static CStr, flags: c_uint, max_active: c_int) -> Result<Self> {
         // SAFETY: Valid strings; the format takes the name.
         let raw = unsafe {
             bindings::alloc_workqueue_noprof(
                 c"%s".as_char_ptr(),
-                flags,
+                bindings::wq_flags_WQ_UNBOUND | flags,
                 max_active,
                 name.as_char_ptr(),
             )
