@@ -338,8 +338,8 @@ impl Missing {
 trait Located {
     fn located(&self) -> (&Umem, usize);
 
-    /// Checks that the region is still what it was when its key was checked: that it is not deregistered.
-    fn check(&self) -> Result<(), Fault>;
+    /// Whether the region is still what it was when its key was checked.
+    fn is_current(&self) -> bool;
 
     /// What becomes of an access to `length` bytes from `at` on.
     fn accessed<T>(
@@ -356,11 +356,8 @@ impl Located for Range {
         (&self.memory, self.offset)
     }
 
-    fn check(&self) -> Result<(), Fault> {
-        match self.region.changes.load(Ordering::Acquire) == self.changes {
-            true => Ok(()),
-            false => Err(Fault::Gone),
-        }
+    fn is_current(&self) -> bool {
+        self.region.changes.load(Ordering::Acquire) == self.changes
     }
 
     fn accessed<T>(
@@ -396,11 +393,10 @@ impl Located for Lent<'_> {
         }
     }
 
-    fn check(&self) -> Result<(), Fault> {
+    fn is_current(&self) -> bool {
         match self {
-            Self::Cached(entry, _) if entry.is_current() => Ok(()),
-            Self::Cached(..) => Err(Fault::Gone),
-            Self::Range(range) => range.check(),
+            Self::Cached(entry, _) => entry.is_current(),
+            Self::Range(range) => range.is_current(),
         }
     }
 
@@ -420,9 +416,14 @@ impl Located for Lent<'_> {
 }
 
 impl<T: Located> Region for T {
+    fn check(&self) -> Result<(), Fault> {
+        match self.is_current() {
+            true => Ok(()),
+            false => Err(Fault::Gone),
+        }
+    }
+
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
-        self.check().map_err(CopyFault::Target)?;
-        from.check().map_err(CopyFault::Source)?;
         let (memory, offset) = self.located();
         let (source, source_offset) = from.located();
         let (offset, source_offset) = (offset + at as usize, source_offset + from_at as usize);

@@ -99,7 +99,7 @@ impl SendSide {
     /// Leaves the current entry, for good. No timer runs any more.
     pub(super) fn forget_current(&mut self) {
         self.current = None;
-        self.tries = Tries::default();
+        self.tries.forget();
         self.not_before = None;
         self.timer = None;
     }

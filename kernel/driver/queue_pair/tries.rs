@@ -21,6 +21,14 @@ pub(super) struct Tries {
 }
 
 impl Tries {
+    /// The next entry is to be tried for the first time.
+    pub(super) fn forget(&mut self) {
+        if self.not_ready | self.no_answer | self.no_memory != 0 || self.waits_since.is_some() {
+            *self = Self::default();
+        }
+        self.progress = Progress::default();
+    }
+
     /// How far the entry is with a peer as of so many changes.
     pub(super) fn progress_with(&mut self, changes: u32) -> &mut Progress {
         if self.peer != changes {

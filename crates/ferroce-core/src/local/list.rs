@@ -254,6 +254,13 @@ pub(super) fn transfer<R: Region>(
             }
             part = PART;
         }
+        if *done > 0 {
+            // It is a while since the keys were checked.
+            let checked = target.check().map_err(CopyFault::Target);
+            checked
+                .and_then(|()| source.check().map_err(CopyFault::Source))
+                .map_err(|fault| direction.stopped(fault))?;
+        }
         let now = there.min(room).min(part).min(length - *done);
         target
             .copy_from(at, source, source_at, now)

@@ -10,6 +10,10 @@ use crate::verbs::{AccessFlags, EventType, ImmData, RnrTimer, WcOpcode, WcStatus
 ///
 /// Offsets and lengths are in bytes; callers keep within the range.
 pub trait Region {
+    /// Whether there is still access: the key may have been given up since it was checked. The others look
+    /// as well, but [`copy_from`](Self::copy_from).
+    fn check(&self) -> Result<(), Fault>;
+
     /// Copies from another region. The two may overlap.
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault>;
 

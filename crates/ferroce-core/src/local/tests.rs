@@ -34,6 +34,10 @@ impl Range {
 }
 
 impl Region for Range {
+    fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
         from.check().map_err(CopyFault::Source)?;
         self.check().map_err(CopyFault::Target)?;

@@ -93,6 +93,10 @@ pub struct Range {
 }
 
 impl Region for Range {
+    fn check(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
         let mut bytes = vec![0; length as usize];
         from.read(from_at, &mut bytes).map_err(CopyFault::Source)?;
