@@ -97,8 +97,8 @@ counters! {
         CompletionEvents = c"completion_events",
         /// Completions that were lost, since there was no room.
         CqOverflow = c"cq_overflow",
-        /// The longest time that what one packet or timer led to kept a CPU, in µs. (A host may stop a
-        /// guest's CPU in the meantime.)
+        /// The longest time that what one packet or timer led to kept a CPU, in µs, of those that were
+        /// [timed](Counters::is_timed). (A host may stop a guest's CPU in the meantime.)
         LongestBottomHalf = c"longest_bh_us",
         /// The longest time that a thread of the work queue has executed requests of a queue pair before
         /// others had their turn, with all that preempted it, in µs.
@@ -156,6 +156,15 @@ impl Counters {
             self.this_cpu().and_then(|cpu| cpu.host.get(what as usize)),
             number,
         );
+    }
+
+    /// Whether the next packets are timed: one in seven is, since in User-Mode Linux to look at the clock
+    /// takes about as long as to take a packet.
+    pub(crate) fn is_timed(&self) -> bool {
+        let packets = self
+            .this_cpu()
+            .and_then(|cpu| cpu.port.get(Port::RcvdPackets as usize));
+        packets.is_some_and(|n| n.load(Ordering::Relaxed).is_multiple_of(7))
     }
 
     /// Notes how long something took that began at a time of [`rdma::clock`].
