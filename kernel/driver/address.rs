@@ -123,7 +123,7 @@ pub(crate) fn grh(address: &Address, length: u64) -> [u8; GRH_LENGTH as usize] {
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
     } else {
         let first =
-            6 << 28 | u32::from(address.traffic_class) << 20 | address.flow_label & 0xf_ffff;
+            6 << 28 | u32::from(address.traffic_class) << 20 | address.flow_label;
         grh[..4].copy_from_slice(&first.to_be_bytes());
         grh[4..6].copy_from_slice(&length.to_be_bytes());
         grh[6] = UDP;
@@ -173,7 +173,6 @@ impl Attributes {
             qp_state: attr.state().map_or(0, |s| s.as_raw()),
             cur_qp_state: attr.cur_state().map_or(0, |s| s.as_raw()),
             path_mtu: attr.path_mtu().map_or(0, |m| m.as_raw()),
-            path_mig_state: attr.path_mig_state().map_or(0, |s| s.as_raw()),
             qkey: attr.qkey().unwrap_or(0),
             rq_psn: attr.rq_psn().unwrap_or(0),
             sq_psn: attr.sq_psn().unwrap_or(0),

@@ -69,9 +69,10 @@ impl AhAttr {
             .then(|| unsafe { GidAttr::from_raw(self.0.grh.sgid_attr) })
     }
 
-    /// Flow label, 20 bits. If it is not zero, it tells which UDP port packets come from.
+    /// Flow label: the low 20 bits of the number, as rdma_rxe and mlx5 take them (UCX passes 32). If it is
+    /// not zero, it tells which UDP port packets come from.
     pub fn flow_label(&self) -> u32 {
-        self.0.grh.flow_label
+        self.0.grh.flow_label & bindings::IB_GRH_FLOWLABEL_MASK
     }
 
     /// Hop limit, or time to live.

@@ -429,17 +429,15 @@ fn layout(caps: &QpCap, shares: bool) -> Result<QpLayout> {
 }
 
 fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
-    let device = qp.device();
     let Attributes {
         mask,
         requested,
         sgid,
         av,
     } = Attributes::of(attr);
-    let limits = DeviceLimits::with_active_mtu(crate::port::mtu(device));
     // Its holder stops at the state that it finds when it begins a request.
     let transition = qp.change(|facts| -> Result<_> {
-        let modified = qp::modify(qp.qp_type, &facts.attr, mask, &requested, &limits)
+        let modified = qp::modify(qp.qp_type, &facts.attr, mask, &requested, &DeviceLimits::FERROCE)
             .map_err(|e| errno(e.errno()))?;
         facts.attr = modified.attr;
         if let Some(sgid) = sgid {

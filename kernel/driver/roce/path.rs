@@ -69,7 +69,7 @@ impl Address {
             _ => {
                 let mut ip = [0; 40];
                 let traffic_class = u32::from(self.traffic_class);
-                let first = 6 << 28 | traffic_class << 20 | self.flow_label & 0xf_ffff;
+                let first = 6 << 28 | traffic_class << 20 | self.flow_label;
                 ip[..4].copy_from_slice(&first.to_be_bytes());
                 ip[6] = UDP;
                 ip[7] = hop_limit;

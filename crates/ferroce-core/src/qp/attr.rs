@@ -2,7 +2,7 @@
 //! The attributes of a QP, as asked for and as held.
 
 use crate::verbs::limits;
-use crate::verbs::{bit_flags, AccessFlags, AckTimeout, MigState, Mtu, QpState, RnrTimer};
+use crate::verbs::{bit_flags, AccessFlags, AckTimeout, Mtu, QpState, RnrTimer};
 
 bit_flags! {
     /// Which attributes a Modify QP names (`enum ib_qp_attr_mask`, the same in libibverbs).
@@ -84,7 +84,6 @@ pub struct RequestedAttr {
     pub qp_state: u32,
     pub cur_qp_state: u32,
     pub path_mtu: u32,
-    pub path_mig_state: u32,
     pub qkey: u32,
     pub rq_psn: u32,
     pub sq_psn: u32,
@@ -117,8 +116,6 @@ pub struct QpAttr {
     pub awaits_peer: bool,
     /// The path MTU.
     pub path_mtu: Mtu,
-    /// The state of path migration; always `Migrated`.
-    pub path_mig_state: MigState,
     /// The Q_Key a datagram has to carry to be accepted.
     pub qkey: u32,
     /// The PSN expected first, 24 bits.
@@ -159,7 +156,6 @@ impl QpAttr {
             en_sqd_async_notify: false,
             awaits_peer: false,
             path_mtu: Mtu::B256,
-            path_mig_state: MigState::Migrated,
             qkey: 0,
             rq_psn: 0,
             sq_psn: 0,
@@ -202,7 +198,7 @@ impl Default for QpAttr {
     }
 }
 
-/// What the device, and its port as it is now, can do.
+/// What the device can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceLimits {
     /// Ports.
@@ -211,29 +207,21 @@ pub struct DeviceLimits {
     pub pkey_table_len: u16,
     /// Entries of the port's GID table.
     pub gid_table_len: u32,
-    /// The port's active MTU: what the netdev's MTU leaves room for.
-    pub active_mtu: Mtu,
     /// Largest `max_rd_atomic` (`max_qp_init_rd_atom` of Query Device).
     pub max_rd_atomic: u8,
     /// Largest `max_dest_rd_atomic` (`max_qp_rd_atom` of Query Device).
     pub max_dest_rd_atomic: u8,
-    /// What `qp_access_flags` may hold.
-    pub access_flags: AccessFlags,
 }
 
 impl DeviceLimits {
-    /// Those of a ferroce device whose port has this active MTU.
-    pub const fn with_active_mtu(active_mtu: Mtu) -> Self {
-        Self {
-            port_count: limits::PORT_COUNT,
-            pkey_table_len: limits::PKEY_TABLE_LEN,
-            gid_table_len: limits::GID_TABLE_LEN,
-            active_mtu,
-            max_rd_atomic: limits::MAX_RD_ATOMIC,
-            max_dest_rd_atomic: limits::MAX_RD_ATOMIC,
-            access_flags: AccessFlags::QP,
-        }
-    }
+    /// Those of a ferroce device.
+    pub const FERROCE: Self = Self {
+        port_count: limits::PORT_COUNT,
+        pkey_table_len: limits::PKEY_TABLE_LEN,
+        gid_table_len: limits::GID_TABLE_LEN,
+        max_rd_atomic: limits::MAX_RD_ATOMIC,
+        max_dest_rd_atomic: limits::MAX_RD_ATOMIC,
+    };
 
     /// Whether there is such a port.
     pub const fn has_port(&self, port_num: u32) -> bool {

@@ -38,8 +38,6 @@ pub const GRH_LENGTH: u32 = 40;
 pub const QPN_MASK: u32 = 0x00ff_ffff;
 /// Packet sequence numbers have 24 bits (IBTA 9.2, the BTH).
 pub const PSN_MASK: u32 = 0x00ff_ffff;
-/// The flow label of a GRH has 20 bits (IBTA 8.3).
-pub const FLOW_LABEL_MASK: u32 = 0x000f_ffff;
 /// The general services QP.
 pub const GSI_QPN: u32 = 1;
 /// The destination QP of a multicast datagram (IBTA 10.5).

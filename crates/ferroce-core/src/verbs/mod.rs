@@ -19,7 +19,7 @@ pub use flags::{AccessFlags, FlushPlacement, SendFlags, WcFlags};
 pub use opcode::{SendOpcode, WcOpcode};
 pub use status::{EventType, WcStatus};
 pub use timer::{AckTimeout, RnrTimer, RNR_RETRY_INFINITE};
-pub use types::{FlushSelectivity, ImmData, MigState, Mtu, QpState, QpType};
+pub use types::{FlushSelectivity, ImmData, Mtu, QpState, QpType};
 
 pub(crate) use macros::{bit_flags, numbered};
 

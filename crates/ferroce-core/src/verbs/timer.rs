@@ -12,6 +12,11 @@ pub const RNR_RETRY_INFINITE: u8 = 7;
 pub struct RnrTimer(u8);
 
 impl RnrTimer {
+    /// That of a field of five bits: of a larger number the low ones count.
+    pub const fn from_low_bits(bits: u32) -> Self {
+        Self((bits & 31) as u8)
+    }
+
     /// IBTA table 45, in units of 10 µs. Code 0 is the longest.
     const TENS_OF_MICROS: [u16; 32] = {
         let mut table = [0u16; 32];
@@ -75,6 +80,11 @@ impl TryFrom<u32> for RnrTimer {
 pub struct AckTimeout(u8);
 
 impl AckTimeout {
+    /// That of a field of five bits: of a larger number the low ones count.
+    pub const fn from_low_bits(bits: u32) -> Self {
+        Self((bits & 31) as u8)
+    }
+
     /// The exponent n, 0 to 31.
     pub const fn code(self) -> u8 {
         self.0

@@ -45,19 +45,6 @@ numbered! {
 }
 
 numbered! {
-    /// The state of automatic path migration (`enum ib_mig_state`). A RoCE QP is always
-    /// `Migrated`: the RDMA core refuses alternate paths on it.
-    pub enum MigState, "path migration state" {
-        /// On the path in use, with no migration armed.
-        Migrated = 0,
-        /// To be armed again.
-        Rearm = 1,
-        /// Ready to migrate.
-        Armed = 2,
-    }
-}
-
-numbered! {
     /// What a FLUSH covers (IBTA A19.4.1.2; `enum ib_selectivity_level`).
     pub enum FlushSelectivity, "flush selectivity level" {
         /// The given range.
