@@ -122,8 +122,7 @@ pub(crate) fn grh(address: &Address, length: u64) -> [u8; GRH_LENGTH as usize] {
         let checksum = checksum(ip);
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
     } else {
-        let first =
-            6 << 28 | u32::from(address.traffic_class) << 20 | address.flow_label;
+        let first = 6 << 28 | u32::from(address.traffic_class) << 20 | address.flow_label;
         grh[..4].copy_from_slice(&first.to_be_bytes());
         grh[4..6].copy_from_slice(&length.to_be_bytes());
         grh[6] = UDP;

@@ -437,8 +437,14 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
     } = Attributes::of(attr);
     // Its holder stops at the state that it finds when it begins a request.
     let transition = qp.change(|facts| -> Result<_> {
-        let modified = qp::modify(qp.qp_type, &facts.attr, mask, &requested, &DeviceLimits::FERROCE)
-            .map_err(|e| errno(e.errno()))?;
+        let modified = qp::modify(
+            qp.qp_type,
+            &facts.attr,
+            mask,
+            &requested,
+            &DeviceLimits::FERROCE,
+        )
+        .map_err(|e| errno(e.errno()))?;
         facts.attr = modified.attr;
         if let Some(sgid) = sgid {
             facts.sgid = sgid;
