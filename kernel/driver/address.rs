@@ -155,6 +155,18 @@ pub(crate) fn network_type(grh: &[u8; GRH_LENGTH as usize]) -> NetworkType {
     }
 }
 
+/// What a received datagram has in place of a service level, which RoCE v2 has not: a ConnectX writes there
+/// that there was a UDP header (bit 3), and before it one of IPv6 (1) or IPv4 (2). UCX looks there for where
+/// in the first 40 bytes the header is. (Annex A17.4.5.1 asks for such a flag, and names no field.)
+pub(crate) fn l3_type(network_type: NetworkType) -> u8 {
+    const UDP_HEADER: u8 = 1 << 3;
+    UDP_HEADER
+        | match network_type {
+            NetworkType::Ipv6 => 1,
+            _ => 2,
+        }
+}
+
 /// What a Modify QP asks for, in the core's terms: the numbers are Linux's in both.
 pub(crate) struct Attributes {
     pub(crate) mask: AttrMask,

@@ -85,7 +85,15 @@ impl cq::Operations for Cq {
     }
 
     fn request_notify(cq: &rdma::Cq<Self>, flags: NotifyFlags) -> Result<bool> {
-        Ok(cq.polling().ok_or(EINVAL)?.arm(flags))
+        let Some(polling) = cq.polling() else {
+            // A process has asked by itself, and says that there are completions it has not taken.
+            let is_due = cq.queue.lock().producer.notify_waiting();
+            if is_due {
+                raise(cq);
+            }
+            return Ok(false);
+        };
+        Ok(polling.arm(flags))
     }
 
     fn resize(cq: &rdma::Cq<Self>, entries: u32, call: &UserCall<'_, Ferroce>) -> Result<u32> {
@@ -174,6 +182,12 @@ enum Event {
     Overrun = 1 << 1,
 }
 
+/// Raises the event that was asked for.
+fn raise(cq: &rdma::Cq<Cq>) {
+    cq.device().counters.count_host(Host::CompletionEvents);
+    tell(cq, Event::Completion);
+}
+
 fn tell(cq: &rdma::Cq<Cq>, event: Event) {
     match &cq.user {
         Some(user) => user.callbacks.raise(cq, event as u32),
@@ -205,15 +219,16 @@ pub(crate) fn complete(cq: &rdma::Cq<Cq>, cqe: &Cqe, solicited: bool) {
         (result, queue.producer.notify())
     };
     match result {
-        Ok(()) if notify => {
-            cq.device().counters.count_host(Host::CompletionEvents);
-            tell(cq, Event::Completion);
-        }
+        Ok(()) if notify => raise(cq),
         Ok(()) => {}
         Err(error) => {
             cq.device().counters.count_host(Host::CqOverflow);
             // IBTA 11.6.3.1: told once; what comes later is lost as well.
             if error == CqError::Overrun {
+                let entries = cq.entries();
+                cq.warn(fmt!(
+                    "a completion queue of {entries} entries has overrun: completions are lost"
+                ));
                 tell(cq, Event::Overrun);
             }
         }

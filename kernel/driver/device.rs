@@ -248,6 +248,7 @@ impl rdma::Operations for Ferroce {
     const ABI_VERSION: u32 = uapi::UVERBS_ABI;
     const NODE_DESC: &'static str = "ferroce";
     const USER_COMMANDS: &'static [UserCommand] = &[
+        UserCommand::ReqNotifyCq,
         UserCommand::PostSend,
         UserCommand::PostRecv,
         UserCommand::PostSrqRecv,

@@ -88,5 +88,7 @@ void rdma_helper_dev_put(struct net_device *dev);
 struct in_device *rdma_helper_in_dev(const struct net_device *dev);
 struct inet6_dev *rdma_helper_in6_dev(const struct net_device *dev);
 void rdma_helper_ip_mc_dec_group(struct in_device *in_dev, __be32 addr);
+void rdma_helper_warn(const struct ib_device *device, const struct rdma_restrack_entry *res,
+		      const void *text);
 
 #endif

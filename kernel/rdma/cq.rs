@@ -96,6 +96,7 @@ pub trait Operations: Sized + Send + Sync + 'static {
 unsafe impl Shared for bindings::ib_cq {}
 
 has_device!(ib_cq);
+has_log!(ib_cq);
 has_owner!(ib_cq);
 
 impl<T: Operations> NewCq<'_, T> {

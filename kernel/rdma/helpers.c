@@ -226,3 +226,11 @@ void rdma_helper_ip_mc_dec_group(struct in_device *in_dev, __be32 addr)
 {
 	ip_mc_dec_group(in_dev, addr);
 }
+
+void rdma_helper_warn(const struct ib_device *device, const struct rdma_restrack_entry *res,
+		      const void *text)
+{
+	ibdev_warn_ratelimited(device, "%s[%d]: %pA\n",
+			       res->task ? res->task->comm : res->kern_name,
+			       res->task ? task_pid_nr(res->task) : 0, text);
+}

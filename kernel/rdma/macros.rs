@@ -109,6 +109,28 @@ macro_rules! has_device {
     };
 }
 
+/// What the kernel's log says of an object, where the structure in C has the fields `device` and `res`.
+macro_rules! has_log {
+    ($core:ident) => {
+        impl<T: Operations> Object<bindings::$core, T> {
+            /// Writes a line to the kernel's log, with the device, and the process that has the object; not
+            /// if there have been many of late.
+            pub fn warn(&self, text: kernel::fmt::Arguments<'_>) {
+                let core = self.as_raw();
+                // SAFETY: `ib_core` sets both fields before it calls the driver, and the reference to the
+                // process stays as long as the object. `%pA` takes a pointer to arguments of this type.
+                unsafe {
+                    bindings::rdma_helper_warn(
+                        (*core).device,
+                        &raw const (*core).res,
+                        core::ptr::from_ref(&text).cast(),
+                    );
+                }
+            }
+        }
+    };
+}
+
 /// The protection domain of an object, where the structure in C has a field `pd`.
 macro_rules! has_pd {
     ($core:ident) => {

@@ -117,6 +117,7 @@ pub enum QpEvent {
 unsafe impl Shared for bindings::ib_qp {}
 
 has_device!(ib_qp);
+has_log!(ib_qp);
 has_pd!(ib_qp);
 has_owner!(ib_qp);
 

@@ -239,7 +239,7 @@ impl Operations for Qp {
             // Not the process's wish: its requests are to have their completions. The rings are there as
             // long as it maps them. (Kernel users end their traffic before they let go of a device.)
             qp.connection.flush_receive(qp);
-            send::broken(qp);
+            send::end(qp);
             settle(qp);
         }
         qp.device().qps.take(qp.number);
@@ -564,8 +564,14 @@ fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
     if before == after {
         return;
     }
-    if let Some(event) = event.and_then(qp_event) {
-        dispatch(qp, event);
+    if let Some(event) = event {
+        qp.warn(fmt!(
+            "queue pair {:#x} is in error by a request of its peer's ({event:?})",
+            qp.number
+        ));
+        if let Some(event) = qp_event(event) {
+            dispatch(qp, event);
+        }
     }
     receiving_ends(qp);
     // Its mutex may be held by a thread that waits for this one's.

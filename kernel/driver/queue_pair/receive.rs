@@ -496,7 +496,9 @@ impl<L: Lookup> Responder for Peer<'_, L> {
         };
         if let Some(source) = &received.source {
             cqe.src_qp = source.qpn;
-            cqe.network_hdr_type = address::network_type(&source.grh) as u8;
+            let network_type = address::network_type(&source.grh);
+            cqe.network_hdr_type = network_type as u8;
+            cqe.sl = address::l3_type(network_type);
             cqe.flags = cqe.flags.union(WcFlags::GRH);
         }
         let solicited = received.solicited || received.status != WcStatus::Success;

@@ -26,6 +26,7 @@ use crate::{
 };
 use kernel::{
     error::Result,
+    prelude::fmt,
     time::{Delta, Instant, Monotonic},
 };
 
@@ -301,6 +302,15 @@ fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> bool {
 
 /// The process has written nonsense to its ring: nothing in it can be told from anything else.
 pub(super) fn broken(qp: &rdma::Qp<Qp>) {
+    qp.warn(fmt!(
+        "the indexes of queue pair {:#x}'s send queue make no sense: it is in error",
+        qp.number
+    ));
+    end(qp);
+}
+
+/// No request is executed any more, and none that comes.
+pub(super) fn end(qp: &rdma::Qp<Qp>) {
     let before = qp.change(|facts| {
         let before = facts.attr.state;
         facts.attr.state = state::after_fatal_error(before);

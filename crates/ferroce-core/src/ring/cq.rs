@@ -8,6 +8,11 @@
 //! asking again meanwhile can only widen it, from solicited completions to all (IBTA 11.4.2.2, C11-31,
 //! C11-32).
 //!
+//! A poller that asks while there are completions that it has not taken then tells the driver, which
+//! raises the event at once ([`Producer::notify_waiting`]): a ConnectX does so, and perftest relies on it,
+//! which asks, takes some, and waits for the next event. (IBTA 11.4.2.2 has only a completion that is added
+//! later raise it.)
+//!
 //! The poller can see a request as outstanding when it has been served a moment ago. That is no lost
 //! event: `served` is written before the event is raised, so the event of that request has yet to be
 //! taken, and whoever waits for one gets it.
@@ -99,6 +104,8 @@ pub struct Producer {
     served: u32,
     /// What the completions since the last [`Producer::notify`] call for, at most.
     pending: Option<Notify>,
+    /// Position after the last solicited completion.
+    solicited: u32,
     failed: bool,
 }
 
@@ -120,6 +127,7 @@ impl Producer {
             consumer: 0,
             served: 0,
             pending: None,
+            solicited: 0,
             failed: false,
         })
     }
@@ -134,6 +142,7 @@ impl Producer {
     pub(super) fn start_at(&mut self, position: u32) {
         self.position = position;
         self.consumer = position;
+        self.solicited = position;
     }
 
     /// Where the two sides are. Nothing is to depend on it.
@@ -183,6 +192,7 @@ impl Producer {
 
         // IBTA 11.4.2.2: a completion in error counts as solicited.
         let calls_for = if solicited || cqe.status != WcStatus::Success {
+            self.solicited = next;
             Notify::Solicited
         } else {
             Notify::Next
@@ -218,6 +228,9 @@ impl Producer {
         }
         // They have had their event, or none: what is outstanding is for those to come.
         to.pending = None;
+        if is_before(consumer, self.solicited) {
+            to.solicited = to.position;
+        }
         to.served = self.served;
         let arm = self.memory.header::<{ offset_of!(CqHeader, arm) }>();
         to.memory
@@ -227,6 +240,24 @@ impl Producer {
             .header::<{ offset_of!(CqHeader, served) }>()
             .store(self.served, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// As [`notify`](Self::notify), for a process that has asked for an event while there were completions
+    /// that it had not taken: those raise it as well.
+    #[must_use = "somebody may be waiting for the event"]
+    pub fn notify_waiting(&mut self) -> bool {
+        // Relaxed: the process is in a system call, after its last store. If it lies, it gets an event too
+        // many, or none.
+        let consumer = self
+            .memory
+            .header::<{ offset_of!(CqHeader, consumer) }>()
+            .load(Ordering::Relaxed);
+        if is_before(consumer, self.solicited) {
+            self.pending = Some(Notify::Solicited);
+        } else if is_before(consumer, self.position) {
+            self.pending = Some(self.pending.unwrap_or(Notify::Next));
+        }
+        self.notify()
     }
 
     /// Whether the completions since the last call raise an event. Then the caller raises one

@@ -33,7 +33,8 @@ pub struct Cqe {
     pub flags: WcFlags,
     /// Index of the P_Key the datagram came with (GSI).
     pub pkey_index: u16,
-    /// Service level the datagram came with.
+    /// Service level the datagram came with; with RoCE v2, which has none, which network header (as a
+    /// ConnectX tells it). Of a process alone: the kernel's users have [`Self::network_hdr_type`].
     pub sl: u8,
     /// IPv4 or IPv6, as the kernel's `enum rdma_network_type` numbers them (datagram receives).
     pub network_hdr_type: u8,

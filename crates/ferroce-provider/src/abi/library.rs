@@ -163,6 +163,7 @@ library! {
             resp: *mut c_void,
             resp_size: usize,
         ) -> c_int;
+        fn ibv_cmd_req_notify_cq(cq: *mut IbvCq, solicited_only: c_int) -> c_int;
         fn ibv_cmd_destroy_cq(cq: *mut IbvCq) -> c_int;
         fn ibv_cmd_create_srq(
             pd: *mut IbvPd,

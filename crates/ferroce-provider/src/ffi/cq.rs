@@ -241,10 +241,13 @@ pub unsafe extern "C" fn req_notify_cq(cq: *mut IbvCq, solicited_only: c_int) ->
         _ => Notify::Solicited,
     };
     // SAFETY: By the contract of the verbs.
-    unsafe { Cq::from_ptr(cq) }
-        .data()
-        .with(|queue| queue.arm(notify));
-    0
+    let data = unsafe { Cq::from_ptr(cq) }.data();
+    if !data.with(|queue| queue.arm(notify)) {
+        return 0;
+    }
+    // The driver raises the event for what is there. With the lock released: it is a system call.
+    // SAFETY: By the contract of the verbs.
+    unsafe { (Library::get().common.ibv_cmd_req_notify_cq)(cq, solicited_only) }
 }
 
 const _: () = assert!(size_of::<c_uint>() == 4);

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Completion queues, and completions as libibverbs has them.
 
-use std::collections::VecDeque;
-
 use ferroce_core::ring::{Cqe, Notify, Poller};
 use ferroce_core::verbs::{WcFlags, WcOpcode, WcStatus};
 
@@ -11,13 +9,15 @@ use crate::abi::{wc_flags, IbvWc};
 /// A completion queue.
 pub struct CompletionQueue {
     poller: Poller,
-    /// Completions taken out of the ring to get at those behind them. They come first.
-    kept: VecDeque<Cqe>,
     /// The completion that the extended verbs read.
     current: Cqe,
     /// Whether one is being read: from `start_poll` to `end_poll`.
     reading: bool,
 }
+
+/// The queue pair of completions that were [forgotten](CompletionQueue::forget): no program has one of that
+/// number.
+const NOBODY: u32 = 0;
 
 /// There is no completion to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,6 @@ impl CompletionQueue {
     pub fn new(poller: Poller) -> Self {
         Self {
             poller,
-            kept: VecDeque::new(),
             current: Cqe::new(0, 0, WcOpcode::Send, WcStatus::Success),
             reading: false,
         }
@@ -50,21 +49,28 @@ impl CompletionQueue {
         count
     }
 
-    /// Asks for an event.
-    pub fn arm(&mut self, notify: Notify) {
+    /// Asks for an event. Returns whether there are completions to take: then the driver is to look, which
+    /// raises the event at once.
+    pub fn arm(&mut self, notify: Notify) -> bool {
         self.poller.arm(notify);
+        self.poller.has_completion()
     }
 
     /// Begins to read completions one by one.
     pub fn start(&mut self) -> Result<&Cqe, Empty> {
-        self.current = self.take().ok_or(Empty)?;
+        self.next()?;
         self.reading = true;
         Ok(&self.current)
     }
 
     /// Goes on to the next. If there is none, the last one stays.
+    ///
+    /// Its slot is free at once, since [`current`](Self::current) is a copy: what a program posts between
+    /// two calls completes before the next one, and a loop that never finds the queue empty never comes to
+    /// [`end`](Self::end).
     pub fn next(&mut self) -> Result<&Cqe, Empty> {
         self.current = self.take().ok_or(Empty)?;
+        self.poller.hand_back();
         Ok(&self.current)
     }
 
@@ -75,29 +81,25 @@ impl CompletionQueue {
 
     /// Ends reading. `false` if it had not begun.
     pub fn end(&mut self) -> bool {
-        let reading = core::mem::take(&mut self.reading);
-        if reading {
-            self.poller.hand_back();
-        }
-        reading
+        core::mem::take(&mut self.reading)
     }
 
     /// Drops the completions of a queue pair that has begun anew, or is no more: nobody who polls could
     /// tell what they are of. Its driver makes no more of them.
     pub fn forget(&mut self, qp_num: u32) {
-        self.kept.retain(|cqe| cqe.qp_num != qp_num);
-        while let Some(cqe) = self.poller.poll() {
-            if cqe.qp_num != qp_num {
-                self.kept.push_back(cqe);
-            }
-        }
-        self.poller.hand_back();
+        let mut disown = self.poller.begin_disown(qp_num);
+        let all = self.poller.geometry().entries();
+        while self.poller.disown(&mut disown, all) {}
     }
 
     fn take(&mut self) -> Option<Cqe> {
-        match self.kept.pop_front() {
-            None => self.poller.poll(),
-            kept => kept,
+        loop {
+            let cqe = self.poller.poll()?;
+            if cqe.qp_num != NOBODY {
+                return Some(cqe);
+            }
+            // It was forgotten.
+            self.poller.hand_back();
         }
     }
 

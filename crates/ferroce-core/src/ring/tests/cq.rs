@@ -144,6 +144,42 @@ fn a_request_is_widened_and_never_narrowed() {
 }
 
 #[test]
+fn a_request_made_beside_completions_that_wait_is_served_at_once() {
+    let (_shared, mut producer, mut poller) = queue(64);
+    let ask = |poller: &mut Poller, producer: &mut Producer, notify| {
+        poller.arm(notify);
+        producer.notify_waiting()
+    };
+    assert!(!producer.notify_waiting(), "nobody has asked");
+    assert!(
+        !ask(&mut poller, &mut producer, Notify::Next),
+        "nothing waits"
+    );
+    producer.push(&cqe(1), false).unwrap();
+    assert!(producer.notify());
+    // It has had its event. It has not been taken.
+    assert!(ask(&mut poller, &mut producer, Notify::Next));
+    assert!(!producer.notify_waiting(), "once for each request");
+    assert!(
+        !ask(&mut poller, &mut producer, Notify::Solicited),
+        "it is not solicited"
+    );
+    producer.push(&cqe(2), true).unwrap();
+    assert!(producer.notify());
+    assert!(ask(&mut poller, &mut producer, Notify::Solicited));
+    poller.poll().unwrap();
+    poller.hand_back();
+    assert!(ask(&mut poller, &mut producer, Notify::Solicited));
+    poller.poll().unwrap();
+    poller.hand_back();
+    assert!(!ask(&mut poller, &mut producer, Notify::Solicited));
+    assert!(!ask(&mut poller, &mut producer, Notify::Next));
+    // The request is still there for the next one.
+    producer.push(&cqe(3), false).unwrap();
+    assert!(producer.notify());
+}
+
+#[test]
 fn asking_for_ever_does_not_wear_the_sequence_out() {
     let (_shared, mut producer, mut poller) = queue(64);
     for _ in 0..if cfg!(miri) { 100 } else { 100_000 } {

@@ -88,22 +88,41 @@ fn polling_takes_no_more_than_there_is_room_for_and_gives_the_room_back() {
 }
 
 #[test]
-fn arming_asks_for_an_event_without_the_kernel() {
+fn arming_an_empty_queue_asks_for_an_event_without_the_kernel() {
     let rig = Rig::new();
     let cq = rig.cq(4);
     let mut driver = rig.device.completions();
     driver.side.push(&cqe(1), false).unwrap();
     assert!(!driver.side.notify());
+    assert_eq!(poll(&rig, cq, 8).len(), 1);
     assert_eq!(verb!(rig, req_notify_cq(cq, 1)), 0);
     driver.side.push(&cqe(2), false).unwrap();
     assert!(!driver.side.notify(), "not solicited");
     driver.side.push(&cqe(3), true).unwrap();
     assert!(driver.side.notify());
+    assert_eq!(poll(&rig, cq, 8).len(), 2);
     assert_eq!(verb!(rig, req_notify_cq(cq, 0)), 0);
     driver.side.push(&cqe(4), false).unwrap();
     assert!(driver.side.notify());
     assert!(!driver.side.notify());
-    assert_eq!(rig.device.doorbells(), 0);
+    assert_eq!((rig.device.doorbells(), rig.device.asked.get()), (0, 0));
+}
+
+#[test]
+fn arming_a_queue_with_completions_has_the_driver_raise_the_event() {
+    let rig = Rig::new();
+    let cq = rig.cq(4);
+    let mut driver = rig.device.completions();
+    for id in 0..2 {
+        driver.side.push(&cqe(id), false).unwrap();
+    }
+    assert_eq!(poll(&rig, cq, 1).len(), 1);
+    assert_eq!(verb!(rig, req_notify_cq(cq, 0)), 0);
+    assert_eq!(rig.device.asked.get(), 1);
+    assert!(driver.side.notify_waiting());
+    assert_eq!(poll(&rig, cq, 8).len(), 1);
+    assert_eq!(verb!(rig, req_notify_cq(cq, 0)), 0);
+    assert_eq!(rig.device.asked.get(), 1);
 }
 
 #[test]
@@ -223,6 +242,25 @@ fn extended_polling_reads_one_completion_after_the_other() {
         driver.side.push(&cqe(id), false).unwrap();
     }
     assert_eq!(poll(&rig, cq.cast(), 8).len(), 4);
+}
+
+#[test]
+fn a_loop_that_never_finds_the_queue_empty_gives_its_slots_back() {
+    let rig = Rig::new();
+    let cq = rig.cq_ex(|_| ()).unwrap();
+    let mut driver = rig.device.completions();
+    for id in 0..4 {
+        driver.side.push(&cqe(id), false).unwrap();
+    }
+    assert_eq!(call!(cq, start_poll(ptr::null_mut())), 0);
+    for id in 4..40 {
+        // What is posted between two calls completes at once.
+        driver.side.push(&cqe(id), false).unwrap();
+        assert_eq!(call!(cq, next_poll()), 0);
+        // SAFETY: It has been made, and this thread polls it.
+        assert_eq!(unsafe { (*cq).wr_id }, id - 3);
+    }
+    call!(cq, end_poll());
 }
 
 #[test]

@@ -430,6 +430,8 @@ class Request:
         if self.receiver.type == UD:
             flags |= e.IBV_WC_GRH
             assert wc.src_qp == self.sender.number, f"{wc}"
+        # A UDP header behind one of IPv4, as a ConnectX tells it.
+        assert wc.sl == (0b1010 if self.receiver.type == UD else 0), f"{wc}"
         assert wc.wc_flags == flags, f"{wc}"
 
     def __str__(self):

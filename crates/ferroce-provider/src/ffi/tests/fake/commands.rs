@@ -89,6 +89,13 @@ unsafe extern "C" fn resize_cq(
     0
 }
 
+unsafe extern "C" fn req_notify_cq(cq: *mut IbvCq, _solicited_only: c_int) -> c_int {
+    // SAFETY: By the command's contract.
+    let device = unsafe { device((*cq).context) };
+    device.asked.set(device.asked.get() + 1);
+    0
+}
+
 /// # Safety
 /// As the command in C.
 unsafe fn create_qp(
@@ -386,6 +393,7 @@ fn find(name: &CStr) -> *mut c_void {
         b"ibv_cmd_create_srq" => create_srq as *const (),
         b"ibv_cmd_create_ah" => create_ah as *const (),
         b"ibv_cmd_alloc_pd" => alloc_pd as *const (),
+        b"ibv_cmd_req_notify_cq" => req_notify_cq as *const (),
         b"ibv_cmd_resize_cq" => resize_cq as *const (),
         b"ibv_cmd_modify_qp" => modify_qp as *const (),
         b"ibv_cmd_query_qp" => query_qp as *const (),

@@ -46,6 +46,8 @@ pub struct Device {
     pub trouble: Cell<Trouble>,
     /// The state that the kernel says a queue pair is in.
     pub state: Cell<u32>,
+    /// How often it was asked by a system call to raise an event (`ibv_cmd_req_notify_cq`).
+    pub asked: Cell<u32>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -87,6 +89,7 @@ impl Device {
             objects: Cell::new(0),
             trouble: Cell::new(Trouble::None),
             state: Cell::new(0),
+            asked: Cell::new(0),
         })
     }
 
