@@ -121,7 +121,11 @@ pub unsafe extern "C" fn alloc_parent_domain(
     let attr = unsafe { &*attr };
     // The allocators are for memory that a provider allocates for queues: here the kernel does.
     let known = parent_domain_mask::ALLOCATORS | parent_domain_mask::PD_CONTEXT;
-    if attr.pd.is_null() || attr.comp_mask & !known != 0 {
+    if attr.comp_mask & !known != 0 {
+        // What a newer libibverbs has: memory that a confidential guest shares with its host, for one.
+        return object(Err(Failure::NOT_SUPPORTED));
+    }
+    if attr.pd.is_null() {
         return object(Err(Failure::INVALID));
     }
     // SAFETY: By the contract of the verbs.
