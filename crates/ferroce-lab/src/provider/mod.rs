@@ -143,7 +143,7 @@ impl Provider {
             return Ok(found);
         }
         note("Building", "the plug-in for libibverbs");
-        let built = build(workspace, &all.join("target"), abi)?;
+        let built = build(workspace, &all.join(target_of(workspace)), abi)?;
         fs::create_dir_all(&dir).map_err(Error::file("create", &dir))?;
         fs::copy(built, &found.library).map_err(Error::file("create", &found.library))?;
         Seal::write(&dir, [PathBuf::from(LIBRARY)])?;
@@ -246,6 +246,13 @@ fn sources_key(workspace: &Path, abi: &Abi) -> Result<String> {
         hasher.update(text);
     }
     Ok(hex(&hasher.finalize()))
+}
+
+/// The folder that cargo builds it in: one for each checkout. In a folder of two, cargo takes what the other
+/// has built last for what this one has, as the library's name tells nothing of where it is from.
+fn target_of(workspace: &Path) -> String {
+    let hash = Sha256::digest(workspace.as_os_str().as_encoded_bytes());
+    format!("target-{}", &hex(&hash)[..12])
 }
 
 /// Has cargo build it, and returns where it is.
