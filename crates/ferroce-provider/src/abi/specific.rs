@@ -31,6 +31,10 @@ const REGISTER: &CStr = if cfg!(feature = "abi65") {
     c"verbs_register_driver_34"
 };
 
+/// A function that came with rdma-core 36.
+#[cfg(not(feature = "abi57"))]
+const SINCE_36: &CStr = c"ibv_query_qp_data_in_order";
+
 library! {
     struct Functions {
         fn register_driver(ops: *const VerbsDeviceOps) = REGISTER;
@@ -87,6 +91,11 @@ impl Specific {
     /// An address that `find` returns is that of a function of the name it is asked for, with the
     /// arguments and the result that it has in C.
     pub unsafe fn find(find: &dyn Fn(&CStr) -> *mut c_void) -> Result<Self, &'static CStr> {
+        // rdma-core 34 and 35 have the number 34 too, but a shorter table of verbs.
+        #[cfg(not(feature = "abi57"))]
+        if find(SINCE_36).is_null() {
+            return Err(SINCE_36);
+        }
         // SAFETY: By this function's contract. A null pointer is `None`.
         unsafe {
             Ok(Self {
