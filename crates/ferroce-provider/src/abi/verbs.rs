@@ -2,7 +2,7 @@
 //! The table of verbs, and an open device: both grow from one private ABI to the next.
 //!
 //! A field is declared once, and has the feature of the private ABI it came with. In ABI 59 both are
-//! declared as rdma-core 62 and 63 have them; [`before_62`](super::before_62) has the rest.
+//! declared as rdma-core 62 and 63 have them; `before_62` has the rest.
 
 #[cfg(feature = "abi59")]
 use core::ffi::c_int;
