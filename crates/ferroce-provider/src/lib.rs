@@ -16,10 +16,10 @@
 //!
 //! # Installing
 //! Cargo's `libferroce_provider.so` goes to libibverbs' folder (`/usr/lib/x86_64-linux-gnu/libibverbs`
-//! on Debian) as `libferroce-rdmav34.so`, and `ferroce.driver` to `/etc/libibverbs.d`: that is what
+//! on Debian) as `libferroce-rdmavNN.so`, and `ferroce.driver` to `/etc/libibverbs.d`: that is what
 //! `ferroce install` does. Without
 //! installing anything, `IBV_DRIVERS=/folder/libferroce` makes libibverbs load
-//! `/folder/libferroce-rdmav34.so`.
+//! `/folder/libferroce-rdmavNN.so`.
 //!
 //! # No unwinding
 //! A function that C calls is `extern "C"`: a panic in it ends the process and does not unwind into

@@ -86,6 +86,10 @@ pub enum Command {
     /// yourself: where only root may write, it prints the command to finish
     /// with. `ferroce uninstall` removes the two files.
     ///
+    /// NN is the number of libibverbs' interface to plug-ins. There are
+    /// plug-ins for 34, 57, 59, 64 and 65, which are all that rdma-core 36 to
+    /// 65 have. When an upgrade of rdma-core changes it, install again.
+    ///
     /// It does not install the driver, ferroce.ko. A kernel module is built
     /// for one kernel, and this one needs a kernel of the version that
     /// `ferroce lab build` fetches, with CONFIG_RUST and the headers for it:

@@ -39,17 +39,37 @@ const SETTINGS: &str = "/etc/libibverbs.d";
 /// A private interface of libibverbs' that the plug-in can be built for.
 struct Abi {
     number: u32,
-    features: &'static [&'static str],
+    /// The releases of rdma-core that have it.
+    releases: &'static str,
+    /// The feature of the plug-in's crate that stands for it.
+    feature: &'static str,
 }
 
-const ABIS: [Abi; 2] = [
+const ABIS: [Abi; 5] = [
     Abi {
         number: 34,
-        features: &[],
+        releases: "36 to 56",
+        feature: "",
+    },
+    Abi {
+        number: 57,
+        releases: "57 and 58",
+        feature: "abi57",
+    },
+    Abi {
+        number: 59,
+        releases: "59 to 63",
+        feature: "abi59",
+    },
+    Abi {
+        number: 64,
+        releases: "64",
+        feature: "abi64",
     },
     Abi {
         number: 65,
-        features: &["abi65"],
+        releases: "65",
+        feature: "abi65",
     },
 ];
 
@@ -58,12 +78,19 @@ impl Abi {
         ABIS.iter()
             .find(|abi| abi.number == libibverbs.abi)
             .ok_or_else(|| {
+                let known: Vec<String> = ABIS
+                    .iter()
+                    .map(|abi| format!("{} (rdma-core {})", abi.number, abi.releases))
+                    .collect();
                 Error::Usage(format!(
-                    "{} has the private interface {}, which changes with some of rdma-core's \
-                     releases. ferroce has plug-ins for 34 (rdma-core 36 to 56, of which Debian 12 \
-                     and 13 and Ubuntu 24.04 have one) and 65 (rdma-core 65)",
+                    "{} has the private interface {}, for which ferroce has no plug-in: the \
+                     interface changes with some of rdma-core's releases. ferroce has plug-ins \
+                     for {}. Install one of these releases of rdma-core, or a ferroce that knows \
+                     {}",
                     libibverbs.file.display(),
-                    libibverbs.abi
+                    libibverbs.abi,
+                    known.join(", "),
+                    libibverbs.abi,
                 ))
             })
     }
@@ -262,7 +289,7 @@ fn build(workspace: &Path, target: &Path, abi: &Abi) -> Result<PathBuf> {
         .args(["build", "--quiet", "--locked", "--profile", PROFILE])
         .args(["--package", PACKAGE])
         .arg("--features")
-        .arg(abi.features.join(","))
+        .arg(abi.feature)
         .arg("--target-dir")
         .arg(target)
         .current_dir(workspace)

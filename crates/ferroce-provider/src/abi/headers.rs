@@ -11,11 +11,20 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::layout::Layout;
-#[cfg(not(feature = "abi65"))]
-use super::v34 as specific;
-#[cfg(feature = "abi65")]
-use super::v65 as specific;
-use super::{attributes, commands, objects, private, requests};
+use super::{attributes, commands, objects, private, qp, requests, verbs};
+
+/// The layouts of the table of verbs and of an open device: in ABI 59 they depend on the release.
+fn verbs_layouts(folders: &[&str]) -> &'static [Layout] {
+    #[cfg(all(feature = "abi59", not(feature = "abi64")))]
+    if !folders.iter().any(|folder| {
+        std::fs::read_to_string(Path::new(folder).join("infiniband/driver.h"))
+            .is_ok_and(|header| header.contains("ibv_cmd_query_port_speed"))
+    }) {
+        return super::before_62::LAYOUTS;
+    }
+    let _ = folders;
+    verbs::LAYOUTS
+}
 
 /// A C program that compiles if the layouts are right.
 fn assertions(includes: &[&str], layouts: &[&[Layout]]) -> String {
@@ -89,12 +98,14 @@ fn private_structures_are_those_of_rdma_core() {
         eprintln!("not checked: FERROCE_RDMA_CORE_INCLUDE is not set");
         return;
     };
+    let folders: Vec<&str> = folders.split(':').collect();
     let layouts = [
         objects::LAYOUTS,
         requests::LAYOUTS,
         attributes::LAYOUTS,
         private::LAYOUTS,
-        specific::LAYOUTS,
+        qp::LAYOUTS,
+        verbs_layouts(&folders),
     ];
     let includes = ["infiniband/driver.h", "infiniband/kern-abi.h"];
     let mut program = assertions(&includes, &layouts);
@@ -105,6 +116,5 @@ fn private_structures_are_those_of_rdma_core() {
         )
         .unwrap();
     }
-    let folders: Vec<&str> = folders.split(':').collect();
     assert_eq!(compile(&program, &folders), Some(()), "no C compiler");
 }

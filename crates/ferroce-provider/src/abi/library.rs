@@ -12,16 +12,23 @@ use super::attributes::{IbvDeviceAttr, IbvQpAttr, IbvQpInitAttr, IbvSrqAttr, Ibv
 use super::objects::{IbvAh, IbvContext, IbvCq, IbvDevice, IbvMw, IbvPd, IbvQp, IbvSrq};
 use super::private::VerbsMr;
 use super::requests::{IbvRecvWr, IbvSendWr};
-use super::{ContextOps, Sge, Specific, VerbsContext};
+use super::{Sge, Specific, VerbsContext};
 
-/// A table of functions, and how to fill it.
+/// A table of functions, and how to fill it. A function is looked up by its own name, or by the one
+/// behind a `=`.
 macro_rules! library {
-    ($(#[$meta:meta])* pub struct $name:ident {
-        $(fn $function:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)?;)*
+    ($(#[$meta:meta])* $visibility:vis struct $name:ident {
+        $(
+            fn $function:ident($($(#[$since:meta])* $argument:ident: $type:ty),* $(,)?)
+            $(-> $result:ty)? $(= $symbol:expr)?;
+        )*
     }) => {
         $(#[$meta])*
-        pub struct $name {
-            $(pub $function: unsafe extern "C" fn($($argument: $type),*) $(-> $result)?,)*
+        $visibility struct $name {
+            $(
+                pub $function:
+                    unsafe extern "C" fn($($(#[$since])* $argument: $type),*) $(-> $result)?,
+            )*
         }
 
         impl $name {
@@ -36,13 +43,8 @@ macro_rules! library {
             ) -> Result<Self, &'static core::ffi::CStr> {
                 Ok(Self {
                     $($function: {
-                        // The macro adds the NUL, and a function's name has none in it.
-                        const NAME: &core::ffi::CStr = match core::ffi::CStr::from_bytes_with_nul(
-                            concat!(stringify!($function), "\0").as_bytes(),
-                        ) {
-                            Ok(name) => name,
-                            Err(_) => panic!(),
-                        };
+                        const NAME: &core::ffi::CStr =
+                            $crate::abi::library::library!(@name $function $($symbol)?);
                         let address = find(NAME);
                         if address.is_null() {
                             return Err(NAME);
@@ -50,12 +52,24 @@ macro_rules! library {
                         // SAFETY: By this function's contract it is a function of this type.
                         unsafe { core::mem::transmute::<
                             *mut core::ffi::c_void,
-                            unsafe extern "C" fn($($type),*) $(-> $result)?,
+                            unsafe extern "C" fn($($(#[$since])* $type),*) $(-> $result)?,
                         >(address) }
                     },)*
                 })
             }
         }
+    };
+    (@name $function:ident) => {
+        // The macro adds the NUL, and a function's name has none in it.
+        match core::ffi::CStr::from_bytes_with_nul(
+            concat!(stringify!($function), "\0").as_bytes(),
+        ) {
+            Ok(name) => name,
+            Err(_) => panic!(),
+        }
+    };
+    (@name $function:ident $symbol:expr) => {
+        $symbol
     };
 }
 
@@ -72,7 +86,6 @@ library! {
             driver_id: u32,
         ) -> *mut c_void;
         fn verbs_uninit_context(context: *mut VerbsContext);
-        fn verbs_set_ops(context: *mut VerbsContext, ops: *const ContextOps);
         fn ibv_cmd_query_context(context: *mut IbvContext, driver: *mut c_void) -> c_int;
         fn ibv_cmd_query_device_any(
             context: *mut IbvContext,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What libibverbs shares with providers alone, as far as it is the same in every private ABI known
-//! here. `v34` and `v65` have the rest.
+//! here. `verbs`, `qp` and `specific` have the rest.
 
 use core::ffi::{c_char, c_int, c_uint, c_void};
 
@@ -36,7 +36,7 @@ pub mod match_kind {
 }
 
 /// A device that libibverbs found in the system. Only libibverbs looks into it: its fields have moved
-/// within the private ABI 34.
+/// within the private ABI 34, in rdma-core 35.
 #[repr(C)]
 pub struct VerbsSysfsDev {
     opaque: [u8; 0],

@@ -2,7 +2,6 @@
 //! Devices: how libibverbs finds and opens them, and what they are asked.
 
 use core::ffi::{c_int, c_void};
-use core::mem::offset_of;
 use core::ptr;
 use std::io::Write as _;
 
@@ -110,9 +109,10 @@ unsafe extern "C" fn import_context(device: *mut IbvDevice, cmd_fd: c_int) -> *m
         open(device, cmd_fd, |context| {
             // The rings' version is what it was when the file was opened: by a provider, which has
             // checked it.
+            let library = Library::get();
             // SAFETY: The context is new; no attributes are added to the command.
-            Failure::check((Library::get().common.ibv_cmd_query_context)(
-                &raw mut (*context).context,
+            Failure::check((library.common.ibv_cmd_query_context)(
+                context.byte_add(library.specific.context_offset()).cast(),
                 ptr::null_mut(),
             ))
         })
@@ -151,8 +151,8 @@ unsafe fn open(
         return ptr::null_mut();
     }
     let ops = context_ops(library);
-    // SAFETY: The context is new; the functions are copied out of the table.
-    unsafe { (library.common.verbs_set_ops)(context, &raw const ops) };
+    // SAFETY: The context is new.
+    unsafe { library.specific.set_ops(context, &ops) };
     context
 }
 
@@ -182,7 +182,7 @@ unsafe fn free(context: *mut VerbsContext) {
 pub unsafe extern "C" fn free_context(context: *mut IbvContext) {
     // SAFETY: By the contract of the verbs it is the last field of a context made by `open`.
     unsafe {
-        let offset = offset_of!(VerbsContext, context);
+        let offset = Library::get().specific.context_offset();
         free(context.byte_sub(offset).cast());
     }
 }

@@ -30,7 +30,7 @@ mod send;
 mod srq;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 /// The verbs this provider has.
 fn context_ops(library: &Library) -> ContextOps {

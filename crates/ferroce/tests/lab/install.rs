@@ -114,7 +114,8 @@ fn interfaces(_: &Flavor) {
             .env("DESTDIR", dir.path().join("root"));
         command
     };
-    for abi in [34, 65] {
+    let known = [34, 57, 59, 64, 65];
+    for (index, abi) in known.into_iter().enumerate() {
         let place = PLACE.replace("34", &abi.to_string());
         let place = dir.path().join("root").join(&place[1..]);
         ran(&mut command("install", abi))
@@ -124,22 +125,23 @@ fn interfaces(_: &Flavor) {
         let name = format!("verbs_register_driver_{abi}\0");
         assert!(plugin.windows(name.len()).any(|w| w == name.as_bytes()));
 
-        // And not the other's.
-        ran(command("install", 99 - abi).arg("--library").arg(&place))
+        // And not another's.
+        let other = known[(index + 1) % known.len()];
+        ran(command("install", other).arg("--library").arg(&place))
             .ends_with(1)
             .says(&format!(
-                "is no plug-in for libibverbs' private interface {}",
-                99 - abi
+                "is no plug-in for libibverbs' private interface {other}"
             ));
     }
     ran(&mut command("install", 66))
         .ends_with(1)
         .says("has the private interface 66")
-        .says("34 (rdma-core 36 to 56");
-    ran(&mut command("uninstall", 34))
-        .ends_with(0)
-        .says("libferroce-rdmav34.so")
-        .says("libferroce-rdmav65.so");
+        .says("34 (rdma-core 36 to 56), 57 (rdma-core 57 and 58), 59 (rdma-core 59 to 63)")
+        .says("Install one of these releases of rdma-core, or a ferroce that knows 66");
+    let mut uninstalled = ran(&mut command("uninstall", 34)).ends_with(0);
+    for abi in known {
+        uninstalled = uninstalled.says(&format!("libferroce-rdmav{abi}.so"));
+    }
     ran(ferroce().args(["install", "--libibverbs", "/etc/passwd"]))
         .ends_with(1)
         .says("/etc/passwd is no libibverbs");

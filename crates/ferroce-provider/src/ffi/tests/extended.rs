@@ -370,7 +370,7 @@ fn a_batch_on_a_queue_pair_that_is_not_ready_is_einval() {
 /// Where libibverbs looks to see whether a queue pair is an extended one: the releases with this
 /// private ABI do not agree.
 #[test]
-#[cfg(all(target_arch = "x86_64", target_env = "gnu", not(feature = "abi65")))]
+#[cfg(all(target_arch = "x86_64", target_env = "gnu", not(feature = "abi57")))]
 fn every_release_of_libibverbs_finds_that_a_queue_pair_is_an_extended_one() {
     let rig = Rig::new();
     let comp_mask = |qp: *mut IbvQpEx, offset: usize| {

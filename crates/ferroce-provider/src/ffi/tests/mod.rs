@@ -3,7 +3,7 @@
 
 mod device;
 mod extended;
-mod fake;
+pub mod fake;
 mod objects;
 mod poll;
 mod post;

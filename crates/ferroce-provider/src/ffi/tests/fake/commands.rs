@@ -380,7 +380,7 @@ unsafe extern "C" fn absent() {
 
 fn find(name: &CStr) -> *mut c_void {
     (match name.to_bytes() {
-        b"verbs_register_driver_34" | b"verbs_register_driver_65" => register_driver as *const (),
+        name if name.starts_with(b"verbs_register_driver_") => register_driver as *const (),
         b"_verbs_init_and_alloc_context" => init_and_alloc_context as *const (),
         b"verbs_uninit_context" => uninit_context as *const (),
         b"verbs_set_ops" => set_ops as *const (),
@@ -419,7 +419,6 @@ pub fn library() -> Library {
     }
 }
 
-#[cfg(not(feature = "abi65"))]
 mod specific {
     use super::*;
 
@@ -427,6 +426,7 @@ mod specific {
         context: *mut VerbsContext,
         _cmd: *mut c_void,
         _cmd_size: usize,
+        #[cfg(feature = "abi57")] _fd_arr: *mut c_void,
         resp: *mut c_void,
         resp_size: usize,
     ) -> c_int {
@@ -437,6 +437,7 @@ mod specific {
     pub unsafe extern "C" fn create_cq_ex(
         context: *mut IbvContext,
         attr: *const IbvCqInitAttrEx,
+        #[cfg(feature = "abi59")] _prov_attr: *mut c_void,
         cq: *mut VerbsCq,
         _cmd: *mut c_void,
         _cmd_size: usize,
@@ -456,52 +457,7 @@ mod specific {
         _cmd_size: usize,
         resp: *mut c_void,
         resp_size: usize,
-    ) -> c_int {
-        // SAFETY: By the command's contract.
-        unsafe { create_qp(context, qp, attr, resp, resp_size) }
-    }
-}
-
-#[cfg(feature = "abi65")]
-mod specific {
-    use super::*;
-
-    pub unsafe extern "C" fn get_context(
-        context: *mut VerbsContext,
-        _cmd: *mut c_void,
-        _cmd_size: usize,
-        _fd_arr: *mut c_void,
-        resp: *mut c_void,
-        resp_size: usize,
-    ) -> c_int {
-        // SAFETY: By the command's contract.
-        unsafe { super::get_context(context, resp, resp_size) }
-    }
-
-    pub unsafe extern "C" fn create_cq_ex(
-        context: *mut IbvContext,
-        attr: *const IbvCqInitAttrEx,
-        _prov_attr: *mut c_void,
-        cq: *mut VerbsCq,
-        _cmd: *mut c_void,
-        _cmd_size: usize,
-        resp: *mut c_void,
-        resp_size: usize,
-        _cmd_flags: u32,
-    ) -> c_int {
-        // SAFETY: By the command's contract.
-        unsafe { create_cq(context, attr, cq, resp, resp_size) }
-    }
-
-    pub unsafe extern "C" fn create_qp_ex2(
-        context: *mut IbvContext,
-        qp: *mut VerbsQp,
-        attr: *mut IbvQpInitAttrEx,
-        _cmd: *mut c_void,
-        _cmd_size: usize,
-        resp: *mut c_void,
-        resp_size: usize,
-        _driver: *mut c_void,
+        #[cfg(feature = "abi64")] _driver: *mut c_void,
     ) -> c_int {
         // SAFETY: By the command's contract.
         unsafe { create_qp(context, qp, attr, resp, resp_size) }
