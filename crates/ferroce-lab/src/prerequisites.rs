@@ -29,6 +29,8 @@ pub enum Purpose {
     /// To use RDMA devices in it: the verbs programs of others that the demo
     /// and the tests run.
     Verbs,
+    /// To run programs on them that are made for other devices, as the tests do.
+    Programs,
 }
 
 /// The versions of LLVM that the kernels build with, best first: what was
@@ -72,6 +74,13 @@ const VERBS: [Need; 6] = [
     Need(Probe::Program("rdma"), "iproute2"),
     // Keys to sign modules with, for the tests.
     Need(Probe::Program("openssl"), "openssl"),
+];
+const PROGRAMS: [Need; 5] = [
+    Need(Probe::Program("mpirun"), "openmpi-bin"),
+    Need(Probe::Program("mpicc"), "libopenmpi-dev"),
+    Need(Probe::Program("ucx_perftest"), "ucx-utils"),
+    Need(Probe::Program("fi_pingpong"), "libfabric-bin"),
+    Need(Probe::Program("qperf"), "qperf"),
 ];
 const RUN_QEMU: [Need; 1] = [Need(
     Probe::Program("qemu-system-x86_64"),
@@ -143,6 +152,7 @@ impl Lacks {
                 }
                 Purpose::Run(_) => RUN.iter().collect(),
                 Purpose::Verbs => VERBS.iter().collect(),
+                Purpose::Programs => PROGRAMS.iter().collect(),
             };
             packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
             if let Purpose::Build(flavor) = purpose {

@@ -306,6 +306,10 @@ pub struct Build {
     /// ibverbs-utils, rdmacm-utils, perftest, pyverbs
     #[arg(long)]
     pub verbs: bool,
+    /// Install what the tests with other people's programs run, too: OpenMPI,
+    /// UCX, libfabric, qperf
+    #[arg(long)]
+    pub programs: bool,
     #[command(flatten)]
     pub setup: Setup,
 }

@@ -85,6 +85,9 @@ fn build(args: &Build) -> Result<i32> {
     if args.verbs {
         purposes.push(Purpose::Verbs);
     }
+    if args.programs {
+        purposes.push(Purpose::Programs);
+    }
     let ready = Ready::ensure(&args.setup, flavor, &purposes)?;
     if args.clippy {
         modules::lint(&ready.cache, &project(&args.setup)?, &ready.kernel)?;

@@ -21,6 +21,7 @@ mod install;
 mod link;
 mod loader;
 mod modules;
+mod programs;
 mod run;
 mod strict;
 mod support;
@@ -89,6 +90,7 @@ fn trials() -> Vec<Trial> {
         (UML, loader::TESTS),
         (UML, strict::TESTS),
         (UML, wire::TESTS),
+        (UML, programs::TESTS),
         (UML, trace::TESTS),
         (DEBUG, build::DEBUG_TESTS),
         (DEBUG, modules::DEBUG_TESTS),

@@ -46,7 +46,7 @@ impl Flavor {
     /// Builds it, showing progress.
     pub fn build(&self) -> bool {
         let status = ferroce()
-            .args(["lab", "build", "--verbs"])
+            .args(["lab", "build", "--verbs", "--programs"])
             .args(self.args)
             .status();
         status.expect("the program starts").success()
