@@ -61,7 +61,7 @@ const RUN: [Need; 2] = [
     Need(Probe::Program("modprobe"), "kmod"),
     Need(Probe::Program("ip"), "iproute2"),
 ];
-const VERBS: [Need; 6] = [
+const VERBS: [Need; 7] = [
     Need(Probe::Program("ibv_rc_pingpong"), "ibverbs-utils"),
     Need(Probe::Program("rping"), "rdmacm-utils"),
     Need(Probe::Program("ib_write_bw"), "perftest"),
@@ -70,6 +70,11 @@ const VERBS: [Need; 6] = [
         "python3-pyverbs",
     ),
     Need(Probe::Program("rdma"), "iproute2"),
+    // To build those of examples/.
+    Need(
+        Probe::File("/usr/include/infiniband/verbs.h"),
+        "libibverbs-dev",
+    ),
     // Keys to sign modules with, for the tests.
     Need(Probe::Program("openssl"), "openssl"),
 ];
