@@ -135,7 +135,7 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<
         flavor,
         &[Purpose::Build(flavor), Purpose::Run(flavor)],
     )?;
-    let result = ready.run(&Session {
+    let session = Session {
         command,
         cpus: machine.cpus,
         memory: machine.memory(),
@@ -144,13 +144,17 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<
         module_files: ready.module_files(&machine.module)?,
         terminal,
         show_log: machine.kernel_log,
-    });
-    result.map_err(|error| match error.downcast_ref() {
-        Some(ferroce_lab::Error::Refused { path, what }) => {
-            let why = ready.why_refused(path);
-            anyhow::anyhow!("{}", format!("{what}\n{why}").trim_end())
+    };
+    ready.run(&session).map_err(|error| {
+        let Some(ferroce_lab::Error::Refused { path, what }) = error.downcast_ref() else {
+            return error;
+        };
+        let file = session.module_files.iter().find(|file| file.path == *path);
+        let why = file.map(|file| ready.why_refused(file, what));
+        match why.filter(|why| !why.is_empty()) {
+            Some(why) => anyhow::anyhow!("{what}\n{why}"),
+            None => error,
         }
-        _ => error,
     })
 }
 

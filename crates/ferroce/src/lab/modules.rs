@@ -51,20 +51,36 @@ impl Ready {
         Ok(files)
     }
 
-    /// Why the guest's kernel refused a module, as `ferroce module check` has it.
-    pub fn why_refused(&self, path: &Path) -> String {
+    /// Why the guest's kernel refused a module, as `ferroce module check` has it. `said` is what the
+    /// kernel said.
+    pub fn why_refused(&self, file: &session::ModuleFile, said: &str) -> String {
         let Ok(kernel) = self.as_checked() else {
             return String::new();
         };
-        let report = check::check(&kernel, &[Request::new(path)]);
+        let mut request = Request::new(&file.path);
+        for parameter in &file.parameters {
+            let text = parameter.to_string_lossy();
+            let (name, value) = text.split_once('=').unwrap_or((&text, ""));
+            let value = Some(value.to_owned());
+            request.params.push((name.to_owned(), value));
+        }
+        let report = check::check(&kernel, &[request]);
         let asked = report.modules.iter().find(|module| module.asked_for);
         let Some(module) = asked else {
             return String::new();
         };
         match module.verdict() {
+            Verdict::Loads if said.contains("Unknown symbol") && !module.needs.is_empty() => {
+                let needed = report.modules.iter().filter(|m| !m.asked_for);
+                let needed = needed.map(|m| format!("\n  --module {}", m.path.display()));
+                return format!(
+                    "It needs {}. Load first what is not loaded yet of:{}",
+                    module.needs.join(", "),
+                    needed.collect::<String>()
+                );
+            }
             Verdict::Loads => {
-                return "`ferroce module check` finds nothing wrong with the file: its own init \
-                        refused, or a parameter was not taken"
+                return "`ferroce module check` finds nothing to refuse: its own init did"
                     .to_owned();
             }
             Verdict::Undecided => return String::new(),

@@ -176,7 +176,19 @@ fn refused(flavor: &Flavor) {
     ran(flavor.lab(&["--module", hello, "name="]).arg("true"))
         .ends_with(125)
         .says("hello: `name` is empty")
-        .says("its own init refused");
+        .says("finds nothing to refuse: its own init did");
+    let long = format!("name={}", "a".repeat(40));
+    ran(flavor.lab(&["--module", hello, &long]).arg("true"))
+        .ends_with(125)
+        .says("`ferroce module check` says why:")
+        .says("  - init: ");
+    let visitor = dir.path().join("visitor.ko");
+    ran(flavor
+        .lab(&["--module", visitor.to_str().unwrap()])
+        .arg("true"))
+    .ends_with(125)
+    .says("It needs greeter. Load first")
+    .says("updates/greeter.ko");
     // The kernel's own reason is that of a module for another processor.
     let mut bytes = fs::read(hello).unwrap();
     bytes[18] = 183; // e_machine: EM_AARCH64
