@@ -53,6 +53,13 @@ pub enum ToHost {
         /// The exit status that says it to programs.
         status: i32,
     },
+    /// The guest's kernel refused one of the job's module files.
+    Refused {
+        /// Which of them.
+        file: u32,
+        /// The kernel's reason, for the user.
+        what: String,
+    },
 }
 
 /// The most bytes of standard input that are under way to the guest at once.

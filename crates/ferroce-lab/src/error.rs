@@ -80,6 +80,14 @@ pub enum Error {
     /// An argument makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// The guest's kernel refused a module's file.
+    #[error("{what}")]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        what: String,
+    },
     /// The guest could not be brought to run the command.
     #[error("{what}{}", quoted(.log))]
     Guest {

@@ -50,6 +50,8 @@ pub struct Job {
     /// The host's folders that it may change; for QEMU each is a 9p share
     /// whose tag is "rw" and its place in this list.
     pub writable: Vec<Text>,
+    /// This very program, which the guest has as `ferroce`.
+    pub program: Text,
     /// A file to be seen as /proc/cpuinfo.
     pub processors: Option<Text>,
     /// The folder to be seen as /lib/modules/RELEASE.
@@ -59,7 +61,16 @@ pub struct Job {
     /// The names of modules to load first.
     pub modules: Vec<String>,
     /// Module files to load after them.
-    pub module_files: Vec<Text>,
+    pub module_files: Vec<ModuleFile>,
+}
+
+/// A module's file, and what it is to be given.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ModuleFile {
+    /// The file.
+    pub path: Text,
+    /// Its parameters, as the kernel takes them: NAME=VALUE, with spaces between.
+    pub parameters: Text,
 }
 
 /// The plug-in for libibverbs: see [`Provider`].

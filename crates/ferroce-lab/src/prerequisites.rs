@@ -63,7 +63,7 @@ const RUN: [Need; 2] = [
     Need(Probe::Program("modprobe"), "kmod"),
     Need(Probe::Program("ip"), "iproute2"),
 ];
-const VERBS: [Need; 6] = [
+const VERBS: [Need; 7] = [
     Need(Probe::Program("ibv_rc_pingpong"), "ibverbs-utils"),
     Need(Probe::Program("rping"), "rdmacm-utils"),
     Need(Probe::Program("ib_write_bw"), "perftest"),
@@ -72,6 +72,11 @@ const VERBS: [Need; 6] = [
         "python3-pyverbs",
     ),
     Need(Probe::Program("rdma"), "iproute2"),
+    // To build those of examples/.
+    Need(
+        Probe::File("/usr/include/infiniband/verbs.h"),
+        "libibverbs-dev",
+    ),
     // Keys to sign modules with, for the tests.
     Need(Probe::Program("openssl"), "openssl"),
 ];
@@ -333,6 +338,15 @@ fn output(program: &str, args: &[&str]) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// How a module in Rust is to be compiled, where the kernel's build has it in a way that the kernel's
+/// loader does not take: see kernel/examples/hello/Kbuild.
+fn rustflags(flavor: Flavor) -> Option<&'static str> {
+    match flavor.backend {
+        Backend::Uml => Some("-Crelocation-model=static -Ccode-model=large"),
+        Backend::Qemu => None,
+    }
+}
+
 /// The compilers that a kernel is built with.
 #[derive(Debug, Clone)]
 pub struct Toolchain {
@@ -401,6 +415,15 @@ impl Toolchain {
             .args(self.make_arguments(flavor))
             .arg(format!("BINDGEN={}", self.bindgen.display()));
         make
+    }
+
+    /// What the environment is to be for `make` to build a module for a kernel of `flavor`, in that
+    /// kernel's build folder.
+    pub fn module_environment(&self, flavor: Flavor) -> Vec<(&'static str, String)> {
+        let mut variables = vec![("ARCH", flavor.backend.arch().to_owned())];
+        variables.extend(self.llvm.iter().map(|suffix| ("LLVM", suffix.clone())));
+        variables.extend(rustflags(flavor).map(|flags| ("KRUSTFLAGS", flags.to_owned())));
+        variables
     }
 
     /// What `make` is to be told for a kernel of `flavor`, by whoever builds a module of their own too.

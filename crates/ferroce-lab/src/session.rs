@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Child;
@@ -19,7 +20,8 @@ use crate::boot::{Channel, Machine, Running};
 use crate::cache::Cache;
 use crate::channel::{self, ToGuest, ToHost, WINDOW};
 use crate::error::{Error, Result};
-use crate::job::{Job, Plugin, Text};
+use crate::guest;
+use crate::job::{self, Job, Plugin, Text};
 use crate::kernel::Kernel;
 use crate::modules::Modules;
 use crate::provider::Provider;
@@ -40,11 +42,42 @@ pub struct Session {
     /// The host's folders that it may change.
     pub writable: Vec<PathBuf>,
     /// Module files to load before the command runs.
-    pub module_files: Vec<PathBuf>,
+    pub module_files: Vec<ModuleFile>,
     /// Whether the command gets a terminal, which then is this one.
     pub terminal: bool,
     /// Whether the kernel's log is shown as it comes.
     pub show_log: bool,
+}
+
+/// A module's file, and what it is to be given.
+#[derive(Debug, Clone)]
+pub struct ModuleFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Its parameters, each NAME=VALUE.
+    pub parameters: Vec<OsString>,
+}
+
+impl ModuleFile {
+    /// The parameters as one text for the kernel, which takes a value with
+    /// spaces between quotation marks (`next_arg()` in lib/cmdline.c).
+    fn parameters(&self) -> OsString {
+        let mut text = Vec::new();
+        for parameter in &self.parameters {
+            let bytes = parameter.as_encoded_bytes();
+            let equals = bytes.iter().position(|b| *b == b'=');
+            let (name, value) = bytes.split_at(equals.map_or(bytes.len(), |at| at + 1));
+            let quote: &[u8] = match value.iter().any(u8::is_ascii_whitespace) {
+                true => b"\"",
+                false => b"",
+            };
+            if !text.is_empty() {
+                text.push(b' ');
+            }
+            text.extend([name, quote, value, quote].concat());
+        }
+        OsString::from_vec(text)
+    }
 }
 
 /// Exit statuses of the lab's own, beside the command's.
@@ -81,6 +114,8 @@ enum End {
     Command { status: i32, taint: u64 },
     /// It could not be run.
     Failed { what: String, status: i32 },
+    /// The kernel refused one of the module files.
+    Refused { file: usize, what: String },
     /// A signal to this process ended the guest.
     Signal(i32),
     /// The guest ended without a word.
@@ -114,9 +149,8 @@ impl Session {
         job.write(&file).map_err(Error::file("write", file))?;
         // By way of a link, for the kernel's command line ends at spaces.
         let link = folder.path().join("init");
-        let program =
-            std::env::current_exe().map_err(Error::file("find", "the running program"))?;
-        std::os::unix::fs::symlink(program, &link).map_err(Error::file("create", link))?;
+        std::os::unix::fs::symlink(job.program.path(), &link)
+            .map_err(Error::file("create", link))?;
 
         // Before the guest starts, so that a signal in between is not lost.
         let (events, inbox) = mpsc::channel();
@@ -137,7 +171,7 @@ impl Session {
         let end = self.converse(channel, output, events, &inbox);
 
         match end {
-            Ok(End::Command { .. } | End::Failed { .. } | End::Died) => {
+            Ok(End::Command { .. } | End::Failed { .. } | End::Refused { .. } | End::Died) => {
                 finish(&mut process, POWER_OFF_LIMIT)
             }
             _ => finish(&mut process, Duration::ZERO),
@@ -160,16 +194,20 @@ impl Session {
             }
             Ok(Text::from(dir))
         });
-        let module_files = self
-            .module_files
-            .iter()
-            .map(|f| absolute(f).map(Text::from));
+        let module_files = self.module_files.iter().map(|module| {
+            Ok(job::ModuleFile {
+                path: Text::from(absolute(&module.path)?),
+                parameters: Text::from(module.parameters()),
+            })
+        });
+        let program =
+            std::env::current_exe().map_err(Error::file("find", "the running program"))?;
         let current = std::env::current_dir().map_err(Error::file("find", "the current folder"))?;
         // The host's, where the guest's kernel does not say enough.
         let processors = folder.join("cpuinfo");
         let copied = kernel.flavor.backend == crate::backend::Backend::Uml
-            && std::fs::read("/proc/cpuinfo")
-                .and_then(|text| std::fs::write(&processors, text))
+            && std::fs::read_to_string("/proc/cpuinfo")
+                .and_then(|text| std::fs::write(&processors, cpuinfo(&text, self.cpus)))
                 .is_ok();
         Ok(Job {
             backend: kernel.flavor.backend,
@@ -178,6 +216,7 @@ impl Session {
             environment: environment(kernel),
             terminal: self.terminal.then(terminal::size),
             writable: writable.collect::<Result<_>>()?,
+            program: Text::from(program),
             processors: copied.then(|| Text::from(processors)),
             modules_folder: Text::from(&modules.folder),
             provider: provider.map(Plugin::from),
@@ -236,6 +275,10 @@ impl Session {
                 Ok(Event::Message(ToHost::Failed { what, status })) => {
                     return Ok(End::Failed { what, status });
                 }
+                Ok(Event::Message(ToHost::Refused { file, what })) => {
+                    let file = file as usize;
+                    return Ok(End::Refused { file, what });
+                }
                 Ok(Event::Message(_)) => {}
                 Ok(Event::Signal(signal)) => return Ok(End::Signal(signal)),
                 Ok(Event::OutputClosed(channel)) => return Ok(End::OutputClosed(channel)),
@@ -277,6 +320,11 @@ impl Session {
                 eprintln!("ferroce: {what}");
                 Ok(status)
             }
+            End::Refused { file, what } => {
+                let path = self.module_files.get(file).map(|f| f.path.clone());
+                let path = path.unwrap_or_default();
+                Err(Error::Refused { path, what })
+            }
             End::Signal(signal) => Ok(128 + signal),
             End::OutputClosed(channel) => {
                 // Not before: the guest has ended.
@@ -306,6 +354,31 @@ impl Session {
     }
 }
 
+/// The host's /proc/cpuinfo for a guest with `count` processors: as many blocks. Where the host has
+/// fewer, its last one is there again, with other numbers.
+fn cpuinfo(host: &str, count: u32) -> String {
+    let blocks: Vec<&str> = host
+        .split("\n\n")
+        .filter(|block| block.starts_with("processor"))
+        .collect();
+    let mut text = String::new();
+    for number in 0..count {
+        let block = blocks.get(number as usize).or(blocks.last());
+        let Some(block) = block else { break };
+        for line in block.lines() {
+            let name = line.split(':').next().unwrap_or_default();
+            match name.trim_end() {
+                "processor" => text += &format!("{name}: {number}"),
+                "siblings" | "cpu cores" => text += &format!("{name}: {count}"),
+                _ => text += line,
+            }
+            text.push('\n');
+        }
+        text.push('\n');
+    }
+    text
+}
+
 /// Our environment, for the guest's root.
 fn environment(kernel: &Kernel) -> Vec<(Text, Text)> {
     let mut all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
@@ -316,10 +389,17 @@ fn environment(kernel: &Kernel) -> Vec<(Text, Text)> {
     set("USER", "root".into());
     set("LOGNAME", "root".into());
     set("FERROCE_GUEST", kernel.flavor.name().into());
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    let mut path = OsString::from(guest::PROGRAMS);
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
     // Administrators' programs, which an ordinary user's PATH leaves out.
     path.push(":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin");
     set("PATH", path);
+    // An out-of-tree module's Makefile takes the architecture from `uname -m`, which is the same in
+    // User-Mode Linux as on the host.
+    for (name, value) in kernel.toolchain.module_environment(kernel.flavor) {
+        set(name, value.into());
+    }
     all.iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect()
@@ -515,5 +595,33 @@ impl Log {
         }
         let text = self.text.lock().unwrap_or_else(|e| e.into_inner());
         String::from_utf8_lossy(&text).replace('\r', "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_has_as_many_processors_in_cpuinfo_as_it_has() {
+        let host = "processor\t: 0\ncpu MHz\t\t: 2596.1\nsiblings\t: 2\n\n\
+                    processor\t: 1\ncpu MHz\t\t: 2100.0\nsiblings\t: 2\n\n";
+        assert_eq!(
+            cpuinfo(host, 1),
+            "processor\t: 0\ncpu MHz\t\t: 2596.1\nsiblings\t: 1\n\n"
+        );
+        assert_eq!(cpuinfo(host, 2), host);
+        let three = cpuinfo(host, 3);
+        assert_eq!(three.matches("cpu MHz\t\t: 2100.0").count(), 2);
+        assert!(three.contains("processor\t: 2\n"), "{three}");
+    }
+
+    #[test]
+    fn a_parameter_with_spaces_is_quoted_for_the_kernel() {
+        let module = ModuleFile {
+            path: "hello.ko".into(),
+            parameters: ["name=Ada Lovelace".into(), "poll=0".into()].to_vec(),
+        };
+        assert_eq!(module.parameters(), "name=\"Ada Lovelace\" poll=0");
     }
 }

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use ferroce_lab::backend::{Backend, Flavor};
 use ferroce_lab::prerequisites::Install;
@@ -239,6 +241,10 @@ pub enum Lab {
     /// modules are there for `modprobe`, the examples hello, greeter and
     /// visitor among them. Ctrl-C ends the guest.
     ///
+    /// `ferroce` is a command in the guest, too. `make` builds modules for the
+    /// guest's kernel there, whose folder is /lib/modules/$(uname -r)/build.
+    /// There is no network to the outside.
+    ///
     /// Exit status: the command's own; or
     ///    99  if the kernel reported an oops, a panic, a warning, or what
     ///        lockdep, KASAN or another checker found; the report is printed
@@ -328,12 +334,15 @@ pub struct Machine {
     /// End the guest after this many seconds
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,
-    /// Let changes in this folder through to this machine; may be given again
+    /// Make this folder writable: changes in it persist; may be given again
     #[arg(long, value_name = "DIR")]
     pub rw: Vec<PathBuf>,
-    /// Load this module file first; may be given again
-    #[arg(long, value_name = "FILE")]
-    pub module: Vec<PathBuf>,
+    /// Load this module first, or all of a folder; may be given again
+    ///
+    /// Its parameters follow: `--module ./x.ko name=Ada count=3`. For those of a
+    /// folder with several modules: `--module ./modules x.name=Ada`.
+    #[arg(long, value_name = "FILE|DIR", value_parser = OsStringValueParser::new().map(ModuleArg::split))]
+    pub module: Vec<ModuleArg>,
     /// Show the kernel's log as it comes
     #[arg(long)]
     pub kernel_log: bool,
@@ -354,7 +363,15 @@ pub struct Run {
     pub machine: Machine,
     /// The command, and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<OsString>,
+    command: Vec<OsString>,
+}
+
+impl Run {
+    /// The command, with its arguments as they were given.
+    pub fn command(&self) -> Vec<OsString> {
+        let words = self.command.iter();
+        words.flat_map(|word| unjoined(word)).collect()
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -370,13 +387,84 @@ pub struct Clean {
     pub all: bool,
 }
 
+/// A module to load in a guest: a file, or a folder of them.
+#[derive(Debug, Clone)]
+pub struct ModuleArg {
+    pub path: PathBuf,
+    /// Each NAME=VALUE.
+    pub parameters: Vec<OsString>,
+}
+
+impl ModuleArg {
+    fn split(joined: OsString) -> Self {
+        let mut words = unjoined(&joined);
+        Self {
+            path: words.next().unwrap_or_default().into(),
+            parameters: words.collect(),
+        }
+    }
+}
+
+/// Parses the command line, and ends the program if it is wrong.
+pub fn parse() -> Args {
+    Args::parse_from(joined(std::env::args_os()))
+}
+
+/// A byte that no argument of a program has.
+const JOINT: u8 = 0;
+
+/// Makes one argument of a `--module`'s file and the parameters that follow. For clap either all that
+/// follows is an option's, or just one argument; but of `--module x.ko a=1 dmesg` the last is the command.
+fn joined(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut args = args.peekable();
+    while let Some(arg) = args.next() {
+        let option = arg.clone();
+        joined.push(arg);
+        if option == "--" {
+            break;
+        }
+        let mut file = match option {
+            _ if option == "--module" => args.next(),
+            _ if option.as_bytes().starts_with(b"--module=") => joined.pop(),
+            _ => None,
+        };
+        if let Some(file) = &mut file {
+            while let Some(parameter) = args.next_if(|arg| is_parameter(arg)) {
+                file.push(OsStr::from_bytes(&[JOINT]));
+                file.push(parameter);
+            }
+        }
+        joined.extend(file);
+    }
+    joined.extend(args);
+    joined
+}
+
+/// What [`joined`] has made one.
+fn unjoined(word: &OsStr) -> impl Iterator<Item = OsString> {
+    let parts = word.as_bytes().split(|byte| *byte == JOINT);
+    parts.map(|part| OsString::from_vec(part.to_vec()))
+}
+
+/// NAME=VALUE.
+fn is_parameter(arg: &OsStr) -> bool {
+    let mut parts = arg.as_bytes().splitn(2, |byte| *byte == b'=');
+    let name = parts.next().unwrap_or_default();
+    let of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.-".contains(byte);
+    let begins = name
+        .first()
+        .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    begins && name.iter().all(of_name) && parts.next().is_some()
+}
+
 /// The least memory that the kernel, its modules and a command fit in.
 const LEAST_MEMORY: u64 = 128 << 20;
 
 fn memory(text: &str) -> Result<u64, String> {
-    let example = "give a size such as 512M or 4G";
+    let example = "give one such as 512M or 4G";
     let size = parse_size::Config::new().with_binary().parse_size(text);
-    let size = size.map_err(|e| format!("{e}: {example}"))?;
+    let size = size.map_err(|_| format!("that is no size: {example}"))?;
     match size {
         LEAST_MEMORY.. => Ok(size),
         _ => Err(format!(
@@ -409,7 +497,43 @@ mod tests {
     fn sizes_are_binary_and_too_small_ones_are_refused() {
         assert_eq!(memory("512M"), Ok(512 << 20));
         assert!(memory("3").unwrap_err().contains("512M"));
-        assert!(memory("lots").unwrap_err().contains("512M"));
+        for text in ["banana", "", "-1", "5X", "1M2"] {
+            let error = memory(text).unwrap_err();
+            assert_eq!(error, "that is no size: give one such as 512M or 4G");
+        }
+    }
+
+    fn words(text: &str) -> impl Iterator<Item = OsString> + '_ {
+        text.split_whitespace().map(OsString::from)
+    }
+
+    #[test]
+    fn what_follows_a_module_are_its_parameters() {
+        let line = "ferroce lab run --module ./x.ko a=1 b_c= --module=y.ko --cpus 1 sh -c d=2";
+        let args = Args::try_parse_from(joined(words(line))).unwrap();
+        let Command::Lab(Lab::Run(run)) = args.command else {
+            panic!("{args:?}")
+        };
+        let modules: Vec<_> = run.machine.module.iter().collect();
+        assert_eq!(modules[0].path, PathBuf::from("./x.ko"));
+        assert_eq!(modules[0].parameters, ["a=1", "b_c="]);
+        assert_eq!(modules[1].path, PathBuf::from("y.ko"));
+        assert!(modules[1].parameters.is_empty());
+        assert_eq!(run.command(), ["sh", "-c", "d=2"]);
+    }
+
+    #[test]
+    fn the_command_keeps_its_own_arguments() {
+        for command in ["sh --module x a=1", "a=1 --module x a=1"] {
+            for before in ["ferroce lab run ", "ferroce lab run -- "] {
+                let line = format!("{before}{command}");
+                let args = Args::try_parse_from(joined(words(&line))).unwrap();
+                let Command::Lab(Lab::Run(run)) = args.command else {
+                    panic!("{args:?}")
+                };
+                assert_eq!(run.command(), words(command).collect::<Vec<_>>());
+            }
+        }
     }
 
     #[test]

@@ -13,14 +13,12 @@ mod trace;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use args::{Args, Command};
+use args::Command;
 
 fn main() -> ExitCode {
     ferroce_lab::guest::enter();
     // A closed pipe is an error that is handled where it occurs.
-    let command = Args::parse().command;
+    let command = args::parse().command;
     let failed = match command {
         Command::Demo(_) | Command::Lab(_) => ferroce_lab::session::status::LAB as u8,
         _ => 1,

@@ -11,7 +11,6 @@
 
 use kernel::prelude::*;
 
-#[path = "../string_param.rs"]
 mod string_param;
 use string_param::string_param;
 

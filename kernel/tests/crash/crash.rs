@@ -24,7 +24,7 @@ use kernel::{
     sync::{new_mutex, new_spinlock},
 };
 
-#[path = "../../examples/string_param.rs"]
+#[path = "../../examples/hello/string_param.rs"]
 mod string_param;
 use string_param::string_param;
 

@@ -18,7 +18,7 @@ use kernel::{error::to_result, prelude::*, str::CStrExt, types::Opaque};
 
 #[path = "../../rdma/bindings.rs"]
 mod bindings;
-#[path = "../../examples/string_param.rs"]
+#[path = "../../examples/hello/string_param.rs"]
 mod string_param;
 use string_param::string_param;
 

@@ -85,16 +85,11 @@ fn spawn(job: &Job) -> Result<(Child, Streams), Failure> {
                 job.folder.path().display()
             )),
             // The statuses that a shell has for the same.
-            io::ErrorKind::NotFound => Failure {
-                what: format!(
-                    "there is no command {name} in the guest, whose files are this host's"
-                ),
-                status: 127,
-            },
-            _ => Failure {
-                what: format!("cannot run {name}: {e}"),
-                status: 126,
-            },
+            io::ErrorKind::NotFound => Failure::command(
+                format!("there is no command {name} in the guest, whose files are this host's"),
+                127,
+            ),
+            _ => Failure::command(format!("cannot run {name}: {e}"), 126),
         }
     })?;
     Ok((child, streams))

@@ -18,6 +18,9 @@ use crate::job::Job;
 /// before anything else is mounted there.
 const STAGE: &str = "/proc";
 
+/// Where the guest has the programs that are not the host's.
+pub const PROGRAMS: &str = "/run/ferroce/bin";
+
 /// Makes the guest's root, and changes into it.
 pub fn lay_out(job: &Job) -> Result<(), String> {
     attach(
@@ -51,6 +54,7 @@ pub fn lay_out(job: &Job) -> Result<(), String> {
     for (place, folder) in job.writable.iter().enumerate() {
         writable(job.backend, &folder.path(), place)?;
     }
+    program(&job.program.path())?;
     modules_folder(&job.modules_folder.path())?;
     if let Some(plugin) = &job.provider {
         let installed = plugin.provider().install(Path::new("/"), |_| ());
@@ -134,6 +138,13 @@ fn writable(backend: Backend, folder: &Path, place: usize) -> Result<(), String>
             attach(&tag, c"9p", &text, MountFlags::empty(), Some(options))
         }
     }
+}
+
+/// Has commands find this program as `ferroce`, in a folder that their `PATH` begins with.
+fn program(program: &Path) -> Result<(), String> {
+    create(PROGRAMS)?;
+    let link = format!("{PROGRAMS}/ferroce");
+    symlink(program, &link).map_err(|e| format!("cannot create {link} in the guest: {e}"))
 }
 
 /// Shows the guest's modules where `modprobe`, and the kernel itself, look.

@@ -9,6 +9,8 @@ mod command;
 mod files;
 mod modules;
 
+pub(crate) use files::PROGRAMS;
+
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -56,6 +58,8 @@ pub fn enter() {
 pub(crate) struct Failure {
     what: String,
     status: i32,
+    /// The module file that the kernel refused, by its place in the job.
+    refused: Option<u32>,
 }
 
 impl Failure {
@@ -64,6 +68,23 @@ impl Failure {
         Self {
             what: what.into(),
             status: 125,
+            refused: None,
+        }
+    }
+
+    /// The command does not run, and `status` is a shell's for that.
+    fn command(what: impl Into<String>, status: i32) -> Self {
+        Self {
+            status,
+            ..Self::lab(what)
+        }
+    }
+
+    fn message(self) -> ToHost {
+        let Self { what, status, .. } = self;
+        match self.refused {
+            Some(file) => ToHost::Refused { file, what },
+            None => ToHost::Failed { what, status },
         }
     }
 }
@@ -91,7 +112,7 @@ fn run(job: &Job) -> Result<(), String> {
                 taint: taint(),
             },
         ),
-        Err(Failure { what, status }) => send(&mut host, &ToHost::Failed { what, status }),
+        Err(failure) => send(&mut host, &failure.message()),
     }
 }
 

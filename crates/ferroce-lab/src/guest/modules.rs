@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Loads modules in the guest, and says why one would not load.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::OFlags;
 
 use super::Failure;
-use crate::job::Job;
+use crate::job::{Job, ModuleFile};
 
 /// Loads the modules that the job names, then its files.
 pub fn load(job: &Job) -> Result<(), Failure> {
@@ -30,16 +30,19 @@ pub fn load(job: &Job) -> Result<(), Failure> {
             )));
         }
     }
-    job.module_files
-        .iter()
-        .try_for_each(|file| load_file(&file.path()))
+    (0..)
+        .zip(&job.module_files)
+        .try_for_each(|(place, file)| load_file(place, file))
 }
 
-fn load_file(path: &Path) -> Result<(), Failure> {
+fn load_file(place: u32, module: &ModuleFile) -> Result<(), Failure> {
+    let path = &module.path.path();
+    let parameters = CString::new(module.parameters.os().into_encoded_bytes())
+        .map_err(|e| Failure::lab(format!("the parameters of {}: {e}", path.display())))?;
     let log = KernelLog::from_now();
     let file = File::open(path)
         .map_err(|e| Failure::lab(format!("cannot open {}: {e}", path.display())))?;
-    let Err(reason) = rustix::system::finit_module(&file, c"", 0) else {
+    let Err(reason) = rustix::system::finit_module(&file, &parameters, 0) else {
         return Ok(());
     };
     let mut what = format!("cannot load {}: {reason}", path.display());
@@ -50,7 +53,10 @@ fn load_file(path: &Path) -> Result<(), Failure> {
         what += ". The kernel's log says:";
         said.iter().for_each(|line| what += &format!("\n  {line}"));
     }
-    Err(Failure::lab(what))
+    Err(Failure {
+        refused: Some(place),
+        ..Failure::lab(what)
+    })
 }
 
 /// What the kernel logs from a point in time on.

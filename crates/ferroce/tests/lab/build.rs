@@ -54,8 +54,15 @@ fn yours(flavor: &Flavor) {
         .stderr
         .lines()
         .find_map(|line| line.trim_start().strip_prefix("Yours "));
-    let sources = copy_of_sources("// Yours.");
-    let module = sources.path().join("examples/hello");
+    // The example alone, as somebody would begin with.
+    let sources = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(kernel_dir().join("examples/hello"))
+        .arg(sources.path())
+        .status();
+    assert!(copied.unwrap().success());
+    let module = sources.path().join("hello");
     let make = line.expect("it is printed");
     ran(Command::new("sh").args(["-c", make]).current_dir(&module)).ends_with(0);
     let built = module.join("hello.ko");

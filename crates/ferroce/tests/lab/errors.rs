@@ -61,6 +61,10 @@ fn no_machine(_: &Flavor) {
         .ends_with(2)
         .says("too little for a guest")
         .says("512M");
+    ran(ferroce().args(["lab", "run", "--mem", "banana", "--", "true"]))
+        .ends_with(2)
+        .says("'banana'")
+        .says("that is no size: give one such as 512M or 4G");
     ran(ferroce().args(["lab", "run", "--cpus", "0", "--", "true"]))
         .ends_with(2)
         .says("1..=8");

@@ -206,8 +206,8 @@ fn code_models(flavor: &Flavor) {
         let hello = dir.path().join("hello");
         fs::create_dir(&hello).unwrap();
         fs::copy(
-            sources.join("string_param.rs"),
-            dir.path().join("string_param.rs"),
+            sources.join("hello/string_param.rs"),
+            hello.join("string_param.rs"),
         )
         .unwrap();
         fs::copy(sources.join("hello/hello.rs"), hello.join("hello.rs")).unwrap();

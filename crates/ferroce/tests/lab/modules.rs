@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The example modules in a guest, and the kernel's reports of broken ones.
 
-use crate::support::{ran, Flavor, Ran, Test, UML};
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::{ferroce, ran, Flavor, Ran, Test, UML};
 
 pub const TESTS: &[Test] = &[
     ("hello greets by name on load and on unload", hello),
@@ -28,6 +31,19 @@ pub const TESTS: &[Test] = &[
         "a warning fails the run with 99, whatever the command says",
         warn,
     ),
+    ("--module takes the module's parameters", parameters),
+    (
+        "--module DIR loads a folder's modules in the order that they need",
+        folder,
+    ),
+    (
+        "a --module that is refused is told with what module check says",
+        refused,
+    ),
+    (
+        "in the guest a classic Makefile builds modules in C and in Rust",
+        classic_makefile,
+    ),
     ("a panic fails the run with 99", bug),
     ("a crash that nobody knows is refused", crash_unknown),
 ];
@@ -36,6 +52,10 @@ pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: the examples load and unload with nothing to report",
         examples_are_clean,
+    ),
+    (
+        "debug: a module for the other kernel is warned of",
+        for_uml_without_debug,
     ),
     ("debug: KASAN finds a use after free", use_after_free),
     ("debug: KASAN finds an access out of bounds", out_of_bounds),
@@ -59,6 +79,10 @@ pub const QEMU_DEBUG_TESTS: &[Test] = &[
 ];
 
 pub const QEMU_TESTS: &[Test] = &[
+    (
+        "qemu: a module for User-Mode Linux is said to be for another kernel",
+        for_uml,
+    ),
     ("qemu: hello greets by name on load and on unload", hello),
     (
         "qemu: importing first is refused with Unknown symbol",
@@ -87,6 +111,156 @@ fn hello(flavor: &Flavor) {
         .map(|l| l.split_once("] ").unwrap().1)
         .collect();
     assert_eq!(lines, ["hello: hello, Ada", "hello: goodbye, Ada"]);
+}
+
+/// The folder with the modules that the lab has built for a kernel.
+fn built_for(flavor: &Flavor) -> PathBuf {
+    let built = ran(ferroce().args(["lab", "build"]).args(flavor.args)).ends_with(0);
+    let mut lines = built.stderr.lines().map(str::trim_start);
+    let folder = lines.find_map(|line| line.strip_prefix("Modules "));
+    folder.expect("it names the folder").into()
+}
+
+/// Copies of some of them in a folder of their own.
+fn copies(flavor: &Flavor, names: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in names {
+        fs::copy(built_for(flavor).join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+fn parameters(flavor: &Flavor) {
+    let dir = copies(flavor, &["hello.ko"]);
+    let ko = dir.path().join("hello.ko");
+    let (ko, dir) = (ko.to_str().unwrap(), dir.path().to_str().unwrap());
+    for module in [ko, dir] {
+        ran(flavor
+            .lab(&["--module", module, "name=Ada Lovelace"])
+            .arg("dmesg"))
+        .ends_with(0)
+        .prints("hello: hello, Ada Lovelace\n");
+    }
+    // The kernel does not refuse what it does not know.
+    ran(flavor.lab(&["--module", ko, "height=3"]).arg("dmesg"))
+        .ends_with(0)
+        .prints("hello: unknown parameter 'height' ignored");
+}
+
+fn folder(flavor: &Flavor) {
+    // Not in the order of the names.
+    let dir = copies(flavor, &["greeter.ko", "hello.ko", "visitor.ko"]);
+    fs::rename(dir.path().join("visitor.ko"), dir.path().join("a.ko")).unwrap();
+    let dir_name = dir.path().to_str().unwrap();
+    ran(flavor
+        .lab(&["--module", dir_name, "hello.name=Ada"])
+        .arg("dmesg"))
+    .ends_with(0)
+    .prints("hello: hello, Ada")
+    .prints("visitor: I am visitor number 1");
+    ran(flavor.lab(&["--module", dir_name, "name=Ada"]).arg("dmesg"))
+        .ends_with(125)
+        .says("MODULE.name=Ada");
+    let empty = tempfile::tempdir().unwrap();
+    ran(flavor
+        .lab(&["--module", empty.path().to_str().unwrap()])
+        .arg("dmesg"))
+    .ends_with(125)
+    .says("there is no module (*.ko)");
+}
+
+fn refused(flavor: &Flavor) {
+    let dir = copies(flavor, &["hello.ko", "visitor.ko"]);
+    let hello = dir.path().join("hello.ko");
+    let hello = hello.to_str().unwrap();
+    ran(flavor.lab(&["--module", hello, "name="]).arg("true"))
+        .ends_with(125)
+        .says("hello: `name` is empty")
+        .says("finds nothing to refuse: its own init did");
+    let long = format!("name={}", "a".repeat(40));
+    ran(flavor.lab(&["--module", hello, &long]).arg("true"))
+        .ends_with(125)
+        .says("`ferroce module check` says why:")
+        .says("  - init: ");
+    let visitor = dir.path().join("visitor.ko");
+    ran(flavor
+        .lab(&["--module", visitor.to_str().unwrap()])
+        .arg("true"))
+    .ends_with(125)
+    .says("It needs greeter. Load first")
+    .says("updates/greeter.ko");
+    // The kernel's own reason is that of a module for another processor.
+    let mut bytes = fs::read(hello).unwrap();
+    bytes[18] = 183; // e_machine: EM_AARCH64
+    fs::write(hello, bytes).unwrap();
+    let ran = ran(flavor.lab(&["--module", hello]).arg("true"))
+        .ends_with(125)
+        .says("built for another kernel (this is Linux 7.2.")
+        .says("copy and check: ")
+        .says("arm64");
+    let ours = ran.stderr.split_once("`ferroce module check`").unwrap().1;
+    assert!(ours.lines().all(|line| line.len() <= 80), "{ours}");
+}
+
+fn for_uml(flavor: &Flavor) {
+    let dir = copies(&UML, &["hello.ko"]);
+    let hello = dir.path().join("hello.ko");
+    ran(flavor
+        .lab(&["--module", hello.to_str().unwrap()])
+        .arg("true"))
+    .ends_with(125)
+    .says("built for another kernel (this is Linux 7.2.")
+    .says("struct module");
+}
+
+fn for_uml_without_debug(flavor: &Flavor) {
+    let dir = copies(&UML, &["hello.ko"]);
+    let hello = dir.path().join("hello.ko");
+    ran(flavor
+        .lab(&["--module", hello.to_str().unwrap()])
+        .arg("true"))
+    .ends_with(0)
+    .says("was built for another kernel (it was compiled by gcc, and this kernel by clang)");
+}
+
+fn classic_makefile(flavor: &Flavor) {
+    let script = r#"set -e
+mkdir /tmp/m; cd /tmp/m
+cat > Makefile <<'END'
+obj-m := mine.o minr.o
+KDIR ?= /lib/modules/$(shell uname -r)/build
+all:
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+END
+cat > mine.c <<'END'
+#include <linux/module.h>
+static int __init mine_init(void) { pr_info("mine: in C\n"); return 0; }
+module_init(mine_init);
+MODULE_DESCRIPTION("Mine");
+MODULE_LICENSE("GPL");
+END
+cat > minr.rs <<'END'
+//! Mine, in Rust.
+use kernel::prelude::*;
+module! { type: Minr, name: "minr", authors: ["Ada"], description: "Mine", license: "GPL", }
+struct Minr;
+impl kernel::Module for Minr {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        pr_info!("in Rust\n");
+        Ok(Minr)
+    }
+}
+END
+make
+insmod mine.ko
+insmod minr.ko
+dmesg
+"#;
+    flavor
+        .sh(script)
+        .ends_with(0)
+        .prints("mine: in C\n")
+        .prints("minr: in Rust\n");
 }
 
 fn hello_default(flavor: &Flavor) {

@@ -133,40 +133,29 @@ fn libfabric(flavor: &Flavor) {
     assert_eq!(printed.matches("done: ").count(), 2, "{printed}");
 }
 
-/// qperf's tests with verbs, each for a second.
+/// qperf's tests of RC, each for a second, connected by address: its other ones name no GRH, without which
+/// `ib_core` connects nothing on RoCE (IBTA A17.4.4), and fail on rdma_rxe as well.
 fn qperf(flavor: &Flavor) {
     let tests: &[&str] = match long() {
         true => &[
             "rc_lat",
             "rc_bw",
             "rc_bi_bw",
-            "uc_lat",
-            "uc_bw",
-            "ud_lat",
-            "ud_bw",
             "rc_rdma_read_lat",
             "rc_rdma_read_bw",
             "rc_rdma_write_lat",
             "rc_rdma_write_bw",
             "rc_rdma_write_poll_lat",
-            "uc_rdma_write_lat",
-            "uc_rdma_write_bw",
             "rc_compare_swap_mr",
             "rc_fetch_add_mr",
             "ver_rc_compare_swap",
             "ver_rc_fetch_add",
         ],
-        false => &[
-            "rc_lat",
-            "uc_bw",
-            "ud_lat",
-            "rc_rdma_write_bw",
-            "ver_rc_compare_swap",
-        ],
+        false => &["rc_lat", "rc_rdma_write_bw", "ver_rc_compare_swap"],
     };
     let script = format!(
         "server 19765 qperf; for test in {}; do \
-         timeout 60 qperf 10.0.0.1 -i fr0:1 -t 1 $test || {{ cat /tmp/server; exit 1; }}; \
+         timeout 60 qperf 10.0.0.1 -cm 1 -t 1 $test || {{ cat /tmp/server; exit 1; }}; \
          echo done: $test; done; kill $!; wait $! || :",
         tests.join(" ")
     );

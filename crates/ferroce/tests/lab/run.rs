@@ -32,6 +32,11 @@ pub const TESTS: &[Test] = &[
     ),
     ("--cpus and --mem are what the guest has", machine_size),
     (
+        "programs learn the processors' clock speed from /proc/cpuinfo",
+        clock_speed,
+    ),
+    ("ferroce is a command in the guest, and the same", itself),
+    (
         "--timeout ends the guest with 124 and shows the log",
         timeout,
     ),
@@ -233,6 +238,25 @@ fn machine_size(flavor: &Flavor) {
         (200 << 10..=300 << 10).contains(&numbers[1]),
         "{numbers:?} KiB"
     );
+}
+
+fn clock_speed(flavor: &Flavor) {
+    let script = "grep -c '^processor' /proc/cpuinfo; grep -c '^cpu MHz.*[1-9]' /proc/cpuinfo; \
+                  mkdir /tmp/root; mount --rbind / /tmp/root; \
+                  chroot /tmp/root grep -c '^cpu MHz' /proc/cpuinfo";
+    ran(flavor.lab(&["--cpus", "3"]).args(["sh", "-c", script]))
+        .ends_with(0)
+        .prints("3\n3\n3\n");
+}
+
+fn itself(flavor: &Flavor) {
+    let script = "command -v ferroce; ferroce link show; realpath $(command -v ferroce)";
+    let program = fs::canonicalize(ferroce().get_program()).unwrap();
+    flavor
+        .sh(script)
+        .ends_with(0)
+        .says("there are no RDMA devices")
+        .prints(program.to_str().unwrap());
 }
 
 fn timeout(flavor: &Flavor) {

@@ -33,6 +33,7 @@ pub const TESTS: &[Test] = &[
         "a multicast group has room for a few, and for more than one user",
         members,
     ),
+    ("the examples of programs with verbs run", examples),
 ];
 
 pub const DEBUG_TESTS: &[Test] = &[
@@ -121,4 +122,20 @@ fn limits(flavor: &Flavor, before: &str, how: &str) {
 
 fn members(flavor: &Flavor) {
     guest(flavor, "members.py", "fr0").prints("places are given back");
+}
+
+fn examples(flavor: &Flavor) {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let sources = examples.join("rdma_write");
+    let script = format!(
+        "gcc -Wall -Wextra -Werror -o /tmp/rdma_write {0}.c -libverbs && \
+         /tmp/rdma_write fr0 1 && /usr/bin/python3 {0}.py fr1 1 && ! /tmp/rdma_write fr2",
+        sources.display()
+    );
+    flavor
+        .sh(&with_devices(&script))
+        .ends_with(0)
+        .prints("fr0: 4096 bytes written by RDMA\n")
+        .prints("fr1: 4096 bytes written by RDMA\n")
+        .says("there is no device fr2");
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `ferroce lab`.
 
+mod modules;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,7 @@ use anyhow::{Context, Result};
 use ferroce_lab::backend::Flavor;
 use ferroce_lab::cache::Cache;
 use ferroce_lab::kernel::Kernel;
-use ferroce_lab::modules::{self, Modules};
+use ferroce_lab::modules::{lint, Modules};
 use ferroce_lab::prerequisites::{self, Purpose};
 use ferroce_lab::progress::note;
 use ferroce_lab::provider::Provider;
@@ -19,7 +21,7 @@ use crate::args::{Build, Clean, Lab, Machine, Setup};
 pub fn run(command: Lab) -> Result<i32> {
     match command {
         Lab::Build(args) => build(&args),
-        Lab::Run(args) => session(&args.machine, args.command.clone(), false),
+        Lab::Run(args) => session(&args.machine, args.command(), false),
         Lab::Shell(args) => shell(&args.machine),
         Lab::Clean(args) => clean(&args),
     }
@@ -90,7 +92,7 @@ fn build(args: &Build) -> Result<i32> {
     }
     let ready = Ready::ensure(&args.setup, flavor, &purposes)?;
     if args.clippy {
-        modules::lint(&ready.cache, &project(&args.setup)?, &ready.kernel)?;
+        lint(&ready.cache, &project(&args.setup)?, &ready.kernel)?;
         note("Checked", "the modules have no warnings");
         return Ok(0);
     }
@@ -113,10 +115,20 @@ fn build(args: &Build) -> Result<i32> {
         &format!(
             "make -C {} {} M=$PWD modules",
             kernel.dir.display(),
-            kernel.toolchain.make_arguments(flavor).join(" ")
+            module_variables(kernel)
         ),
     );
     Ok(0)
+}
+
+/// What make is to be told for a module, as a shell takes it.
+fn module_variables(kernel: &Kernel) -> String {
+    let variables = kernel.toolchain.module_environment(kernel.flavor);
+    let quoted = variables.iter().map(|(name, value)| {
+        let value = shell_words::quote(value);
+        format!("{name}={value}")
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<i32> {
@@ -126,15 +138,26 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<
         flavor,
         &[Purpose::Build(flavor), Purpose::Run(flavor)],
     )?;
-    ready.run(&Session {
+    let session = Session {
         command,
         cpus: machine.cpus,
         memory: machine.memory(),
         timeout: machine.timeout,
         writable: machine.rw.clone(),
-        module_files: machine.module.clone(),
+        module_files: ready.module_files(&machine.module)?,
         terminal,
         show_log: machine.kernel_log,
+    };
+    ready.run(&session).map_err(|error| {
+        let Some(ferroce_lab::Error::Refused { path, what }) = error.downcast_ref() else {
+            return error;
+        };
+        let file = session.module_files.iter().find(|file| file.path == *path);
+        let why = file.map(|file| ready.why_refused(file, what));
+        match why.filter(|why| !why.is_empty()) {
+            Some(why) => anyhow::anyhow!("{what}\n{why}"),
+            None => error,
+        }
     })
 }
 

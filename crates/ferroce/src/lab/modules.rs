@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The modules that `--module` names: which files, in which order, whether they
+//! were built for this kernel, and why the guest's kernel refused one.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use ferroce_kmod::check::{self, Finding, Reason, Request, Severity, Stage, Verdict};
+use ferroce_kmod::file::ModuleFile;
+use ferroce_kmod::info::Info;
+use ferroce_kmod::kernel::Kernel;
+use ferroce_kmod::linkage::name_of_path;
+use ferroce_lab::progress::note;
+use ferroce_lab::session;
+
+use super::Ready;
+use crate::args::ModuleArg;
+
+/// What lines are broken at.
+const WIDTH: usize = 80;
+
+impl Ready {
+    /// The files that a command line asks for, in the order to load them in.
+    pub fn module_files(&self, wanted: &[ModuleArg]) -> Result<Vec<session::ModuleFile>> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let kernel = self.as_checked()?;
+        let mut files = Vec::new();
+        for module in wanted {
+            match module.path.is_dir() {
+                true => files.extend(files_of_folder(&kernel, module)?),
+                false => files.push(session::ModuleFile {
+                    path: module.path.clone(),
+                    parameters: module.parameters.clone(),
+                }),
+            }
+        }
+        for file in &files {
+            if let Some(compilers) = other_compiler(&kernel, &file.path) {
+                note(
+                    "Warning",
+                    &format!(
+                        "{} was built for another kernel ({compilers}), and may crash this one",
+                        file.path.display()
+                    ),
+                );
+            }
+        }
+        Ok(files)
+    }
+
+    /// Why the guest's kernel refused a module, as `ferroce module check` has it. `said` is what the
+    /// kernel said.
+    pub fn why_refused(&self, file: &session::ModuleFile, said: &str) -> String {
+        let Ok(kernel) = self.as_checked() else {
+            return String::new();
+        };
+        let mut request = Request::new(&file.path);
+        for parameter in &file.parameters {
+            let text = parameter.to_string_lossy();
+            let (name, value) = text.split_once('=').unwrap_or((&text, ""));
+            let value = Some(value.to_owned());
+            request.params.push((name.to_owned(), value));
+        }
+        let report = check::check(&kernel, &[request]);
+        let asked = report.modules.iter().find(|module| module.asked_for);
+        let Some(module) = asked else {
+            return String::new();
+        };
+        match module.verdict() {
+            Verdict::Loads if said.contains("Unknown symbol") && !module.needs.is_empty() => {
+                let needed = report.modules.iter().filter(|m| !m.asked_for);
+                let needed = needed.map(|m| format!("\n  --module {}", m.path.display()));
+                return format!(
+                    "It needs {}. Load first what is not loaded yet of:{}",
+                    module.needs.join(", "),
+                    needed.collect::<String>()
+                );
+            }
+            Verdict::Loads => {
+                return "`ferroce module check` finds nothing to refuse: its own init did"
+                    .to_owned();
+            }
+            Verdict::Undecided => return String::new(),
+            Verdict::Refused => {}
+        }
+        let refusals = module.findings();
+        let refusals = refusals.filter(|(_, f)| f.severity == Severity::Refused);
+        let refusals: Vec<(Stage, &Finding)> = refusals.collect();
+        let foreign = [Reason::Machine, Reason::StructModule, Reason::Vermagic];
+        let mut out = String::new();
+        if refusals.iter().any(|(_, f)| foreign.contains(&f.reason)) {
+            out += &format!(
+                "It was built for another kernel (this is Linux {} for {}).\n",
+                self.kernel.release, self.kernel.flavor
+            );
+        }
+        out += "`ferroce module check` says why:";
+        for (stage, finding) in refusals {
+            let what = format!("{}: {}", stage.name(), finding.what);
+            out += &broken("\n  - ", "\n    ", &what);
+            if let Some(help) = &finding.help {
+                out += &broken("\n    > ", "\n      ", help);
+            }
+        }
+        out
+    }
+
+    /// The kernel, as the module tools know one.
+    fn as_checked(&self) -> Result<Kernel> {
+        Ok(Kernel::installed(&self.modules.folder)?)
+    }
+}
+
+/// The modules in a folder, those that others of them need first.
+fn files_of_folder(kernel: &Kernel, wanted: &ModuleArg) -> Result<Vec<session::ModuleFile>> {
+    let dir = &wanted.path;
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|x| x == "ko"));
+    paths.sort();
+    anyhow::ensure!(
+        !paths.is_empty(),
+        "--module {0}: there is no module (*.ko) in {0}; is it built?",
+        dir.display()
+    );
+    let requests: Vec<Request> = paths.iter().map(Request::new).collect();
+    let report = check::check(kernel, &requests);
+    let place = |path: &PathBuf| report.modules.iter().position(|m| m.path == *path);
+    paths.sort_by_key(place);
+    let mut files: Vec<session::ModuleFile> = paths
+        .into_iter()
+        .map(|path| session::ModuleFile {
+            path,
+            parameters: Vec::new(),
+        })
+        .collect();
+    for parameter in &wanted.parameters {
+        let (file, parameter) = recipient(&mut files, parameter, dir)?;
+        file.parameters.push(parameter);
+    }
+    Ok(files)
+}
+
+/// Which of a folder's modules a parameter is for: MODULE.NAME=VALUE, or NAME=VALUE of the only one.
+fn recipient<'a>(
+    files: &'a mut [session::ModuleFile],
+    parameter: &OsString,
+    dir: &Path,
+) -> Result<(&'a mut session::ModuleFile, OsString)> {
+    let text = parameter.to_string_lossy();
+    if let [file] = files {
+        return Ok((file, parameter.clone()));
+    }
+    let name = text.split('=').next().unwrap_or_default();
+    let module = name.split_once('.').map(|(module, _)| module);
+    let module = module.with_context(|| {
+        format!(
+            "--module {} {text}: say for which of its modules, as in MODULE.{text}",
+            dir.display()
+        )
+    })?;
+    let of = module.replace('-', "_");
+    let file = files.iter_mut().find(|f| name_of_path(&f.path) == of);
+    let file = file.with_context(|| {
+        format!(
+            "--module {0} {text}: there is no {module}.ko in {0}",
+            dir.display()
+        )
+    })?;
+    Ok((file, text[module.len() + 1..].into()))
+}
+
+/// Whether gcc compiled one of module and kernel, and clang the other: the lab's kernels to find bugs
+/// with are clang's, the others gcc's, and in all else a module of one looks like one of the other.
+fn other_compiler(kernel: &Kernel, path: &Path) -> Option<String> {
+    let config = kernel.config.as_ref()?;
+    let of_kernel = match config.is_set("CONFIG_CC_IS_CLANG") {
+        true => "clang",
+        false => "gcc",
+    };
+    let info = Info::of(&ModuleFile::read(path).ok()?).ok()?;
+    let has = |name| info.compilers.iter().any(|c| c.contains(name));
+    let of_module = match (has("GCC:"), has("clang")) {
+        (true, false) => "gcc",
+        (false, true) => "clang",
+        _ => return None,
+    };
+    (of_module != of_kernel)
+        .then(|| format!("it was compiled by {of_module}, and this kernel by {of_kernel}"))
+}
+
+/// A text broken to the width, with what its first line begins with, and what the others do.
+fn broken(first: &str, rest: &str, text: &str) -> String {
+    let mut out = first.to_owned();
+    let mut column = first.len();
+    for word in text.split_whitespace() {
+        if column > rest.len() && column + word.len() > WIDTH {
+            out.truncate(out.trim_end_matches(' ').len());
+            out += rest;
+            column = rest.len();
+        }
+        out += word;
+        out.push(' ');
+        column += word.len() + 1;
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_broken_at_the_width() {
+        let text = broken("\n  - ", "\n    ", &"word ".repeat(40));
+        assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
+        assert!(text
+            .lines()
+            .skip(2)
+            .all(|line| line.starts_with("    word")));
+    }
+
+    #[test]
+    fn a_parameter_for_a_folder_says_for_which_module() {
+        let file = |name: &str| session::ModuleFile {
+            path: name.into(),
+            parameters: Vec::new(),
+        };
+        let dir = Path::new("modules");
+        let mut two = [file("a.ko"), file("b-c.ko")];
+        let (found, parameter) = recipient(&mut two, &"b_c.n=1.5".into(), dir).unwrap();
+        assert_eq!(
+            (found.path.to_str(), parameter),
+            (Some("b-c.ko"), "n=1.5".into())
+        );
+        let error = recipient(&mut two, &"n=1".into(), dir).unwrap_err();
+        assert!(error.to_string().contains("MODULE.n=1"), "{error}");
+        assert!(recipient(&mut two, &"d.n=1".into(), dir).is_err());
+    }
+}
