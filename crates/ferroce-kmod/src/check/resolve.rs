@@ -405,13 +405,35 @@ impl Resolver<'_> {
     }
 }
 
-/// `verify_module_namespace()`: names, separated by commas, the last of which
-/// may end with an asterisk.
+/// `verify_module_namespace()`: names, separated by commas, each of which may
+/// end with an asterisk. Dashes are as good as underscores (`mod_strncmp()`).
 fn is_for(names: &str, module: &str) -> bool {
+    let module = module.replace('-', "_");
+    let names = names.replace('-', "_");
     names.split(',').any(|name| match name.strip_suffix('*') {
         Some(prefix) => module.starts_with(prefix),
         None => module == name,
     })
+}
+
+/// A symbol that the loader can give no address.
+fn no_address(module: &str, symbol: &Misplaced) -> Finding {
+    let Misplaced {
+        name,
+        section,
+        last,
+        ..
+    } = symbol;
+    if symbol.is_common() {
+        let what = format!("its symbol {name} is common: the loader gives such symbols no memory");
+        return Finding::refused(Reason::CommonSymbol, Errno::NOEXEC, what)
+            .says(format!("{module}: please compile with -fno-common"))
+            .help("compile with -fno-common, and define each variable once");
+    }
+    let what = format!("its symbol {name} is in section {section}, and the last one is {last}");
+    Finding::refused(Reason::SymbolSection, Errno::NOEXEC, what).says(format!(
+        "{module}: Symbol {name} has an invalid section index {section} (max {last})"
+    ))
 }
 
 fn gpl_only(linkage: &Linkage, import: &Import) -> Finding {
@@ -463,5 +485,13 @@ mod tests {
         assert!(is_for("kvm*", "kvm_amd"));
         assert!(!is_for("kvm", "kvm_amd"));
         assert!(!is_for("", "kvm"));
+    }
+
+    #[test]
+    fn a_module_namespace_takes_dashes_for_underscores() {
+        assert!(is_for("kvm-intel,kvm-amd", "kvm_amd"));
+        assert!(is_for("kvm_intel", "kvm-intel"));
+        assert!(is_for("baz-*", "baz_2"));
+        assert!(!is_for("kvm-intel", "kvm"));
     }
 }
