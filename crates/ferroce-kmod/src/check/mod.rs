@@ -109,6 +109,8 @@ pub enum Reason {
     BadParameter,
     /// A parameter is not the module's.
     UnknownParameter,
+    /// Two parameters have one name.
+    DuplicateParameter,
     /// It changes what the kernel is trusted for.
     Taint,
     /// It needs to be known that something is not known.

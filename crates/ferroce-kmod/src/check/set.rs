@@ -188,6 +188,7 @@ fn go_through(
     }
     let findings = report.stage(Stage::Init, init::summary(elf));
     init::check(elf, modinfo, linkage, params, findings);
+    init::check_sysfs(kernel, elf, modinfo, linkage, findings);
 }
 
 fn unreadable(error: &Error) -> Finding {
