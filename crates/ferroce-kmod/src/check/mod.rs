@@ -93,6 +93,10 @@ pub enum Reason {
     GplOnly,
     /// A symbol's namespace is not imported.
     Namespace,
+    /// A symbol is a common one (`-fcommon`).
+    CommonSymbol,
+    /// A symbol is in a section that is not there.
+    SymbolSection,
     /// A module that it needs does not load.
     Dependency,
     /// It exports a symbol that is there already.

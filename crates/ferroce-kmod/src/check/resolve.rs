@@ -10,7 +10,7 @@ use super::order::{order, Order};
 use super::set::{Examined, Set};
 use super::{Finding, ModuleReport, Reason, Severity, Stage, Verdict};
 use crate::kernel::{Kernel, Owner};
-use crate::linkage::{Export, Import, Linkage, Versions};
+use crate::linkage::{Export, Import, Linkage, Misplaced, Versions};
 
 /// For how many missing symbols similar ones are looked for: each is compared
 /// with all that the kernel exports.
@@ -168,7 +168,11 @@ impl Resolver<'_> {
                 )),
             );
         }
+        let mut misplaced = linkage.misplaced.iter().peekable();
         for import in &linkage.imports {
+            while let Some(symbol) = misplaced.next_if(|m| m.symbol < import.symbol) {
+                findings.push(no_address(module, symbol));
+            }
             let found = self.find(&import.name);
             let (export, owner) = match found {
                 Found::Kernel(export) => {
@@ -238,6 +242,7 @@ impl Resolver<'_> {
             }
             findings.extend(self.namespace(linkage, import, export));
         }
+        findings.extend(misplaced.map(|symbol| no_address(module, symbol)));
         for name in blockers {
             findings.push(Finding::refused(
                 Reason::Dependency,

@@ -194,6 +194,8 @@ fn go_through(
 fn unreadable(error: &Error) -> Finding {
     let errno = match error {
         Error::File { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
+        // What kmod's library returns.
+        Error::Compressed { .. } => Errno::INVAL,
         _ => Errno::NOEXEC,
     };
     Finding::refused(Reason::Unreadable, errno, error.to_string())

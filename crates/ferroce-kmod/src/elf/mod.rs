@@ -26,6 +26,10 @@ pub const THIS_MODULE: &str = ".gnu.linkonce.this_module";
 /// The section with data that each processor has a copy of.
 pub const PER_CPU: &str = ".data..percpu";
 
+/// The section index of symbols that live patches resolve
+/// (include/uapi/linux/elf.h).
+pub const SHN_LIVEPATCH: elf::SymbolSection = elf::SymbolSection(0xff20);
+
 /// A parsed module, which borrows the file's bytes.
 #[derive(Debug, Clone)]
 pub struct Elf<'a> {
