@@ -7,6 +7,7 @@
 
 mod copy;
 mod init;
+mod memory;
 mod order;
 mod place;
 mod relocate;

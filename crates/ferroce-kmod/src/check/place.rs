@@ -11,6 +11,10 @@ use crate::kernel::Kernel;
 use crate::layout::{Class, Layout};
 use crate::linkage::Linkage;
 
+/// The room for modules of an x86-64 kernel with KASLR (MODULES_LEN in
+/// asm/pgtable_64_types.h), and more than most machines have to give.
+const LARGEST: u64 = 1 << 30;
+
 /// The memory that it takes.
 pub fn summary(layout: &Layout) -> String {
     let pages = Class::ALL.iter().map(|class| (class, layout.pages(*class)));
@@ -29,7 +33,7 @@ pub fn summary(layout: &Layout) -> String {
 pub fn check(
     kernel: &Kernel,
     elf: &Elf,
-    layout: &Result<Layout, String>,
+    layout: &Layout,
     linkage: &Linkage,
     findings: &mut Vec<Finding>,
 ) {
@@ -59,7 +63,18 @@ pub fn check(
             ))
         }));
     }
-    if let Err(what) = layout {
-        findings.push(Finding::refused(Reason::Section, Errno::NOEXEC, what));
+    for class in Class::ALL {
+        let bytes = layout.size(class);
+        if bytes > LARGEST {
+            let what = format!(
+                "there are {bytes:#x} bytes of {}, and no memory for that",
+                class.name()
+            );
+            findings.push(Finding::refused(Reason::Section, Errno::NOMEM, what));
+        }
     }
+    findings.extend(layout.oddities().iter().map(|what| {
+        let what = format!("{what}; it does not look, and sections may overlap");
+        Finding::warning(Reason::Section, what)
+    }));
 }

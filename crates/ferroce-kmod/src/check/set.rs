@@ -130,7 +130,11 @@ pub fn examine_file(
     asked_for: bool,
 ) -> Examined {
     let mut report = empty_report(&file.path, asked_for);
-    let (module, signature) = signature::split(&file.bytes);
+    let (module, signature) = match copy::looks_at_signatures(kernel) {
+        // To such a kernel a signature is what follows a module.
+        Some(false) => (&file.bytes[..], Ok(None)),
+        _ => signature::split(&file.bytes),
+    };
     let elf = match Elf::parse(module) {
         Ok(elf) => elf,
         Err(reason) => {
@@ -173,7 +177,7 @@ fn go_through(
     copy::signature(kernel, signature, findings);
     copy::check(kernel, elf, modinfo, linkage, findings);
     let layout = Layout::of(elf, kernel.layout_options());
-    let summary = layout.as_ref().map(place::summary).unwrap_or_default();
+    let summary = place::summary(&layout);
     place::check(
         kernel,
         elf,
@@ -181,11 +185,9 @@ fn go_through(
         linkage,
         report.stage(Stage::Layout, summary),
     );
-    if let Ok(layout) = &layout {
-        let mut findings = Vec::new();
-        let summary = relocate::check(kernel, elf, layout, linkage, &mut findings);
-        *report.stage(Stage::Relocations, summary) = findings;
-    }
+    let mut findings = Vec::new();
+    let summary = relocate::check(kernel, elf, &layout, linkage, &mut findings);
+    *report.stage(Stage::Relocations, summary) = findings;
     let findings = report.stage(Stage::Init, init::summary(elf));
     init::check(elf, modinfo, linkage, params, findings);
     init::check_sysfs(kernel, elf, modinfo, linkage, findings);

@@ -112,7 +112,7 @@ impl Image {
             smp: false,
             ..Options::default()
         };
-        let layout = Layout::of(elf, options).map_err(malformed)?;
+        let layout = Layout::of(elf, options);
         if let Some(symbol) = crate::linkage::misplaced(elf).first() {
             return Err(malformed(match symbol.is_common() {
                 true => format!(
