@@ -182,9 +182,8 @@ impl Kernel {
             (Some(config), Some(release)) => config.vermagic(release),
             _ => None,
         };
-        if let Some(sample) = self.modules.sample().map(Path::to_owned) {
-            self.learn_from(&sample);
-        }
+        let own: Vec<PathBuf> = self.modules.own().map(Path::to_owned).collect();
+        own.iter().find_map(|path| self.learn_from(path));
     }
 }
 
