@@ -224,6 +224,18 @@ fn a_bomb_is_put_out() {
 }
 
 #[test]
+fn symbols_of_which_nothing_is_known_are_one_line() {
+    let file = ModuleFile::from_bytes("sample.ko", sample::module()).unwrap();
+    let report = check_bytes(&Kernel::default(), file);
+    let symbols = report.modules[0].findings();
+    let symbols: Vec<_> = symbols.filter(|(s, _)| *s == Stage::Symbols).collect();
+    let [(_, finding)] = symbols[..] else {
+        panic!("{symbols:#?}")
+    };
+    assert!(finding.what.contains("2 of the symbols"), "{finding:?}");
+}
+
+#[test]
 fn what_is_not_there_is_refused_as_the_kernel_would() {
     let report = check(&Kernel::default(), &[Request::new("/nowhere/x.ko")]);
     assert_eq!(report.verdict(), Verdict::Refused);
