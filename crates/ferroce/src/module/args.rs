@@ -48,6 +48,7 @@ pub enum Module {
     /// kernel's functions (printing, allocation, parameters). Its init and exit
     /// run in a child that can make no system call but to report. A module that
     /// needs a function without a stand-in is not run; the function is named.
+    /// --list shows those that have one.
     Exec(Exec),
 }
 
@@ -128,8 +129,12 @@ pub struct Log {
 #[derive(Debug, clap::Args)]
 pub struct Exec {
     /// Its file, for x86-64 or User-Mode Linux
-    pub file: PathBuf,
+    #[arg(required_unless_present = "list")]
+    pub file: Option<PathBuf>,
     /// Its parameters
     #[arg(value_name = "PARAM=VALUE")]
     pub params: Vec<String>,
+    /// List the functions and the data of the kernel that there are stand-ins for
+    #[arg(long, conflicts_with_all = ["file", "params"])]
+    pub list: bool,
 }
