@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::{Finding, Reason};
 use crate::arch::Arch;
-use crate::elf::Elf;
+use crate::elf::{Elf, THIS_MODULE};
 use crate::kernel::Kernel;
 use crate::layout::{Class, Layout};
 use crate::linkage::Linkage;
@@ -72,6 +72,16 @@ pub fn check(
             );
             findings.push(Finding::refused(Reason::Section, Errno::NOMEM, what));
         }
+    }
+    let module = elf.allocated(THIS_MODULE);
+    if let Some(place) = module.and_then(|s| layout.place(s.index))
+        && place.class != Class::Data
+    {
+        let what = format!(
+            "its struct module is to be in {}: the kernel writes to it, and may crash",
+            place.class.name()
+        );
+        findings.push(Finding::warning(Reason::Section, what));
     }
     findings.extend(layout.oddities().iter().map(|what| {
         let what = format!("{what}; it does not look, and sections may overlap");

@@ -9,8 +9,8 @@ use rustix::io::Errno;
 
 use super::memory::{Memory, Spot};
 use super::{Finding, Reason};
-use crate::arch::{Arch, Fit, Handling};
-use crate::elf::{Elf, Relocation, Section};
+use crate::arch::{Arch, Fit, Handling, Value};
+use crate::elf::{Elf, Relocation, Section, THIS_MODULE};
 use crate::kernel::Kernel;
 use crate::layout::Layout;
 use crate::linkage::Linkage;
@@ -31,6 +31,7 @@ enum Matter {
     OutOfPlace,
     Beside,
     NoSymbol,
+    NotAddress,
     NotZero,
     Refused,
     Cut,
@@ -121,14 +122,19 @@ fn apply(
     memory: &mut Memory,
 ) -> Vec<(Matter, Option<String>)> {
     let handling = elf.machine.handling(relocation.kind);
+    let mut matters = Vec::new();
+    // All that these have relocations for are pointers.
+    let pointers = target.is(THIS_MODULE) || target.is("__param");
+    if pointers && handling != Handling::Data(Value::Absolute, Fit::Any, 8) {
+        matters.push((Matter::NotAddress, None));
+    }
     let width = match handling {
         Handling::Unsupported => return vec![(Matter::Unsupported, None)],
-        Handling::Nothing => return Vec::new(),
+        Handling::Nothing => return matters,
         Handling::Data(_, _, width) => usize::from(width),
         Handling::Instruction => 4,
     };
     let symbol = elf.symbol(relocation.symbol);
-    let mut matters = Vec::new();
     if symbol.is_none() {
         matters.push((Matter::NoSymbol, None));
     }
@@ -257,6 +263,13 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
             format!(
                 "{name} is for a symbol that is not there ({at}): the kernel does not look, and \
                  takes what is behind the symbol table for one"
+            ),
+        ),
+        Matter::NotAddress => Finding::warning(
+            Reason::BadRelocation,
+            format!(
+                "{name} is where a pointer of 64 bits is to be ({at}): the kernel does not look, \
+                 and crashes when it follows what is there"
             ),
         ),
         Matter::NotZero => refused(
