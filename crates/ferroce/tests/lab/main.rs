@@ -21,6 +21,7 @@ mod install;
 mod link;
 mod loader;
 mod modules;
+mod mutants;
 mod run;
 mod strict;
 mod support;
@@ -87,6 +88,7 @@ fn trials() -> Vec<Trial> {
         (UML, install::TESTS),
         (UML, bench::TESTS),
         (UML, loader::TESTS),
+        (UML, mutants::TESTS),
         (UML, strict::TESTS),
         (UML, wire::TESTS),
         (UML, trace::TESTS),
