@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 /// is larger, or becomes larger as it is decompressed, is refused.
 pub const LARGEST: u64 = 256 << 20;
 
-/// More than decoding needs of any module that `xz -9` made (65 MiB).
-const XZ_MEMORY: u64 = 128 << 20;
+/// No limit, as in kmod: a dictionary may have up to 4 GiB (`xz --lzma2=dict=`),
+/// and of those only the pages are touched that data is decompressed to.
+const XZ_MEMORY: u64 = u64::MAX;
 
 /// The largest window that zstd frames of the kernel's build ask for is 8 MiB
 /// (`zstd -19`, scripts/Makefile.modinst); `--ultra` goes up to this.
@@ -53,24 +54,67 @@ impl Compression {
         }
     }
 
+    /// As insmod(8) and modprobe(8) do by kmod's library: several streams or
+    /// frames are one file. What follows them that is none is an error, but in
+    /// gzip data, where it is ignored (gzread() of zlib).
     fn decompress(self, bytes: &[u8]) -> io::Result<Vec<u8>> {
-        let limit = |reader: &mut dyn Read| read_limited(reader, LARGEST);
         match self {
-            Self::Gzip => limit(&mut flate2::read::MultiGzDecoder::new(bytes)),
+            Self::Gzip => gzip(bytes),
             Self::Xz => {
                 let stream = liblzma::stream::Stream::new_stream_decoder(
                     XZ_MEMORY,
                     liblzma::stream::CONCATENATED,
                 )?;
-                limit(&mut liblzma::read::XzDecoder::new_stream(bytes, stream))
+                let decoder = liblzma::read::XzDecoder::new_stream(bytes, stream);
+                read_limited(decoder, LARGEST)
             }
-            Self::Zstd => {
-                use ruzstd::decoding::StreamingDecoder;
-                let decoder = StreamingDecoder::new_with_max_window_size(bytes, ZSTD_WINDOW);
-                limit(&mut decoder.map_err(io::Error::other)?)
-            }
+            Self::Zstd => zstd(bytes),
         }
     }
+}
+
+/// All members of gzip data (RFC 1952, section 2.2).
+fn gzip(mut rest: &[u8]) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while Compression::of(rest) == Some(Compression::Gzip) {
+        let mut decoder = flate2::bufread::GzDecoder::new(rest);
+        append_limited(&mut decoder, &mut all)?;
+        rest = decoder.into_inner();
+    }
+    Ok(all)
+}
+
+/// All frames of zstd data (RFC 8878, section 3.1).
+fn zstd(mut rest: &[u8]) -> io::Result<Vec<u8>> {
+    use ruzstd::decoding::StreamingDecoder;
+    let mut all = Vec::new();
+    while !rest.is_empty() {
+        if let Some(after) = skippable(rest) {
+            rest = after.ok_or(io::ErrorKind::UnexpectedEof)?;
+            continue;
+        }
+        let decoder = StreamingDecoder::new_with_max_window_size(&mut rest, ZSTD_WINDOW);
+        let mut decoder = decoder.map_err(io::Error::other)?;
+        append_limited(&mut decoder, &mut all)?;
+        let frame = decoder.into_frame_decoder();
+        let wanted = frame.get_checksum_from_data();
+        if wanted.is_some() && wanted != frame.get_calculated_checksum() {
+            return Err(io::Error::other("the checksum of a frame is wrong"));
+        }
+    }
+    Ok(all)
+}
+
+/// What follows a skippable frame (RFC 8878, section 3.1.2), if it is one:
+/// nothing inside of that where it is cut off.
+fn skippable(bytes: &[u8]) -> Option<Option<&[u8]>> {
+    const MAGIC: u32 = 0x184d_2a50;
+    let number = |bytes: &[u8]| Some(u32::from_le_bytes(*bytes.first_chunk()?));
+    if number(bytes)? & !0xf != MAGIC {
+        return None;
+    }
+    let after = number(&bytes[4..]).and_then(|size| bytes[8..].get(size as usize..));
+    Some(after)
 }
 
 /// A module's file in memory.
@@ -118,12 +162,23 @@ impl ModuleFile {
 /// Reads to the end, but never more than a limit.
 fn read_limited(reader: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    reader.take(limit + 1).read_to_end(&mut bytes)?;
+    read_more(reader, limit, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Adds what a reader has, up to [`LARGEST`] bytes with what is there.
+fn append_limited(reader: impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
+    read_more(reader, LARGEST, bytes)
+}
+
+fn read_more(reader: impl Read, limit: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let room = limit.saturating_sub(bytes.len() as u64);
+    reader.take(room + 1).read_to_end(bytes)?;
     if bytes.len() as u64 > limit {
         let what = format!("it is larger than {} MiB, which no module is", limit >> 20);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    Ok(bytes)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -173,10 +173,7 @@ impl Info {
         let elf = Elf::parse(module).map_err(Error::malformed(&file.path))?;
         let modinfo = Modinfo::of(&elf);
         let options = Options::default();
-        let layout = Layout::of(&elf, options).map_err(|what| Error::Malformed {
-            path: file.path.clone(),
-            reason: Malformed::new(0, "section headers", what),
-        })?;
+        let layout = Layout::of(&elf, options);
         let memory = Class::ALL.iter().map(|class| Memory {
             class: *class,
             bytes: layout.size(*class),

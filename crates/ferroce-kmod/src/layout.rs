@@ -105,26 +105,33 @@ pub struct Layout {
     sizes: [u64; 7],
     places: Vec<Option<Place>>,
     per_cpu: u64,
+    oddities: Vec<String>,
 }
 
 impl Layout {
-    /// Lays a module out. The error is a section that is too large or aligned
-    /// in a way that nothing can be.
-    pub fn of(elf: &Elf, options: Options) -> Result<Self, String> {
+    /// Lays a module out. The kernel does so whatever the section headers say.
+    pub fn of(elf: &Elf, options: Options) -> Self {
         let mut layout = Self {
             sizes: [0; 7],
             places: vec![None; elf.sections.len()],
             per_cpu: 0,
+            oddities: Vec::new(),
         };
         if options.smp {
             layout.per_cpu = elf.section(PER_CPU).map_or(0, |s| s.size());
         }
-        layout.lay_out_sections(elf, options, false)?;
-        layout.lay_out_sections(elf, options, true)?;
+        layout.lay_out_sections(elf, options, false);
+        layout.lay_out_sections(elf, options, true);
         if options.kallsyms {
-            layout.lay_out_symbols(elf, options)?;
+            layout.lay_out_symbols(elf, options);
         }
-        Ok(layout)
+        layout
+    }
+
+    /// Alignments and sizes that do not mean to the kernel what they say: there
+    /// may be less room for a section than it needs.
+    pub fn oddities(&self) -> &[String] {
+        &self.oddities
     }
 
     /// Bytes of a kind, before they are rounded up to pages.
@@ -167,7 +174,7 @@ impl Layout {
     }
 
     /// `__layout_sections()`.
-    fn lay_out_sections(&mut self, elf: &Elf, options: Options, init: bool) -> Result<(), String> {
+    fn lay_out_sections(&mut self, elf: &Elf, options: Options, init: bool) {
         const CORE: [Class; 4] = [Class::Text, Class::Rodata, Class::RoAfterInit, Class::Data];
         // There is no such thing as read-only after init in init.
         const INIT: [Class; 4] = [
@@ -177,19 +184,19 @@ impl Layout {
             Class::InitData,
         ];
         for (kind, class) in if init { INIT } else { CORE }.into_iter().enumerate() {
-            for section in &elf.sections {
+            // The loader takes SHF_ALLOC off the first, which is none.
+            for section in elf.sections.iter().skip(1) {
                 if self.places[section.index].is_none()
                     && Some(kind) == Self::kind(section, options)
                     && init == Self::is_init(section, options)
                 {
                     self.places[section.index] = Some(Place {
                         class,
-                        offset: self.append(class, section)?,
+                        offset: self.append(class, section),
                     });
                 }
             }
         }
-        Ok(())
     }
 
     /// Which of the kernel's four passes takes a section, by its flags as
@@ -224,11 +231,11 @@ impl Layout {
     }
 
     /// `layout_symtab()`: the whole table in init, and what stays in data.
-    fn lay_out_symbols(&mut self, elf: &Elf, options: Options) -> Result<(), String> {
+    fn lay_out_symbols(&mut self, elf: &Elf, options: Options) {
         // sizeof(struct mod_kallsyms), and its alignment.
         const KALLSYMS: (u64, u64) = (32, 8);
         let (symtab, strtab) = (elf.symtab(), elf.strtab());
-        let offset = self.append(Class::InitData, &symtab)?;
+        let offset = self.append(Class::InitData, &symtab);
         self.places[symtab.index] = Some(Place {
             class: Class::InitData,
             offset,
@@ -242,16 +249,15 @@ impl Layout {
             }
         }
         const SYMBOL: u64 = 24;
-        let start = align(self.size(Class::Data), symtab.align())?;
-        self.sizes[Class::Data as usize] = start + count * (SYMBOL + 1) + names;
-        let offset = self.append(Class::InitData, &strtab)?;
+        let start = align(self.size(Class::Data), symtab.align());
+        self.sizes[Class::Data as usize] = u64::from((start + count * (SYMBOL + 1) + names) as u32);
+        let offset = self.append(Class::InitData, &strtab);
         self.places[strtab.index] = Some(Place {
             class: Class::InitData,
             offset,
         });
-        let start = align(self.size(Class::InitData), KALLSYMS.1)?;
-        self.sizes[Class::InitData as usize] = start + KALLSYMS.0 + all;
-        Ok(())
+        let start = align(self.size(Class::InitData), KALLSYMS.1);
+        self.sizes[Class::InitData as usize] = u64::from((start + KALLSYMS.0 + all) as u32);
     }
 
     /// `is_core_symbol()`.
@@ -271,27 +277,42 @@ impl Layout {
     }
 
     /// `module_get_offset_and_type()`.
-    fn append(&mut self, class: Class, section: &Section) -> Result<u64, String> {
-        let total = &mut self.sizes[class as usize];
-        let offset = align(*total, section.align())
-            .map_err(|e| format!("section {}: {e}", section.name()))?;
-        // The kernel counts in `unsigned int`.
-        *total = offset
-            .checked_add(section.size())
-            .filter(|end| *end <= u64::from(u32::MAX))
-            .ok_or_else(|| {
-                let (name, size) = (section.name(), section.size());
-                format!("section {name} has {size:#x} bytes, more than the kernel can count")
-            })?;
-        Ok(offset)
+    fn append(&mut self, class: Class, section: &Section) -> u64 {
+        let (name, size, alignment) = (section.name(), section.size(), section.align());
+        if alignment != 0 && (!alignment.is_power_of_two() || alignment > u64::from(u32::MAX)) {
+            let what =
+                format!("section {name}: an alignment of {alignment:#x} is none to the kernel");
+            self.oddities.push(what);
+        }
+        let offset = align(self.size(class), alignment);
+        let end = offset.wrapping_add(size);
+        if size > u64::from(u32::MAX) || end > u64::from(u32::MAX) {
+            let what =
+                format!("section {name} has {size:#x} bytes, more than the kernel can count");
+            self.oddities.push(what);
+        }
+        // `unsigned int size` in struct module_memory.
+        self.sizes[class as usize] = u64::from(end as u32);
+        offset
     }
 }
 
-fn align(size: u64, align: u64) -> Result<u64, String> {
-    let align = align.max(1);
-    if !align.is_power_of_two() {
-        return Err(format!("an alignment of {align:#x} is no power of two"));
+/// `ALIGN()` of an `unsigned int`, whatever the alignment is.
+fn align(size: u64, align: u64) -> u64 {
+    let mask = (align.max(1) as u32).wrapping_sub(1);
+    u64::from((size as u32).wrapping_add(mask) & !mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alignment_is_what_the_kernels_sum_makes_of_it() {
+        assert_eq!(align(5, 0), 5);
+        assert_eq!(align(5, 8), 8);
+        // (5 + 2) & ~2, and (5 + 0xffffffff) & 0.
+        assert_eq!(align(5, 3), 5);
+        assert_eq!(align(5, 1 << 63), 0);
     }
-    size.checked_next_multiple_of(align)
-        .ok_or_else(|| format!("nothing can be aligned to {align:#x}"))
 }

@@ -22,6 +22,49 @@ pub struct Import {
     pub weak: bool,
     /// The checksum of its declaration that the module was built with.
     pub crc: Option<u32>,
+    /// Its place in the symbol table.
+    #[serde(skip)]
+    pub symbol: usize,
+}
+
+/// A symbol that the loader can give no address (`simplify_symbols()`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misplaced {
+    /// Its name.
+    pub name: String,
+    /// Its place in the symbol table.
+    pub symbol: usize,
+    /// `st_shndx`: SHN_COMMON, or a section that is not there.
+    pub section: u16,
+    /// The last section that is there.
+    pub last: usize,
+}
+
+impl Misplaced {
+    /// Whether it is common: a tentative definition, compiled with -fcommon.
+    pub fn is_common(&self) -> bool {
+        self.section == object::elf::SHN_COMMON.0
+    }
+}
+
+/// The symbols that the loader can give no address, in the order of the symbol
+/// table.
+pub fn misplaced(elf: &Elf) -> Vec<Misplaced> {
+    let misplaced = elf.symbols().skip(1).filter_map(|symbol| {
+        let section = symbol.shndx();
+        let fine = match object::elf::SymbolSection(section) {
+            object::elf::SHN_ABS | elf::SHN_LIVEPATCH => true,
+            object::elf::SHN_COMMON => symbol.name_bytes().starts_with(b"__gnu_lto"),
+            _ => usize::from(section) < elf.sections.len(),
+        };
+        (!fine).then(|| Misplaced {
+            name: symbol.name().into_owned(),
+            symbol: symbol.index,
+            section,
+            last: elf.sections.len() - 1,
+        })
+    });
+    misplaced.collect()
 }
 
 /// A symbol that is there for modules to take.
@@ -57,6 +100,9 @@ pub struct Linkage {
     pub name: String,
     /// What it takes, in the order of its symbol table.
     pub imports: Vec<Import>,
+    /// Its symbols that the loader can give no address.
+    #[serde(skip)]
+    pub misplaced: Vec<Misplaced>,
     /// What it offers.
     pub exports: Vec<Export>,
     /// The namespaces that it imports.
@@ -80,11 +126,13 @@ impl Linkage {
                 weak: symbol.is_weak(),
                 crc: crcs.get(name.as_str()).copied(),
                 name,
+                symbol: symbol.index,
             }
         });
         Self {
             name: module_name(elf, modinfo, path),
             imports: imports.collect(),
+            misplaced: misplaced(elf),
             exports: exports(elf),
             namespaces: modinfo.all("import_ns").map(str::to_owned).collect(),
             gpl_compatible: modinfo.is_gpl_compatible(),

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use ferroce_kmod::check::{check, check_bytes, Reason, Request, Stage, Verdict};
+use ferroce_kmod::exec::{exec, ExecError};
 use ferroce_kmod::file::{ModuleFile, LARGEST};
 use ferroce_kmod::info::Info;
 use ferroce_kmod::kernel::Kernel;
@@ -94,6 +95,120 @@ fn all_compressions_are_seen_through() {
     }
 }
 
+/// What insmod of kmod 30 does with each, in a guest.
+#[test]
+fn several_streams_are_one_file_and_what_follows_them_is_judged_by_format() {
+    let whole = sample::module();
+    let gzip = |data: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(data).unwrap();
+        gzip.finish().unwrap()
+    };
+    let xz = |data: &[u8]| {
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(data).unwrap();
+        xz.finish().unwrap()
+    };
+    let zstd = |data: &[u8]| {
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        ruzstd::encoding::compress_to_vec(data, level)
+    };
+    let skippable = b"\x50\x2a\x4d\x18\x04\0\0\0abcd";
+    let (first, second) = whole.split_at(whole.len() / 2);
+    for bytes in [
+        [gzip(first), gzip(second)].concat(),
+        [&gzip(&whole)[..], b"garbage"].concat(),
+        [&gzip(&whole)[..], &[0; 512]].concat(),
+        [xz(first), xz(second)].concat(),
+        [zstd(first), zstd(second)].concat(),
+        [&zstd(&whole)[..], skippable].concat(),
+        [&zstd(first)[..], skippable, &zstd(second)].concat(),
+    ] {
+        assert_eq!(look(&bytes).unwrap().size, whole.len() as u64);
+    }
+    for bytes in [
+        [&xz(&whole)[..], b"garbage"].concat(),
+        [&zstd(&whole)[..], b"garbage"].concat(),
+        [&zstd(&whole)[..], &skippable[..9]].concat(),
+        [&gzip(&whole)[..], &gzip(&whole)[..20]].concat(),
+    ] {
+        assert!(matches!(look(&bytes), Err(Error::Compressed { .. })));
+    }
+}
+
+#[test]
+fn an_xz_dictionary_may_be_larger_than_any_module() {
+    let mut options = liblzma::stream::LzmaOptions::new_preset(0).unwrap();
+    options.dict_size(1536 << 20);
+    let mut filters = liblzma::stream::Filters::new();
+    filters.lzma2(&options);
+    let stream =
+        liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32);
+    let whole = sample::module();
+    let mut xz = liblzma::write::XzEncoder::new_stream(Vec::new(), stream.unwrap());
+    xz.write_all(&whole).unwrap();
+    assert_eq!(
+        look(&xz.finish().unwrap()).unwrap().size,
+        whole.len() as u64
+    );
+}
+
+/// A symbol that is in no section: `st_shndx` of the symbol `level`.
+#[test]
+fn a_symbol_without_a_section_is_refused_at_symbols() {
+    for (shndx, reason, line) in [
+        (
+            0xfff2_u16,
+            Reason::CommonSymbol,
+            "sample: please compile with -fno-common",
+        ),
+        (
+            0xffff,
+            Reason::SymbolSection,
+            "sample: Symbol level has an invalid section index 65535 (max ",
+        ),
+        (
+            0xff00,
+            Reason::SymbolSection,
+            "sample: Symbol level has an invalid section index 65280 (max ",
+        ),
+    ] {
+        let mut module = sample::module();
+        set_shndx(&mut module, b"level", shndx);
+        let file = ModuleFile::from_bytes("sample.ko", module.clone()).unwrap();
+        let report = check_bytes(&Kernel::default(), file);
+        let refusal = report.modules[0]
+            .findings()
+            .find(|(_, f)| f.reason == reason);
+        let (stage, finding) = refusal.unwrap_or_else(|| panic!("{report:#?}"));
+        assert_eq!(stage, Stage::Symbols);
+        assert_eq!(finding.errno.as_deref(), Some("ENOEXEC"));
+        assert!(finding.kernel_says.as_deref().unwrap().starts_with(line));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sample.ko");
+        std::fs::write(&path, module).unwrap();
+        let error = exec(&path, &[]).unwrap_err();
+        assert!(matches!(error, ExecError::NotSimple(_)), "{error}");
+    }
+    // A live patch's symbols are resolved later.
+    let mut module = sample::module();
+    set_shndx(&mut module, b"level", 0xff20);
+    let file = ModuleFile::from_bytes("sample.ko", module).unwrap();
+    let report = check_bytes(&Kernel::default(), file);
+    let mut findings = report.modules[0].findings();
+    assert!(!findings.any(|(_, f)| f.reason == Reason::SymbolSection));
+}
+
+/// Changes `st_shndx` of the symbol of that name.
+fn set_shndx(module: &mut [u8], name: &[u8], shndx: u16) {
+    const ENTRY: usize = 24;
+    const SHNDX: usize = 6;
+    let elf = ferroce_kmod::elf::Elf::parse(module).unwrap();
+    let symbol = elf.symbols().find(|s| s.name_bytes() == name).unwrap();
+    let at = elf.symtab().offset() as usize + symbol.index * ENTRY + SHNDX;
+    module[at..at + 2].copy_from_slice(&shndx.to_le_bytes());
+}
+
 #[test]
 fn a_bomb_is_put_out() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -106,6 +221,18 @@ fn a_bomb_is_put_out() {
     assert!(bomb.len() < 1 << 20);
     let error = look(&bomb).unwrap_err();
     assert!(error.to_string().contains("larger than 256 MiB"), "{error}");
+}
+
+#[test]
+fn symbols_of_which_nothing_is_known_are_one_line() {
+    let file = ModuleFile::from_bytes("sample.ko", sample::module()).unwrap();
+    let report = check_bytes(&Kernel::default(), file);
+    let symbols = report.modules[0].findings();
+    let symbols: Vec<_> = symbols.filter(|(s, _)| *s == Stage::Symbols).collect();
+    let [(_, finding)] = symbols[..] else {
+        panic!("{symbols:#?}")
+    };
+    assert!(finding.what.contains("2 of the symbols"), "{finding:?}");
 }
 
 #[test]

@@ -46,10 +46,42 @@ impl Kernel {
     /// `project` is the folder with `config/` in it. The compilers must be there
     /// ([`crate::prerequisites::ensure`]).
     pub fn ensure(cache: &Cache, project: &Path, flavor: Flavor) -> Result<Self> {
+        let source = fetch::ensure(cache)?;
+        let (kernel, fragment) = Self::locate(cache, project, flavor, source)?;
+        if let Some(release) = kernel.whole() {
+            return Ok(Self { release, ..kernel });
+        }
+        let _lock = cache.lock(&kernel.name(), &format!("building the kernel for {flavor}"))?;
+        if let Some(release) = kernel.whole() {
+            return Ok(Self { release, ..kernel });
+        }
+        let release = kernel.build(cache, &fragment)?;
+        Ok(Self {
+            release,
+            built_now: true,
+            ..kernel
+        })
+    }
+
+    /// The same kernel, if it is in the cache already: nothing is built.
+    pub fn find(cache: &Cache, project: &Path, flavor: Flavor) -> Result<Option<Self>> {
+        let Some(source) = fetch::find(cache) else {
+            return Ok(None);
+        };
+        let (kernel, _) = Self::locate(cache, project, flavor, source)?;
+        let release = kernel.whole();
+        Ok(release.map(|release| Self { release, ..kernel }))
+    }
+
+    /// Where the kernel is in the cache, or is to be, and its configuration.
+    fn locate(
+        cache: &Cache,
+        project: &Path,
+        flavor: Flavor,
+        source: Source,
+    ) -> Result<(Self, String)> {
         let toolchain = Toolchain::find(cache, flavor)?;
         let fragment = fragment(project, flavor)?;
-        let source = fetch::ensure(cache)?;
-
         let mut hasher = Sha256::new();
         for part in [
             flavor.backend.arch(),
@@ -61,8 +93,9 @@ impl Kernel {
             hasher.update(part);
         }
         let key = &hex(&hasher.finalize())[..12];
-        let name = format!("{}-{key}", flavor.name());
-        let dir = cache.path("kernel").join(&name);
+        let dir = cache
+            .path("kernel")
+            .join(format!("{}-{key}", flavor.name()));
         let kernel = Self {
             flavor,
             source,
@@ -72,19 +105,7 @@ impl Kernel {
             built_now: false,
         };
 
-        if let Some(release) = kernel.whole() {
-            return Ok(Self { release, ..kernel });
-        }
-        let _lock = cache.lock(&name, &format!("building the kernel for {flavor}"))?;
-        if let Some(release) = kernel.whole() {
-            return Ok(Self { release, ..kernel });
-        }
-        let release = kernel.build(cache, &fragment)?;
-        Ok(Self {
-            release,
-            built_now: true,
-            ..kernel
-        })
+        Ok((kernel, fragment))
     }
 
     /// The kernel image.

@@ -78,10 +78,12 @@ impl Modules {
     ///
     /// `project` is the folder with the modules' sources.
     pub fn ensure(cache: &Cache, project: &Path, kernel: &Kernel) -> Result<Self> {
-        let key = &sources_key(project)?[..12];
+        let root = Self::locate(cache, project, kernel)?;
+        let (all, key) = (
+            root.parent().unwrap_or(&root),
+            root.file_name().unwrap_or_default(),
+        );
         let name = kernel.name();
-        let all = cache.path("modules").join(&name);
-        let root = all.join(key);
         let folder = root.join("lib/modules").join(&kernel.release);
         if Seal::check(&root, |_| true) == Found::Whole {
             return Ok(Self {
@@ -98,8 +100,8 @@ impl Modules {
         }
         let started = Instant::now();
         let built = build(&all.join("build"), project, kernel, &[])?;
-        install(&all, &root, kernel, &built)?;
-        remove_old(&all, key);
+        install(all, &root, kernel, &built)?;
+        remove_old(all, &key.to_string_lossy());
         note(
             "Built",
             &format!(
@@ -112,6 +114,19 @@ impl Modules {
             folder,
             built_now: true,
         })
+    }
+
+    /// The folder for /lib/modules/RELEASE, if they are in the cache already.
+    pub fn find(cache: &Cache, project: &Path, kernel: &Kernel) -> Result<Option<PathBuf>> {
+        let root = Self::locate(cache, project, kernel)?;
+        let whole = Seal::check(&root, |_| true) == Found::Whole;
+        Ok(whole.then(|| root.join("lib/modules").join(&kernel.release)))
+    }
+
+    /// Where they are in the cache, or are to be.
+    fn locate(cache: &Cache, project: &Path, kernel: &Kernel) -> Result<PathBuf> {
+        let key = &sources_key(project)?[..12];
+        Ok(cache.path("modules").join(kernel.name()).join(key))
     }
 }
 

@@ -270,6 +270,14 @@ pub struct Setup {
     pub kernel_dir: PathBuf,
 }
 
+/// The folder with the kernel modules' sources where no option names it.
+pub fn kernel_dir() -> PathBuf {
+    match std::env::var_os("FERROCE_KERNEL_DIR") {
+        Some(dir) => dir.into(),
+        None => concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernel").into(),
+    }
+}
+
 impl Setup {
     pub fn install(&self) -> Install {
         if self.no_install {

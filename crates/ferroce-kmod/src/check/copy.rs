@@ -20,6 +20,14 @@ pub fn summary(modinfo: &Modinfo) -> String {
     }
 }
 
+/// Whether a kernel has `module_sig_check()`, if that is known.
+pub fn looks_at_signatures(kernel: &Kernel) -> Option<bool> {
+    match kernel.running.as_ref() {
+        Some(running) => Some(running.sig_enforce.is_some()),
+        None => kernel.is_set("CONFIG_MODULE_SIG"),
+    }
+}
+
 /// `module_sig_check()`.
 pub fn signature(
     kernel: &Kernel,
@@ -34,11 +42,7 @@ pub fn signature(
                 .help("kernel.modules_disabled (sysctl) was set, and cannot be taken back"),
         );
     }
-    let looks = match running {
-        Some(running) => running.sig_enforce.is_some(),
-        None => kernel.is_set("CONFIG_MODULE_SIG").unwrap_or(false),
-    };
-    if !looks {
+    if looks_at_signatures(kernel) != Some(true) {
         return;
     }
     let enforced = kernel.is_set("CONFIG_MODULE_SIG_FORCE").unwrap_or(false)

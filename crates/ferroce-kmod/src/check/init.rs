@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Init: `parse_args()`, and then the module's own code.
 
+use std::collections::HashSet;
+
 use rustix::io::Errno;
 
 use super::{Finding, Reason};
 use crate::elf::{Elf, Symbol};
+use crate::kernel::Kernel;
 use crate::linkage::Linkage;
 use crate::modinfo::Modinfo;
 use crate::params;
@@ -83,6 +86,39 @@ pub fn check(
             ));
         }
     }
+}
+
+/// `mod_sysfs_setup()`: each parameter with permissions has a file of its name
+/// in /sys/module/NAME/parameters, and two of one name cannot be there.
+pub fn check_sysfs(
+    kernel: &Kernel,
+    elf: &Elf,
+    modinfo: &Modinfo,
+    linkage: &Linkage,
+    findings: &mut Vec<Finding>,
+) {
+    if kernel.is_set("CONFIG_SYSFS") == Some(false) {
+        return;
+    }
+    let mut names = HashSet::new();
+    let params = params::of(elf, modinfo);
+    let mut visible = params.iter().filter(|p| p.perm != 0);
+    // The kernel stops at the first.
+    let Some(twice) = visible.find(|p| !names.insert(p.name.as_str())) else {
+        return;
+    };
+    let (module, name) = (&linkage.name, &twice.name);
+    findings.push(
+        Finding::refused(
+            Reason::DuplicateParameter,
+            Errno::EXIST,
+            format!("it has two parameters {name}, and one file in sysfs for both"),
+        )
+        .says(format!(
+            "sysfs: cannot create duplicate filename '/module/{module}/parameters/{name}'"
+        ))
+        .help("rename one of them, or give it no permissions: module_param(name, type, 0)"),
+    );
 }
 
 /// The kernel says so, and loads the module.

@@ -7,6 +7,7 @@
 
 mod copy;
 mod init;
+mod memory;
 mod order;
 mod place;
 mod relocate;
@@ -93,6 +94,10 @@ pub enum Reason {
     GplOnly,
     /// A symbol's namespace is not imported.
     Namespace,
+    /// A symbol is a common one (`-fcommon`).
+    CommonSymbol,
+    /// A symbol is in a section that is not there.
+    SymbolSection,
     /// A module that it needs does not load.
     Dependency,
     /// It exports a symbol that is there already.
@@ -109,6 +114,8 @@ pub enum Reason {
     BadParameter,
     /// A parameter is not the module's.
     UnknownParameter,
+    /// Two parameters have one name.
+    DuplicateParameter,
     /// It changes what the kernel is trusted for.
     Taint,
     /// It needs to be known that something is not known.

@@ -6,10 +6,14 @@ use rustix::io::Errno;
 
 use super::{Finding, Reason};
 use crate::arch::Arch;
-use crate::elf::Elf;
+use crate::elf::{Elf, THIS_MODULE};
 use crate::kernel::Kernel;
 use crate::layout::{Class, Layout};
 use crate::linkage::Linkage;
+
+/// The room for modules of an x86-64 kernel with KASLR (MODULES_LEN in
+/// asm/pgtable_64_types.h), and more than most machines have to give.
+const LARGEST: u64 = 1 << 30;
 
 /// The memory that it takes.
 pub fn summary(layout: &Layout) -> String {
@@ -29,7 +33,7 @@ pub fn summary(layout: &Layout) -> String {
 pub fn check(
     kernel: &Kernel,
     elf: &Elf,
-    layout: &Result<Layout, String>,
+    layout: &Layout,
     linkage: &Linkage,
     findings: &mut Vec<Finding>,
 ) {
@@ -59,7 +63,28 @@ pub fn check(
             ))
         }));
     }
-    if let Err(what) = layout {
-        findings.push(Finding::refused(Reason::Section, Errno::NOEXEC, what));
+    for class in Class::ALL {
+        let bytes = layout.size(class);
+        if bytes > LARGEST {
+            let what = format!(
+                "there are {bytes:#x} bytes of {}, and no memory for that",
+                class.name()
+            );
+            findings.push(Finding::refused(Reason::Section, Errno::NOMEM, what));
+        }
     }
+    let module = elf.allocated(THIS_MODULE);
+    if let Some(place) = module.and_then(|s| layout.place(s.index))
+        && place.class != Class::Data
+    {
+        let what = format!(
+            "its struct module is to be in {}: the kernel writes to it, and may crash",
+            place.class.name()
+        );
+        findings.push(Finding::warning(Reason::Section, what));
+    }
+    findings.extend(layout.oddities().iter().map(|what| {
+        let what = format!("{what}; it does not look, and sections may overlap");
+        Finding::warning(Reason::Section, what)
+    }));
 }

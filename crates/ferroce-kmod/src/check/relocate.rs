@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use object::elf as abi;
 use rustix::io::Errno;
 
+use super::memory::{Memory, Spot};
 use super::{Finding, Reason};
-use crate::arch::{Arch, Fit, Handling};
-use crate::elf::{Elf, Relocation, RelocationSection};
+use crate::arch::{Arch, Fit, Handling, Value};
+use crate::elf::{Elf, Relocation, Section, THIS_MODULE};
 use crate::kernel::Kernel;
 use crate::layout::Layout;
 use crate::linkage::Linkage;
@@ -25,9 +26,12 @@ struct Case {
 /// What may be the matter with a relocation, in the order of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Matter {
+    WithoutAddend,
     Unsupported,
     OutOfPlace,
+    Beside,
     NoSymbol,
+    NotAddress,
     NotZero,
     Refused,
     Cut,
@@ -52,27 +56,43 @@ pub fn check(
     let mut kinds = BTreeMap::<u32, u64>::new();
     // In the order in which the loader meets them.
     let mut cases = Vec::<((Matter, u32), Case)>::new();
-    for section in elf.relocations() {
+    let mut memory = Memory::new(elf, layout);
+    for section in elf.relocation_sections() {
+        let target = section.target;
+        if !memory.has(&target) {
+            continue;
+        }
+        if section.section.kind() == abi::SHT_REL {
+            cases.push((
+                (Matter::WithoutAddend, 0),
+                Case {
+                    count: 1,
+                    place: section.section.name().into_owned(),
+                    symbol: String::new(),
+                    says: Some(format!(
+                        "module {}: REL relocation unsupported",
+                        linkage.name
+                    )),
+                },
+            ));
+        }
         for relocation in section.iter() {
             *kinds.entry(relocation.kind).or_default() += 1;
-            let handling = elf.machine.handling(relocation.kind);
-            let Some((matter, says)) =
-                judge(kernel, elf, layout, arch, &section, &relocation, handling)
-            else {
-                continue;
-            };
-            let key = (matter, relocation.kind);
-            match cases.iter_mut().find(|(k, _)| *k == key) {
-                Some((_, case)) => case.count += 1,
-                None => cases.push((
-                    key,
-                    Case {
-                        count: 1,
-                        place: format!("{}+{:#x}", section.target.name(), relocation.offset),
-                        symbol: symbol_name(elf, &relocation),
-                        says,
-                    },
-                )),
+            let matters = apply(kernel, elf, layout, arch, &target, &relocation, &mut memory);
+            for (matter, says) in matters {
+                let key = (matter, relocation.kind);
+                match cases.iter_mut().find(|(k, _)| *k == key) {
+                    Some((_, case)) => case.count += 1,
+                    None => cases.push((
+                        key,
+                        Case {
+                            count: 1,
+                            place: format!("{}+{:#x}", target.name(), relocation.offset),
+                            symbol: symbol_name(elf, &relocation),
+                            says,
+                        },
+                    )),
+                }
             }
         }
     }
@@ -90,62 +110,94 @@ pub fn check(
     }
 }
 
-/// What is the matter with one, and what the kernel logs that needs its numbers.
-fn judge(
+/// Applies one, and tells what is the matter with it, with what the kernel logs
+/// that needs its numbers.
+fn apply(
     kernel: &Kernel,
     elf: &Elf,
     layout: &Layout,
     arch: Arch,
-    section: &RelocationSection,
+    target: &Section,
     relocation: &Relocation,
-    handling: Handling,
-) -> Option<(Matter, Option<String>)> {
+    memory: &mut Memory,
+) -> Vec<(Matter, Option<String>)> {
+    let handling = elf.machine.handling(relocation.kind);
+    let mut matters = Vec::new();
+    // All that these have relocations for are pointers.
+    let pointers = target.is(THIS_MODULE) || target.is("__param");
+    if pointers && handling != Handling::Data(Value::Absolute, Fit::Any, 8) {
+        matters.push((Matter::NotAddress, None));
+    }
     let width = match handling {
-        Handling::Unsupported => return Some((Matter::Unsupported, None)),
-        Handling::Nothing => return None,
+        Handling::Unsupported => return vec![(Matter::Unsupported, None)],
+        Handling::Nothing => return matters,
         Handling::Data(_, _, width) => usize::from(width),
         Handling::Instruction => 4,
     };
-    let target = section.target;
-    let before = usize::try_from(relocation.offset).ok();
-    let before = before.and_then(|start| target.data().get(start..)?.get(..width));
-    let Some(before) = before else {
-        return Some((Matter::OutOfPlace, None));
-    };
-    let Some(symbol) = elf.symbol(relocation.symbol) else {
-        return Some((Matter::NoSymbol, None));
-    };
-    let Handling::Data(_, fit, _) = handling else {
-        return None;
-    };
-    // Only x86 asks for zeroes: "Invalid relocation target".
-    if arch != Arch::Arm64 && before.iter().any(|byte| *byte != 0) {
-        return Some((Matter::NotZero, None));
+    let symbol = elf.symbol(relocation.symbol);
+    if symbol.is_none() {
+        matters.push((Matter::NoSymbol, None));
     }
-    if fit == Fit::Any {
-        return None;
-    }
-    // The kernel's sums wrap.
-    let address = |section| Some(arch.module_base().wrapping_add(layout.address(section)?));
-    let value = match symbol.shndx() {
-        0 => kernel.address(&symbol.name())?,
-        index if index == abi::SHN_ABS.0 => symbol.value(),
-        index => address(index.into())?.wrapping_add(symbol.value()),
+    let number = number(kernel, elf, layout, arch, target, relocation);
+    let fit = match handling {
+        Handling::Data(_, fit, _) => fit,
+        _ => Fit::Any,
     };
-    let place = address(target.index)?.wrapping_add(relocation.offset);
-    let (number, fits) = handling.compute(value, relocation.addend, place)?;
-    if fits {
-        return None;
-    }
-    let kind = relocation.kind;
-    match (fit, arch) {
-        (Fit::Unchecked, _) => Some((Matter::Cut, None)),
-        (_, Arch::Arm64) => Some((Matter::Refused, None)),
-        _ => {
-            let line = format!("overflow in relocation type {kind} val {number:x}");
-            Some((Matter::Refused, Some(line)))
+    if let Some((number, false)) = number {
+        let kind = relocation.kind;
+        match (fit, arch) {
+            (Fit::Unchecked, _) => matters.push((Matter::Cut, None)),
+            (_, Arch::Arm64) => return vec![(Matter::Refused, None)],
+            _ => {
+                let line = format!("overflow in relocation type {kind} val {number:x}");
+                return vec![(Matter::Refused, Some(line))];
+            }
         }
     }
+    match memory.spot(target, relocation.offset, width as u64) {
+        Spot::Inside => {}
+        Spot::Beside => matters.push((Matter::Beside, None)),
+        Spot::Outside => {
+            matters.push((Matter::OutOfPlace, None));
+            return matters;
+        }
+    }
+    if let Some(bytes) = memory.at(target, relocation.offset, width) {
+        // Only x86 asks for zeroes: "Invalid relocation target".
+        if arch != Arch::Arm64 && bytes.iter().any(|byte| *byte != 0) {
+            matters.push((Matter::NotZero, None));
+            return matters;
+        }
+        // An address that is not known is not zero.
+        let number = number.map_or(u64::MAX, |(number, _)| number);
+        if matches!(handling, Handling::Data(..)) {
+            bytes.copy_from_slice(&number.to_le_bytes()[..width]);
+        }
+    }
+    matters
+}
+
+/// The number that is written, as far as the addresses are known, and whether
+/// it fits.
+fn number(
+    kernel: &Kernel,
+    elf: &Elf,
+    layout: &Layout,
+    arch: Arch,
+    target: &Section,
+    relocation: &Relocation,
+) -> Option<(u64, bool)> {
+    let symbol = elf.symbol(relocation.symbol)?;
+    // The kernel's sums wrap.
+    let address = |section| Some(arch.module_base().wrapping_add(layout.address(section)?));
+    let value = match abi::SymbolSection(symbol.shndx()) {
+        abi::SHN_UNDEF => kernel.address(&symbol.name())?,
+        abi::SHN_ABS => symbol.value(),
+        index => address(index.0.into())?.wrapping_add(symbol.value()),
+    };
+    let place = address(target.index)?.wrapping_add(relocation.offset);
+    let handling = elf.machine.handling(relocation.kind);
+    handling.compute(value, relocation.addend, place)
 }
 
 fn symbol_name(elf: &Elf, relocation: &Relocation) -> String {
@@ -172,6 +224,16 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
     };
     let refused = |reason, what: String| Finding::refused(reason, Errno::NOEXEC, what);
     match matter {
+        Matter::WithoutAddend => {
+            let what = format!(
+                "section {place} has relocations without addends (SHT_REL), which modules for {} \
+                 have none of",
+                arch.name()
+            );
+            let mut finding = refused(Reason::UnknownRelocation, what);
+            finding.kernel_says = says;
+            finding
+        }
         Matter::Unsupported => {
             let (why, help) = arch.why_unsupported(kind);
             let what = format!(
@@ -184,11 +246,31 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
         }
         Matter::OutOfPlace => refused(
             Reason::BadRelocation,
-            format!("{name} is to write outside of its section ({at}): the kernel does not look, and would"),
+            format!(
+                "{name} is to write outside of the module ({at}): the kernel does not look, and \
+                 crashes or overwrites something else"
+            ),
         ),
-        Matter::NoSymbol => refused(
+        Matter::Beside => Finding::warning(
             Reason::BadRelocation,
-            format!("{name} is for a symbol that is not there ({at}): the kernel does not look"),
+            format!(
+                "{name} is to write outside of its section ({at}): the kernel does not look, and \
+                 overwrites what is beside it"
+            ),
+        ),
+        Matter::NoSymbol => Finding::warning(
+            Reason::BadRelocation,
+            format!(
+                "{name} is for a symbol that is not there ({at}): the kernel does not look, and \
+                 takes what is behind the symbol table for one"
+            ),
+        ),
+        Matter::NotAddress => Finding::warning(
+            Reason::BadRelocation,
+            format!(
+                "{name} is where a pointer of 64 bits is to be ({at}): the kernel does not look, \
+                 and crashes when it follows what is there"
+            ),
         ),
         Matter::NotZero => refused(
             Reason::BadRelocation,
@@ -196,9 +278,8 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
         )
         .says("Invalid relocation target, existing value is nonzero"),
         Matter::Refused => {
-            let what = format!(
-                "{name} has no room for the address, which is beyond its 32 bits ({at})"
-            );
+            let what =
+                format!("{name} has no room for the address, which is beyond its 32 bits ({at})");
             let mut finding = refused(Reason::Overflow, what).help(code_model(arch));
             finding.kernel_says = says;
             finding

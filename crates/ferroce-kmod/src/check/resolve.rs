@@ -10,7 +10,7 @@ use super::order::{order, Order};
 use super::set::{Examined, Set};
 use super::{Finding, ModuleReport, Reason, Severity, Stage, Verdict};
 use crate::kernel::{Kernel, Owner};
-use crate::linkage::{Export, Import, Linkage, Versions};
+use crate::linkage::{Export, Import, Linkage, Misplaced, Versions};
 
 /// For how many missing symbols similar ones are looked for: each is compared
 /// with all that the kernel exports.
@@ -61,6 +61,7 @@ pub fn resolve(kernel: &Kernel, set: Set) -> Vec<ModuleReport> {
         proprietary: vec![false; linkages.len()],
         refused: HashSet::new(),
         suggestions: SUGGESTIONS,
+        unknown: Vec::new(),
     };
     for &index in &order {
         let (report, loaded) = &mut reports[index];
@@ -102,6 +103,8 @@ struct State {
     proprietary: Vec<bool>,
     refused: HashSet<usize>,
     suggestions: usize,
+    /// The symbols of the module that is looked at of which nothing is known.
+    unknown: Vec<String>,
 }
 
 struct Resolver<'a> {
@@ -152,6 +155,7 @@ impl Resolver<'_> {
         findings: &mut Vec<Finding>,
     ) -> String {
         let mut gpl_used = false;
+        let mut gpl_unknown = Vec::new();
         let (mut of_kernel, mut of_modules) = (0, BTreeSet::<&str>::new());
         let mut elsewhere = BTreeSet::<&str>::new();
         let mut blockers = BTreeSet::<&str>::new();
@@ -168,7 +172,11 @@ impl Resolver<'_> {
                 )),
             );
         }
+        let mut misplaced = linkage.misplaced.iter().peekable();
         for import in &linkage.imports {
+            while let Some(symbol) = misplaced.next_if(|m| m.symbol < import.symbol) {
+                findings.push(no_address(module, symbol));
+            }
             let found = self.find(&import.name);
             let (export, owner) = match found {
                 Found::Kernel(export) => {
@@ -204,12 +212,7 @@ impl Resolver<'_> {
                 continue;
             }
             if export.gpl_only.is_none() && proprietary {
-                let what = format!(
-                    "whether {} is for modules under the GPL only, which this is not, cannot be \
-                     known: there is no Module.symvers here",
-                    import.name
-                );
-                findings.push(Finding::undecided(Reason::Unknown, what));
+                gpl_unknown.push(import.name.clone());
             }
             gpl_used |= export.gpl_only == Some(true);
             // inherit_taint().
@@ -238,6 +241,22 @@ impl Resolver<'_> {
             }
             findings.extend(self.namespace(linkage, import, export));
         }
+        let unknown = std::mem::take(&mut state.unknown);
+        findings.extend(in_one(&unknown).map(|symbols| {
+            let what = format!(
+                "whether this kernel has {symbols} cannot be known: its symbols are in no file \
+                 here (Module.symvers, System.map)"
+            );
+            Finding::undecided(Reason::Unknown, what)
+        }));
+        findings.extend(in_one(&gpl_unknown).map(|symbols| {
+            let what = format!(
+                "whether {symbols} may be used by a module that is not under the GPL, as this \
+                 one, cannot be known: there is no Module.symvers here"
+            );
+            Finding::undecided(Reason::Unknown, what)
+        }));
+        findings.extend(misplaced.map(|symbol| no_address(module, symbol)));
         for name in blockers {
             findings.push(Finding::refused(
                 Reason::Dependency,
@@ -272,13 +291,12 @@ impl Resolver<'_> {
         }
         let name = &import.name;
         if !self.kernel.knows_exports() {
-            let what = format!(
-                "whether this kernel has {name} cannot be known: its symbols are in no file here \
-                 (Module.symvers, System.map)"
-            );
-            return Some(Finding::undecided(Reason::Unknown, what));
+            // Said of all of them at once.
+            state.unknown.push(name.clone());
+            return None;
         }
-        let what = format!("neither the kernel nor any module that is here exports {name}");
+        let shown = rustc_demangle::demangle(name);
+        let what = format!("neither the kernel nor any module that is here exports {shown:#}");
         let mut finding =
             unknown_symbol(linkage, import, Reason::UnknownSymbol, Errno::NOENT, what);
         if state.suggestions > 0 {
@@ -405,13 +423,49 @@ impl Resolver<'_> {
     }
 }
 
-/// `verify_module_namespace()`: names, separated by commas, the last of which
-/// may end with an asterisk.
+/// `verify_module_namespace()`: names, separated by commas, each of which may
+/// end with an asterisk. Dashes are as good as underscores (`mod_strncmp()`).
 fn is_for(names: &str, module: &str) -> bool {
+    let module = module.replace('-', "_");
+    let names = names.replace('-', "_");
     names.split(',').any(|name| match name.strip_suffix('*') {
         Some(prefix) => module.starts_with(prefix),
         None => module == name,
     })
+}
+
+/// Several symbols in a few words; nothing for none.
+fn in_one(symbols: &[String]) -> Option<String> {
+    let shown = |name: &String| format!("{:#}", rustc_demangle::demangle(name));
+    match symbols {
+        [] => None,
+        [one] => Some(shown(one)),
+        [first, ..] => Some(format!(
+            "{} of the symbols that it takes (the first is {})",
+            symbols.len(),
+            shown(first)
+        )),
+    }
+}
+
+/// A symbol that the loader can give no address.
+fn no_address(module: &str, symbol: &Misplaced) -> Finding {
+    let Misplaced {
+        name,
+        section,
+        last,
+        ..
+    } = symbol;
+    if symbol.is_common() {
+        let what = format!("its symbol {name} is common: the loader gives such symbols no memory");
+        return Finding::refused(Reason::CommonSymbol, Errno::NOEXEC, what)
+            .says(format!("{module}: please compile with -fno-common"))
+            .help("compile with -fno-common, and define each variable once");
+    }
+    let what = format!("its symbol {name} is in section {section}, and the last one is {last}");
+    Finding::refused(Reason::SymbolSection, Errno::NOEXEC, what).says(format!(
+        "{module}: Symbol {name} has an invalid section index {section} (max {last})"
+    ))
 }
 
 fn gpl_only(linkage: &Linkage, import: &Import) -> Finding {
@@ -463,5 +517,13 @@ mod tests {
         assert!(is_for("kvm*", "kvm_amd"));
         assert!(!is_for("kvm", "kvm_amd"));
         assert!(!is_for("", "kvm"));
+    }
+
+    #[test]
+    fn a_module_namespace_takes_dashes_for_underscores() {
+        assert!(is_for("kvm-intel,kvm-amd", "kvm_amd"));
+        assert!(is_for("kvm_intel", "kvm-intel"));
+        assert!(is_for("baz-*", "baz_2"));
+        assert!(!is_for("kvm-intel", "kvm"));
     }
 }

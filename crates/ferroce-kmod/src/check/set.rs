@@ -2,7 +2,9 @@
 //! The modules that are looked at: those asked for, and those that they need.
 //! All that concerns a module alone is done here, on all processors.
 
-use std::collections::{HashMap, HashSet};
+use std::cell::OnceCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -12,7 +14,7 @@ use super::{copy, init, place, relocate, Finding, ModuleReport, Reason, Request,
 use crate::elf::Elf;
 use crate::error::{Error, Malformed};
 use crate::file::ModuleFile;
-use crate::kernel::{Kernel, Owner};
+use crate::kernel::{is_module, Kernel, Owner};
 use crate::layout::Layout;
 use crate::linkage::{name_of_path, Linkage};
 use crate::modinfo::Modinfo;
@@ -42,6 +44,7 @@ impl Set {
         let mut next = modules.len();
         let mut names: HashSet<String> = modules.iter().map(|m| m.report.name.clone()).collect();
         let mut exported: HashSet<String> = HashSet::new();
+        let beside = Beside::of(requests);
         let mut done = 0;
         loop {
             let new = &modules[done..next];
@@ -53,7 +56,9 @@ impl Set {
                     if exported.contains(&import.name) {
                         continue;
                     }
-                    if let Some((name, path)) = owner(kernel, &import.name)
+                    let found =
+                        owner(kernel, &import.name).or_else(|| beside.owner(kernel, &import.name));
+                    if let Some((name, path)) = found
                         && !names.contains(&name)
                     {
                         needed.insert(name, path);
@@ -87,6 +92,64 @@ fn owner(kernel: &Kernel, symbol: &str) -> Option<(String, PathBuf)> {
     };
     let path = kernel.modules.path(name).filter(|path| path.exists())?;
     Some((name.to_owned(), path.to_owned()))
+}
+
+/// The modules in the folders of those that are asked for. They are read only if
+/// a symbol is not known from elsewhere.
+struct Beside {
+    folders: BTreeSet<PathBuf>,
+    owners: OnceCell<HashMap<String, PathBuf>>,
+}
+
+impl Beside {
+    fn of(requests: &[Request]) -> Self {
+        let folder = |request: &Request| {
+            let folder = request.path.parent()?;
+            let here = folder.as_os_str().is_empty();
+            Some(if here { Path::new(".") } else { folder }.to_owned())
+        };
+        Self {
+            folders: requests.iter().filter_map(folder).collect(),
+            owners: OnceCell::new(),
+        }
+    }
+
+    /// The module that exports a symbol which the kernel is not known to have.
+    fn owner(&self, kernel: &Kernel, symbol: &str) -> Option<(String, PathBuf)> {
+        if matches!(kernel.export(symbol), Some((_, Owner::Vmlinux))) {
+            return None;
+        }
+        let owners = self.owners.get_or_init(|| self.read());
+        let path = owners.get(symbol)?;
+        Some((module_name_of(path)?, path.clone()))
+    }
+
+    /// The files by the symbols that they export.
+    fn read(&self) -> HashMap<String, PathBuf> {
+        let entries = self.folders.iter().filter_map(|f| fs::read_dir(f).ok());
+        let files = entries.flatten().flatten().map(|entry| entry.path());
+        let mut files: Vec<PathBuf> = files.filter(|path| is_module(path)).collect();
+        files.sort();
+        let exports = |path: &PathBuf| {
+            let symbols = linkage_of(path).map(|linkage| linkage.exports);
+            let symbols = symbols.unwrap_or_default().into_iter();
+            let owned = symbols.map(|export| (export.name, path.clone()));
+            owned.collect::<Vec<_>>()
+        };
+        files.par_iter().flat_map_iter(exports).collect()
+    }
+}
+
+/// What a file takes and offers, if it is a module.
+fn linkage_of(path: &Path) -> Option<Linkage> {
+    let file = ModuleFile::read(path).ok()?;
+    let (module, _) = signature::split(&file.bytes);
+    let elf = Elf::parse(module).ok()?;
+    Some(Linkage::of(&elf, &Modinfo::of(&elf), path))
+}
+
+fn module_name_of(path: &Path) -> Option<String> {
+    Some(linkage_of(path)?.name)
 }
 
 fn examine(kernel: &Kernel, request: &Request, asked_for: bool) -> Examined {
@@ -130,7 +193,11 @@ pub fn examine_file(
     asked_for: bool,
 ) -> Examined {
     let mut report = empty_report(&file.path, asked_for);
-    let (module, signature) = signature::split(&file.bytes);
+    let (module, signature) = match copy::looks_at_signatures(kernel) {
+        // To such a kernel a signature is what follows a module.
+        Some(false) => (&file.bytes[..], Ok(None)),
+        _ => signature::split(&file.bytes),
+    };
     let elf = match Elf::parse(module) {
         Ok(elf) => elf,
         Err(reason) => {
@@ -173,7 +240,7 @@ fn go_through(
     copy::signature(kernel, signature, findings);
     copy::check(kernel, elf, modinfo, linkage, findings);
     let layout = Layout::of(elf, kernel.layout_options());
-    let summary = layout.as_ref().map(place::summary).unwrap_or_default();
+    let summary = place::summary(&layout);
     place::check(
         kernel,
         elf,
@@ -181,18 +248,19 @@ fn go_through(
         linkage,
         report.stage(Stage::Layout, summary),
     );
-    if let Ok(layout) = &layout {
-        let mut findings = Vec::new();
-        let summary = relocate::check(kernel, elf, layout, linkage, &mut findings);
-        *report.stage(Stage::Relocations, summary) = findings;
-    }
+    let mut findings = Vec::new();
+    let summary = relocate::check(kernel, elf, &layout, linkage, &mut findings);
+    *report.stage(Stage::Relocations, summary) = findings;
     let findings = report.stage(Stage::Init, init::summary(elf));
     init::check(elf, modinfo, linkage, params, findings);
+    init::check_sysfs(kernel, elf, modinfo, linkage, findings);
 }
 
 fn unreadable(error: &Error) -> Finding {
     let errno = match error {
         Error::File { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
+        // What kmod's library returns.
+        Error::Compressed { .. } => Errno::INVAL,
         _ => Errno::NOEXEC,
     };
     Finding::refused(Reason::Unreadable, errno, error.to_string())

@@ -19,8 +19,10 @@ pub(super) fn header_offset(header: &FileHeader64<LE>, index: usize) -> u64 {
 
 pub(super) fn contents<'a>(bytes: &'a [u8], header: &SectionHeader64<LE>) -> &'a [u8] {
     match header.sh_type.get(LE) {
-        elf::SHT_NULL | elf::SHT_NOBITS => &[],
-        // In bounds, as section_headers() has seen to.
+        elf::SHT_NOBITS => &[],
+        // The kernel copies these, too, if they are to be in memory.
+        elf::SHT_NULL if header.sh_flags.get(LE).0 & elf::SHF_ALLOC.0 == 0 => &[],
+        // In bounds, as section_headers() has seen to, but for SHT_NULL.
         _ => bytes
             .read_bytes_at(header.sh_offset.get(LE), header.sh_size.get(LE))
             .unwrap_or(&[]),
@@ -36,25 +38,19 @@ pub(super) fn file_header(bytes: &[u8]) -> Result<(&FileHeader64<LE>, Machine), 
             Malformed::new(0, "e_ident", what).says(format!("Invalid ELF header len {length}"))
         );
     };
-    let ident = &header.e_ident;
-    if ident.magic != elf::ELFMAG {
+    if header.e_ident.magic != elf::ELFMAG {
         return Err(Malformed::new(0, "e_ident", "this is not an ELF file")
             .says("Invalid ELF header magic: != \\x7fELF"));
     }
     let machine = header.e_machine.get(LE);
     let wrong_machine = format!("Invalid architecture in ELF header: {}", machine.0);
-    if ident.class != elf::ELFCLASS64 {
-        let what = "modules for 64-bit kernels are ELFCLASS64, this is not";
-        return Err(Malformed::new(4, "e_ident[EI_CLASS]", what).says(wrong_machine));
-    }
-    if ident.data != elf::ELFDATA2LSB {
-        let what = "only little-endian files are understood, this is not";
-        return Err(Malformed::new(5, "e_ident[EI_DATA]", what).says(wrong_machine));
-    }
     let kind = header.e_type.get(LE);
     if kind != elf::ET_REL {
         let name = kind.name().unwrap_or("unknown");
-        let what = format!("a module is relocatable (ET_REL), this is {name}");
+        let what = match header.e_ident.data {
+            elf::ELFDATA2LSB => format!("a module is relocatable (ET_REL), this is {name}"),
+            _ => "only little-endian files are understood, this is not".to_owned(),
+        };
         return Err(Malformed::new(16, "e_type", what).says(format!(
             "Invalid ELF header type: {} != {}",
             kind.0,
@@ -79,7 +75,13 @@ pub(super) fn section_headers<'a>(
     const SIZE: usize = size_of::<SectionHeader64<LE>>();
     let entry = header.e_shentsize.get(LE);
     if usize::from(entry) != SIZE {
-        let what = format!("section headers have {SIZE} bytes, not {entry}");
+        // The kernel takes EI_CLASS for granted.
+        let what = match header.e_ident.class {
+            elf::ELFCLASS32 => {
+                "modules for 64-bit kernels are ELFCLASS64, this is a 32-bit one".to_owned()
+            }
+            _ => format!("section headers have {SIZE} bytes, not {entry}"),
+        };
         return Err(Malformed::new(58, "e_shentsize", what).says("Invalid ELF section header size"));
     }
     let (offset, count) = (header.e_shoff.get(LE), header.e_shnum.get(LE));

@@ -26,6 +26,10 @@ pub const THIS_MODULE: &str = ".gnu.linkonce.this_module";
 /// The section with data that each processor has a copy of.
 pub const PER_CPU: &str = ".data..percpu";
 
+/// The section index of symbols that live patches resolve
+/// (include/uapi/linux/elf.h).
+pub const SHN_LIVEPATCH: elf::SymbolSection = elf::SymbolSection(0xff20);
+
 /// A parsed module, which borrows the file's bytes.
 #[derive(Debug, Clone)]
 pub struct Elf<'a> {
@@ -272,18 +276,30 @@ impl<'a> Elf<'a> {
     /// The relocations that the kernel applies: those of sections that are to
     /// be in memory, and of the per-CPU section (`apply_relocations()`).
     pub fn relocations(&self) -> impl Iterator<Item = RelocationSection<'a>> + '_ {
+        self.relocation_sections().filter(|relocations| {
+            let target = relocations.target;
+            let wanted = target.has(elf::SHF_ALLOC) || target.is(PER_CPU);
+            let is_rela = relocations.section.kind() == elf::SHT_RELA;
+            is_rela && wanted && target.index != 0
+        })
+    }
+
+    /// All relocation sections that are for a section, in the order in which the
+    /// loader goes through them; which it applies depends on the layout.
+    pub fn relocation_sections(&self) -> impl Iterator<Item = RelocationSection<'a>> + '_ {
         self.sections.iter().skip(1).filter_map(|section| {
-            if section.kind() != elf::SHT_RELA {
+            if !matches!(section.kind(), elf::SHT_RELA | elf::SHT_REL) {
                 return None;
             }
             let target = *self.sections.get(section.header.sh_info.get(LE) as usize)?;
-            let wanted = target.has(elf::SHF_ALLOC) || target.is(PER_CPU);
-            let count = section.data().len() / size_of::<Rela64<LE>>();
-            let entries = section.data().read_slice_at(0, count).ok()?;
-            (wanted && target.index != 0).then_some(RelocationSection {
+            let count = match section.kind() {
+                elf::SHT_RELA => section.data().len() / size_of::<Rela64<LE>>(),
+                _ => 0,
+            };
+            Some(RelocationSection {
                 section: *section,
                 target,
-                entries,
+                entries: section.data().read_slice_at(0, count).ok()?,
             })
         })
     }

@@ -112,7 +112,19 @@ impl Image {
             smp: false,
             ..Options::default()
         };
-        let layout = Layout::of(elf, options).map_err(malformed)?;
+        let layout = Layout::of(elf, options);
+        if let Some(symbol) = crate::linkage::misplaced(elf).first() {
+            return Err(malformed(match symbol.is_common() {
+                true => format!(
+                    "its symbol {} is common, which the kernel refuses: compile with -fno-common",
+                    symbol.name
+                ),
+                false => format!(
+                    "its symbol {} is in section {}, and the last one is {}",
+                    symbol.name, symbol.section, symbol.last
+                ),
+            }));
+        }
         let standins = stand_ins(elf)?;
 
         let module =

@@ -26,6 +26,7 @@ use crate::modinfo::Modinfo;
 use crate::signature;
 
 pub use child::{End, Outcome};
+pub use standins::names as stand_in_names;
 
 /// The compiler of this program, as compilers sign in `.comment`.
 const RUSTC: &str = env!("FERROCE_RUSTC");

@@ -48,6 +48,89 @@ pub fn find(name: &str) -> Option<StandIn> {
     }
 }
 
+/// The symbols that [`find`] knows by their whole names, for people: those of C,
+/// then those of Rust by their paths.
+const NAMES: [&str; 65] = [
+    "__cond_resched",
+    "__fentry__",
+    "kfree",
+    "kfree_sensitive",
+    "kmalloc",
+    "__kmalloc",
+    "__kmalloc_cache_noprof",
+    "kmalloc_caches",
+    "__kmalloc_noprof",
+    "kmalloc_trace",
+    "krealloc",
+    "krealloc_node_align_noprof",
+    "krealloc_noprof",
+    "kvfree",
+    "memcmp",
+    "__memcpy",
+    "memcpy",
+    "__memmove",
+    "memmove",
+    "memset",
+    "__memset",
+    "__mutex_init",
+    "mutex_lock",
+    "mutex_lock_interruptible",
+    "mutex_unlock",
+    "param_array_ops",
+    "_printk",
+    "_raw_spin_lock",
+    "_raw_spin_lock_irqsave",
+    "_raw_spin_unlock",
+    "_raw_spin_unlock_irqrestore",
+    "__ref_stack_chk_guard",
+    "rust_helper___mutex_init",
+    "rust_helper___spin_lock_init",
+    "rust_helper_atomic64_fetch_add_relaxed",
+    "rust_helper_atomic64_read",
+    "rust_helper_kmalloc",
+    "rust_helper_krealloc",
+    "rust_helper_krealloc_node_align",
+    "rust_helper_mutex_assert_is_held",
+    "rust_helper_spin_assert_is_held",
+    "rust_helper_spin_lock",
+    "rust_helper_spin_unlock",
+    "scnprintf",
+    "snprintf",
+    "sprintf",
+    "__stack_chk_fail",
+    "__stack_chk_guard",
+    "strcmp",
+    "strlen",
+    "strncmp",
+    "strnlen",
+    "vfree",
+    "vmalloc_noprof",
+    "vzalloc_noprof",
+    "__x86_return_thunk",
+    "kernel::print::call_printk",
+    "kernel::print::call_printk_cont",
+    "<core::ffi::c_str::CStr>::from_bytes_until_nul",
+    "<core::fmt::Formatter>::write_str",
+    "<core::fmt::Formatter>::pad",
+    "core::fmt::write",
+    "core::panicking::panic_fmt",
+    "core::panicking::panic",
+    "core::panicking::panic_bounds_check",
+];
+
+/// What there is more of, each for several symbols.
+const FAMILIES: [&str; 4] = [
+    "param_ops_*",
+    "__x86_indirect_thunk_*",
+    "kernel::print::format_strings::*",
+    "<T as core::fmt::Display>::fmt of whole numbers, bool, char, str and CStr",
+];
+
+/// All stand-ins, for people.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    NAMES.into_iter().chain(FAMILIES)
+}
+
 macro_rules! function {
     ($function:expr => $type:ty) => {
         StandIn::Function($function as $type as usize)
@@ -465,4 +548,36 @@ unsafe fn print_to(room: u64, size: usize, arguments: &mut Arguments) -> usize {
         }
     }
     text.length()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_in_the_list_has_a_stand_in() {
+        for name in NAMES {
+            let found = match name.contains("::") {
+                true => rust(name),
+                false => c(name),
+            };
+            assert!(found.is_some(), "{name}");
+        }
+    }
+
+    /// The arms of `c`, by this file's own text.
+    #[test]
+    fn each_stand_in_is_in_the_list() {
+        let text = include_str!("standins.rs");
+        let start = text.find("\nfn c(name").unwrap();
+        let end = text.find("\nfn indirect_thunk").unwrap();
+        let names = text[start..end].split('"').skip(1).step_by(2);
+        let whole = names.filter(|name| !name.ends_with('_') && *name != "C");
+        let mut count = 0;
+        for name in whole {
+            assert!(NAMES.contains(&name), "{name}");
+            count += 1;
+        }
+        assert!(count > 50, "{count}");
+    }
 }

@@ -51,8 +51,10 @@ impl Kernel {
     /// The tree that a kernel was built in, or a distribution's excerpt of it
     /// for building modules.
     pub fn build_tree(dir: &Path) -> Result<Self> {
-        let release = read_line(&dir.join("include/config/kernel.release"))
-            .or_else(|| utsrelease(&dir.join("include/generated/utsrelease.h")));
+        // What vermagic and `uname -r` are made of is in utsrelease.h; Debian's
+        // headers have another release in kernel.release.
+        let release = utsrelease(&dir.join("include/generated/utsrelease.h"))
+            .or_else(|| read_line(&dir.join("include/config/kernel.release")));
         let mut kernel = Self {
             name: match &release {
                 Some(release) => format!("{release} (built in {})", dir.display()),
@@ -180,9 +182,8 @@ impl Kernel {
             (Some(config), Some(release)) => config.vermagic(release),
             _ => None,
         };
-        if let Some(sample) = self.modules.sample().map(Path::to_owned) {
-            self.learn_from(&sample);
-        }
+        let own: Vec<PathBuf> = self.modules.own().map(Path::to_owned).collect();
+        own.iter().find_map(|path| self.learn_from(path));
     }
 }
 
@@ -232,5 +233,37 @@ fn installed_versions() -> String {
     match names.is_empty() {
         true => "none".to_owned(),
         false => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Debian 12's linux-headers: kernel.release has 6.1.187 there.
+    #[test]
+    fn the_release_of_a_headers_folder_is_that_of_utsrelease() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let write = |name: &str, text: &str| {
+            let path = dir.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(".config", "CONFIG_X86_64=y\nCONFIG_SMP=y\n");
+        write("include/config/kernel.release", "6.1.187\n");
+        let kernel = Kernel::find(dir.to_str().unwrap()).unwrap();
+        assert_eq!(kernel.release.as_deref(), Some("6.1.187"));
+        write(
+            "include/generated/utsrelease.h",
+            "#define UTS_RELEASE \"6.1.0-53-cloud-amd64\"\n",
+        );
+        let kernel = Kernel::find(dir.to_str().unwrap()).unwrap();
+        assert_eq!(kernel.release.as_deref(), Some("6.1.0-53-cloud-amd64"));
+        assert_eq!(
+            kernel.vermagic.as_deref(),
+            Some("6.1.0-53-cloud-amd64 SMP ")
+        );
+        assert!(kernel.name.starts_with("6.1.0-53-cloud-amd64 "));
     }
 }

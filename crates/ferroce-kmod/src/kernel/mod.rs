@@ -21,7 +21,7 @@ use crate::signature::Trusted;
 
 pub use running::{loaded, Loaded, Running};
 pub use texts::Config;
-pub use tree::ModuleTree;
+pub use tree::{beside, is_module, ModuleTree};
 
 /// Who has an exported symbol.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,14 +125,13 @@ impl Kernel {
 
     /// Takes what every module of a kernel has from one of its own: the size
     /// of `struct module`, and `vermagic`.
-    fn learn_from(&mut self, path: &std::path::Path) {
-        let Ok(file) = ModuleFile::read(path) else {
-            return;
-        };
+    fn learn_from(&mut self, path: &std::path::Path) -> Option<()> {
+        let file = ModuleFile::read(path).ok()?;
         let (module, _) = crate::signature::split(&file.bytes);
-        let Ok(elf) = Elf::parse(module) else { return };
+        let elf = Elf::parse(module).ok()?;
         self.module_struct = elf.section(elf::THIS_MODULE).map(|s| s.size());
         let vermagic = Modinfo::of(&elf).get("vermagic").map(str::to_owned);
         self.vermagic = vermagic.or(self.vermagic.take());
+        Some(())
     }
 }

@@ -18,7 +18,7 @@ pub struct Explanation {
 
 /// What the loader logs at each stage, in Linux 7.2 and before, and what it
 /// means. The first that is in a line counts.
-const LINES: [(&str, Stage, &str); 37] = {
+const LINES: [(&str, Stage, &str); 41] = {
     use Stage::{CopyAndCheck, Init, Layout, Relocations, Symbols};
     [
         (
@@ -163,6 +163,16 @@ const LINES: [(&str, Stage, &str); 37] = {
             "a symbol is nowhere, or not for this module",
         ),
         (
+            "please compile with -fno-common",
+            Symbols,
+            "a symbol is common: compile with -fno-common",
+        ),
+        (
+            "has an invalid section index",
+            Symbols,
+            "a symbol is in a section that is not there",
+        ),
+        (
             "exports duplicate symbol",
             Symbols,
             "it exports a symbol that is there already",
@@ -186,6 +196,16 @@ const LINES: [(&str, Stage, &str); 37] = {
             "Invalid relocation target",
             Relocations,
             "a relocation is where something is already",
+        ),
+        (
+            "REL relocation unsupported",
+            Relocations,
+            "the loader cannot apply a relocation",
+        ),
+        (
+            "cannot create duplicate filename",
+            Init,
+            "two of its parameters have one name",
         ),
         (
             "invalid for parameter",

@@ -15,7 +15,7 @@ use crate::check::Stage;
 use crate::elf::Elf;
 use crate::error::{Error, Malformed, Result};
 use crate::file::{Compression, ModuleFile};
-use crate::kernel::{ModuleTree, Running};
+use crate::kernel::{beside, ModuleTree, Running};
 use crate::linkage::{module_name, name_of_path};
 use crate::modinfo::Modinfo;
 use crate::signature;
@@ -86,6 +86,10 @@ fn plan(tree: &ModuleTree, target: &str) -> Result<Vec<PathBuf>> {
         })?,
     };
     let name = name_of_path(&path);
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
     let needs = match is_file {
         false => tree.needs(&name).to_vec(),
         // What depmod does not know says itself what it needs.
@@ -106,14 +110,16 @@ fn plan(tree: &ModuleTree, target: &str) -> Result<Vec<PathBuf>> {
         if loaded.iter().any(|m| m.name == *need) {
             continue;
         }
-        let path = tree.path(need).ok_or_else(|| {
+        let known = tree.path(need).map(Path::to_owned);
+        let path = known.or_else(|| beside(folder, need)).ok_or_else(|| {
             Error::Usage(format!(
-                "{name} needs {need}, which is neither loaded nor below {}: load it first",
+                "{name} needs {need}, which is neither loaded nor below {} nor beside it: load it \
+                 first",
                 tree.root().display()
             ))
         })?;
-        if !plan.iter().any(|p| p == path) {
-            plan.push(path.to_owned());
+        if !plan.contains(&path) {
+            plan.push(path);
         }
     }
     plan.push(path);

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ferroce_lab::backend::Flavor;
+use ferroce_lab::backend::{Backend, Flavor};
 use ferroce_lab::cache::Cache;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{lint, Modules};
@@ -15,6 +15,7 @@ use ferroce_lab::prerequisites::{self, Purpose};
 use ferroce_lab::progress::note;
 use ferroce_lab::provider::Provider;
 use ferroce_lab::session::Session;
+use ferroce_lab::Error;
 
 use crate::args::{Build, Clean, Lab, Machine, Setup};
 
@@ -38,7 +39,7 @@ pub struct Ready {
 impl Ready {
     /// Builds what is not built yet.
     pub fn ensure(setup: &Setup, flavor: Flavor, purposes: &[Purpose]) -> Result<Self> {
-        let project = project(setup)?;
+        let project = project(&setup.kernel_dir)?;
         let cache = Cache::open()?;
         prerequisites::ensure(&cache, purposes, setup.install())?;
         let kernel = Kernel::ensure(&cache, &project, flavor)?;
@@ -72,11 +73,49 @@ impl Ready {
     }
 }
 
-fn project(setup: &Setup) -> Result<PathBuf> {
-    setup.kernel_dir.canonicalize().with_context(|| {
+/// The folder by which `module --kernel lab:FLAVOR` knows a kernel of the lab's:
+/// of its modules, or where these are not built the one it was built in.
+pub fn kernel_folder(name: &str) -> Result<PathBuf> {
+    let (backend, debug) = match name.strip_suffix("debug") {
+        Some(rest) => (rest.trim_end_matches('-'), true),
+        None => (name, false),
+    };
+    let backend = match backend {
+        "" => Backend::Uml,
+        _ => backend.parse().map_err(|_| unknown_kernel(name))?,
+    };
+    let flavor = Flavor { backend, debug };
+    let project = project(&crate::args::kernel_dir())?;
+    let cache = Cache::open()?;
+    let Some(kernel) = Kernel::find(&cache, &project, flavor)? else {
+        let backend = match backend {
+            Backend::Uml => "",
+            Backend::Qemu => " --backend qemu",
+        };
+        let debug = if debug { " --debug" } else { "" };
+        return Err(Error::Usage(format!(
+            "the lab's kernel {} is not built yet: ferroce lab build{backend}{debug}",
+            flavor.name()
+        ))
+        .into());
+    };
+    let modules = Modules::find(&cache, &project, &kernel)?;
+    Ok(modules.unwrap_or(kernel.dir))
+}
+
+fn unknown_kernel(name: &str) -> Error {
+    Error::Usage(format!(
+        "the lab has no kernel {name}: its kernels are lab (which is lab:uml), lab:uml-debug, \
+         lab:qemu and lab:qemu-debug"
+    ))
+}
+
+fn project(kernel_dir: &Path) -> Result<PathBuf> {
+    kernel_dir.canonicalize().with_context(|| {
         format!(
-            "the kernel modules' sources are not at {}; say where they are with --kernel-dir",
-            setup.kernel_dir.display()
+            "the kernel modules' sources are not at {}; say where they are with --kernel-dir, or \
+             in FERROCE_KERNEL_DIR",
+            kernel_dir.display()
         )
     })
 }
@@ -92,7 +131,11 @@ fn build(args: &Build) -> Result<i32> {
     }
     let ready = Ready::ensure(&args.setup, flavor, &purposes)?;
     if args.clippy {
-        lint(&ready.cache, &project(&args.setup)?, &ready.kernel)?;
+        lint(
+            &ready.cache,
+            &project(&args.setup.kernel_dir)?,
+            &ready.kernel,
+        )?;
         note("Checked", "the modules have no warnings");
         return Ok(0);
     }

@@ -18,8 +18,9 @@ pub enum Module {
     ///
     /// Goes through the stages of the kernel's loader outside of the kernel:
     /// copy and check, layout, symbols, relocations, init. Each says what it
-    /// found. Modules that are needed are found and checked as well; several
-    /// FILEs may need each other, and are listed in the order to load them in.
+    /// found. Modules that are needed are found, among the kernel's or in the
+    /// folder of a FILE, and checked as well; several FILEs may need each other,
+    /// and are listed in the order to load them in.
     /// What a module's own init does is not known before it runs.
     ///
     /// Exit status:
@@ -39,7 +40,7 @@ pub enum Module {
     List(List),
     /// Show which modules one needs, and for which symbols
     Deps(Deps),
-    /// Show what the kernel logged of a module, and what it logs from now on
+    /// Show what the kernel logged of a module
     Log(Log),
     /// Run a simple module in user space, with no kernel involved
     ///
@@ -48,6 +49,7 @@ pub enum Module {
     /// kernel's functions (printing, allocation, parameters). Its init and exit
     /// run in a child that can make no system call but to report. A module that
     /// needs a function without a stand-in is not run; the function is named.
+    /// --list shows those that have one.
     Exec(Exec),
 }
 
@@ -67,8 +69,10 @@ pub struct Check {
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// For this kernel, not the running one: an installed VERSION, the folder
-    /// of its modules, or the folder that a kernel was built in
-    #[arg(long, value_name = "VERSION|DIR")]
+    /// of its modules, the folder that a kernel was built in, or one of the
+    /// lab's: `lab` (which is `lab:uml`), `lab:uml-debug`, `lab:qemu`,
+    /// `lab:qemu-debug`
+    #[arg(long, value_name = "VERSION|DIR|lab[:NAME]")]
     pub kernel: Option<String>,
     /// With this parameter: NAME=VALUE, or MODULE.NAME=VALUE if there are
     /// several FILEs; may be given again
@@ -108,8 +112,8 @@ pub struct Deps {
     /// Its file, or the name of one of the kernel's
     #[arg(value_name = "FILE|NAME")]
     pub module: String,
-    /// For this kernel, not the running one
-    #[arg(long, value_name = "VERSION|DIR")]
+    /// For this kernel, not the running one (as `check --kernel`)
+    #[arg(long, value_name = "VERSION|DIR|lab[:NAME]")]
     pub kernel: Option<String>,
     /// For a program
     #[arg(long)]
@@ -120,16 +124,20 @@ pub struct Deps {
 pub struct Log {
     /// Its name
     pub name: String,
-    /// Stop at the end of what is logged now
-    #[arg(long)]
-    pub no_follow: bool,
+    /// Go on with what the kernel logs from now on
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct Exec {
     /// Its file, for x86-64 or User-Mode Linux
-    pub file: PathBuf,
+    #[arg(required_unless_present = "list")]
+    pub file: Option<PathBuf>,
     /// Its parameters
     #[arg(value_name = "PARAM=VALUE")]
     pub params: Vec<String>,
+    /// List the functions and the data of the kernel that there are stand-ins for
+    #[arg(long, conflicts_with_all = ["file", "params"])]
+    pub list: bool,
 }

@@ -174,15 +174,26 @@ pub fn deps(args: &args::Deps) -> Result<i32> {
     for (module, symbols) in &needs {
         let what = match symbols.is_empty() {
             true => "no symbol of it".to_owned(),
-            false => symbols.join(" "),
+            false => demangled(symbols),
         };
         out += &paragraph(&format!("{}: ", plain(module)), 2, &what);
     }
     if !missing.is_empty() {
-        out += &paragraph("nobody that is known here has: ", 2, &missing.join(" "));
+        out += &paragraph("nobody that is known here has: ", 2, &demangled(&missing));
     }
     show(&out)?;
     Ok(0)
+}
+
+/// Symbols for a person: those of Rust by their paths, which may have spaces.
+fn demangled(symbols: &[String]) -> String {
+    let shown = |name: &String| format!("{:#}", rustc_demangle::demangle(name));
+    let separator = match symbols.iter().any(|name| name.starts_with("_R")) {
+        true => ", ",
+        false => " ",
+    };
+    let names: Vec<String> = symbols.iter().map(shown).collect();
+    names.join(separator)
 }
 
 /// The module that has a symbol; none for the kernel's own.

@@ -2,17 +2,31 @@
 //! `ferroce module exec`.
 
 use anyhow::Result;
-use ferroce_kmod::exec::{exec, End};
+use ferroce_kmod::exec::{exec, stand_in_names, End};
+use ferroce_kmod::Error;
 
 use super::args;
 use super::text::{plain, show};
 
 pub fn run(args: &args::Exec) -> Result<i32> {
+    let Some(file) = &args.file else {
+        let names: String = stand_in_names().map(|name| format!("{name}\n")).collect();
+        show(&names)?;
+        return Ok(0);
+    };
+    if let Some(second) = args.params.iter().find(|p| is_file(p)) {
+        return Err(Error::Usage(format!(
+            "exec runs one module, and {second} is a second one: what {} takes from other modules \
+             has no stand-ins",
+            file.display()
+        ))
+        .into());
+    }
     let params: Vec<_> = args.params.iter().map(|p| super::parameter(p)).collect();
-    let outcome = match exec(&args.file, &params) {
+    let outcome = match exec(file, &params) {
         Ok(outcome) => outcome,
         Err(error) => {
-            eprintln!("ferroce: {}: {error}", args.file.display());
+            eprintln!("ferroce: {}: {error}", file.display());
             return Ok(1);
         }
     };
@@ -41,4 +55,10 @@ pub fn run(args: &args::Exec) -> Result<i32> {
     };
     eprintln!("ferroce: {trouble}");
     Ok(1)
+}
+
+/// Whether a word that should be a parameter is a module's file.
+fn is_file(word: &str) -> bool {
+    let endings = [".ko", ".ko.gz", ".ko.xz", ".ko.zst"];
+    !word.contains('=') && endings.iter().any(|ending| word.ends_with(ending))
 }

@@ -109,7 +109,7 @@ pub fn log(args: &args::Log) -> Result<i32> {
         let ours = records.iter().filter(|r| r.concerns(&args.name));
         let text: String = ours.map(line).collect();
         // Nobody reads any more: there is nobody to follow it for.
-        if !write(&text)? || args.no_follow {
+        if !write(&text)? || !args.follow {
             return Ok(0);
         }
         log.wait()?;

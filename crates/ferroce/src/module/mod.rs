@@ -32,9 +32,18 @@ pub fn run(command: Module) -> Result<i32> {
 /// The kernel that was asked for, or the running one.
 fn kernel(which: Option<&str>) -> Result<Kernel> {
     Ok(match which {
+        // A folder of that name is ./lab.
+        Some("lab") => lab_kernel("")?,
+        Some(which) if which.starts_with("lab:") => lab_kernel(&which["lab:".len()..])?,
         Some(which) => Kernel::find(which)?,
         None => Kernel::running()?,
     })
+}
+
+/// One of the lab's kernels.
+fn lab_kernel(name: &str) -> Result<Kernel> {
+    let folder = crate::lab::kernel_folder(name)?;
+    Ok(Kernel::find(&folder.to_string_lossy())?)
 }
 
 /// The modules of the running kernel.

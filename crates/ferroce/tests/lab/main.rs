@@ -21,6 +21,7 @@ mod install;
 mod link;
 mod loader;
 mod modules;
+mod mutants;
 mod programs;
 mod run;
 mod strict;
@@ -88,6 +89,8 @@ fn trials() -> Vec<Trial> {
         (UML, install::TESTS),
         (UML, bench::TESTS),
         (UML, loader::TESTS),
+        (UML, mutants::TESTS),
+        (UML, mutants::tests_at_random()),
         (UML, strict::TESTS),
         (UML, wire::TESTS),
         (UML, programs::TESTS),
