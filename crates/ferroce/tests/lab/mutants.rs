@@ -323,7 +323,7 @@ fn known_mutants(flavor: &Flavor) {
 
 fn random_mutants(flavor: &Flavor) {
     let count = number("FERROCE_MUTANTS").unwrap_or(0);
-    let mut numbers = Random(number("FERROCE_SEED").unwrap_or(1));
+    let mut numbers = Random(number("FERROCE_SEED").unwrap_or(1).into());
     let built = Built::of(flavor);
     let dir = tempfile::tempdir().unwrap();
     let base = lib0(&built, dir.path());
