@@ -57,6 +57,9 @@ pub const DEBUG_TESTS: &[Test] = &[
 /// - `wait_for COMMAND`: waits for it to succeed;
 /// - `both SERVER -- CLIENT`: runs a server, and once it listens its client, and wants both to succeed.
 ///
+/// rdma_cm says LISTEN before it does (rdma_listen() in drivers/infiniband/core/cma.c sets the state first),
+/// and refuses who comes in between (reject reason 8): there is nothing to await but time.
+///
 /// rping of before July 2025 may fail in the end though all was well: it closes its event channel before its
 /// thread asks for one event more (rdma-core's pull request 1622).
 const FUNCTIONS: &str = r#"
@@ -65,7 +68,7 @@ wait_for() { for i in $(seq 1200); do if eval "$1"; then return; fi; sleep 0.05;
 well() { grep -q '^rdma_get_cm_event: Bad file descriptor' /tmp/$1 && ! grep -q 'error\|failed\|mismatch' /tmp/$1; }
 both() {
     server=; while [ "$1" != -- ]; do server="$server $1"; shift; done; shift
-    timeout 100 $server >/tmp/server 2>&1 & wait_for '[ $(ids LISTEN) != 0 ]'
+    timeout 100 $server >/tmp/server 2>&1 & wait_for '[ $(ids LISTEN) != 0 ]'; sleep 0.3
     { timeout 100 "$@" >/tmp/client 2>&1 || well client; } && { wait $! || well server; } \
         || { echo "$@"; cat /tmp/server /tmp/client; exit 1; }
     wait_for '[ $(ids LISTEN) = 0 ]'; echo "$1 done"

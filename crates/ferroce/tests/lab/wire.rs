@@ -204,7 +204,7 @@ fn perftest_with_rxe(flavor: &Flavor) {
 
 fn by_address(flavor: &Flavor) {
     let script = "$A timeout 60 rping -s -a 10.0.0.1 -C 5 -V >/tmp/server 2>&1 & \
-        until rdma resource show cm_id | grep -q LISTEN; do sleep 0.05; done; \
+        until rdma resource show cm_id | grep -q LISTEN; do sleep 0.05; done; sleep 0.3; \
         $B timeout 30 rping -c -v -a 10.0.0.1 -C 5 -V | grep -c 'ping data'; wait $!";
     for (one, other) in [
         ("ferroce", "ferroce"),
