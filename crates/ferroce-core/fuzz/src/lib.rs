@@ -36,7 +36,7 @@ pub fn qp(reliable: bool) -> Front {
         qp_access_flags: AccessFlags::REMOTE,
         max_rd_atomic: 2,
         max_dest_rd_atomic: 3,
-        timeout: AckTimeout::try_from(8).unwrap(),
+        timeout: AckTimeout::from_low_bits(8),
         retry_cnt: 3,
         rnr_retry: 3,
         min_rnr_timer: RnrTimer::try_from(5).unwrap(),

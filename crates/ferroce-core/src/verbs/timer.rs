@@ -98,17 +98,3 @@ impl AckTimeout {
         }
     }
 }
-
-impl TryFrom<u32> for AckTimeout {
-    type Error = InvalidValue;
-
-    fn try_from(code: u32) -> Result<Self, InvalidValue> {
-        match u8::try_from(code) {
-            Ok(code @ 0..=31) => Ok(Self(code)),
-            _ => Err(InvalidValue {
-                what: "local ACK timeout",
-                value: code,
-            }),
-        }
-    }
-}

@@ -32,7 +32,7 @@ fn attributes(rng: &mut Rng, mtu: Mtu) -> QpAttr {
         max_rd_atomic: some(&[1, 2, 4, 16], rng),
         max_dest_rd_atomic: 16,
         // 1 to 16 ms: longer than a packet takes.
-        timeout: AckTimeout::try_from(rng.u32(8..=12)).unwrap(),
+        timeout: AckTimeout::from_low_bits(rng.u32(8..=12)),
         retry_cnt: 7,
         rnr_retry: 7,
         min_rnr_timer: RnrTimer::try_from(rng.u32(1..=12)).unwrap(),

@@ -42,6 +42,7 @@ pub const TESTS: &[Test] = &[
     ("wire: nothing is lost on a bad network", |flavor| {
         bad_network(flavor, "ferroce", "ferroce", "fa,fb 0", long(1000, 200_000))
     }),
+    ("wire: packets above the network's MTU are lost", mtu),
     (
         "wire: nothing is lost on a bad network, with rdma_rxe",
         |flavor| bad_network(flavor, "ferroce", "rxe", "fa 1", long(1000, 100_000)),
@@ -234,6 +235,14 @@ fn bursts(flavor: &Flavor) {
         echo $(counter fa sent_bytes) bytes read and fetched";
     between(flavor, "ferroce", "ferroce", script)
         .prints(&format!("{} bytes read", 300 * (65536 + 8)));
+}
+
+fn mtu(flavor: &Flavor) {
+    let script = format!(
+        "ip -n a link set va mtu 1500; ip -n b link set vb mtu 1500; {}",
+        guest_script("wire_mtu.py", "fa fb")
+    );
+    between(flavor, "ferroce", "ferroce", &script).prints("what is too long is lost");
 }
 
 fn counters(flavor: &Flavor) {

@@ -43,7 +43,7 @@ fn attr() -> QpAttr {
         qp_access_flags: AccessFlags::REMOTE,
         max_rd_atomic: 4,
         max_dest_rd_atomic: 4,
-        timeout: AckTimeout::try_from(10).unwrap(),
+        timeout: AckTimeout::from_low_bits(10),
         retry_cnt: 3,
         rnr_retry: 2,
         min_rnr_timer: RnrTimer::try_from(14).unwrap(),
