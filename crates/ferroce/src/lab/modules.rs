@@ -16,9 +16,7 @@ use ferroce_lab::session;
 
 use super::Ready;
 use crate::args::ModuleArg;
-
-/// What lines are broken at.
-const WIDTH: usize = 80;
+use crate::module::text::paragraph;
 
 impl Ready {
     /// The files that a command line asks for, in the order to load them in.
@@ -97,14 +95,15 @@ impl Ready {
                 self.kernel.release, self.kernel.flavor
             );
         }
-        out += "`ferroce module check` says why:";
+        out += "`ferroce module check` says why:\n";
         for (stage, finding) in refusals {
             let what = format!("{}: {}", stage.name(), finding.what);
-            out += &broken("\n  - ", "\n    ", &what);
+            out += &paragraph("  - ", 4, &what);
             if let Some(help) = &finding.help {
-                out += &broken("\n    > ", "\n      ", help);
+                out += &paragraph("    > ", 6, help);
             }
         }
+        out.truncate(out.trim_end().len());
         out
     }
 
@@ -193,37 +192,9 @@ fn other_compiler(kernel: &Kernel, path: &Path) -> Option<String> {
         .then(|| format!("it was compiled by {of_module}, and this kernel by {of_kernel}"))
 }
 
-/// A text broken to the width, with what its first line begins with, and what the others do.
-fn broken(first: &str, rest: &str, text: &str) -> String {
-    let mut out = first.to_owned();
-    let mut column = first.len();
-    for word in text.split_whitespace() {
-        if column > rest.len() && column + word.len() > WIDTH {
-            out.truncate(out.trim_end_matches(' ').len());
-            out += rest;
-            column = rest.len();
-        }
-        out += word;
-        out.push(' ');
-        column += word.len() + 1;
-    }
-    out.truncate(out.trim_end().len());
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_are_broken_at_the_width() {
-        let text = broken("\n  - ", "\n    ", &"word ".repeat(40));
-        assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
-        assert!(text
-            .lines()
-            .skip(2)
-            .all(|line| line.starts_with("    word")));
-    }
 
     #[test]
     fn a_parameter_for_a_folder_says_for_which_module() {

@@ -6,7 +6,7 @@ mod check;
 mod exec;
 mod info;
 mod live;
-mod text;
+pub mod text;
 
 use std::path::PathBuf;
 
