@@ -2,6 +2,7 @@
 //! Configures and builds a kernel, once for each source, configuration and
 //! toolchain.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -37,6 +38,8 @@ pub struct Kernel {
 
 /// The file in the build folder with all of the build's output.
 const LOG: &str = "ferroce-build.log";
+/// The file in the build folder that `make` reads there, before the kernel's `Makefile`.
+const MAKEFILE: &str = "GNUmakefile";
 /// The file beside the build folders with the steps of the last full build.
 const STEPS: &str = "steps";
 
@@ -200,6 +203,9 @@ impl Kernel {
                 std::io::ErrorKind::NotFound.into(),
             )
         })?;
+        let makefile = self.dir.join(MAKEFILE);
+        fs::write(&makefile, self.toolchain.makefile(self.flavor))
+            .map_err(Error::file("write", &makefile))?;
         Seal::write(&self.dir, self.products()?)?;
         note(
             "Built",
@@ -289,6 +295,7 @@ impl Kernel {
         let mut products: Vec<PathBuf> = [
             self.flavor.backend.image(),
             ".config",
+            MAKEFILE,
             "Module.symvers",
             "System.map",
             "modules.order",
@@ -329,6 +336,9 @@ fn fragment(project: &Path, flavor: Flavor) -> Result<String> {
         let path = project.join(format!("config/{name}.config"));
         text += &fs::read_to_string(&path).map_err(Error::file("read", &path))?;
     }
+    // Its name is part of what the loader compares: a module of one kind is not for another.
+    writeln!(text, "CONFIG_LOCALVERSION=\"-ferroce-{}\"", flavor.name())
+        .expect("a String takes all");
     Ok(text)
 }
 

@@ -338,8 +338,12 @@ fn output(program: &str, args: &[&str]) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// How a module in Rust is to be compiled, where the kernel's build has it in a way that the kernel's
-/// loader does not take: see kernel/examples/hello/Kbuild.
+/// How a module in Rust is to be compiled, where the kernel's loader does not take what its build makes.
+///
+/// That is so in User-Mode Linux, and shows at insmod, not before. Without "static", code finds symbols
+/// by way of a global offset table, which the loader does not make ("Unknown rela relocation: 9",
+/// R_X86_64_GOTPCREL). Without "large", addresses are 32 bits wide, and modules are loaded above what
+/// these reach ("overflow in relocation type 11"). C has -mcmodel=large in arch/um/Makefile.
 fn rustflags(flavor: Flavor) -> Option<&'static str> {
     match flavor.backend {
         Backend::Uml => Some("-Crelocation-model=static -Ccode-model=large"),
@@ -417,17 +421,22 @@ impl Toolchain {
         make
     }
 
-    /// What the environment is to be for `make` to build a module for a kernel of `flavor`, in that
-    /// kernel's build folder.
-    pub fn module_environment(&self, flavor: Flavor) -> Vec<(&'static str, String)> {
-        let mut variables = vec![("ARCH", flavor.backend.arch().to_owned())];
-        variables.extend(self.llvm.iter().map(|suffix| ("LLVM", suffix.clone())));
-        variables.extend(rustflags(flavor).map(|flags| ("KRUSTFLAGS", flags.to_owned())));
-        variables
+    /// The text of the makefile in a kernel's build folder, for whoever builds a module there: it has
+    /// what the kernel's own makefile has to be told, by a user who knows nothing of it.
+    pub fn makefile(&self, flavor: Flavor) -> String {
+        let arguments = self.make_arguments(flavor);
+        let exports = arguments
+            .iter()
+            .map(|argument| format!("export {argument}\n"));
+        let rust = rustflags(flavor).map(|flags| format!("export KRUSTFLAGS += {flags}\n"));
+        exports
+            .chain(rust)
+            .chain(["include Makefile\n".to_owned()])
+            .collect()
     }
 
-    /// What `make` is to be told for a kernel of `flavor`, by whoever builds a module of their own too.
-    pub fn make_arguments(&self, flavor: Flavor) -> Vec<String> {
+    /// What `make` is to be told for a kernel of `flavor`.
+    fn make_arguments(&self, flavor: Flavor) -> Vec<String> {
         let llvm = self.llvm.iter().map(|suffix| format!("LLVM={suffix}"));
         std::iter::once(format!("ARCH={}", flavor.backend.arch()))
             .chain(llvm)

@@ -37,6 +37,8 @@ pub struct Session {
     pub cpus: u32,
     /// Its memory in bytes.
     pub memory: u64,
+    /// What its kernel's command line has beside what the lab needs.
+    pub append: Vec<String>,
     /// After how long it is ended.
     pub timeout: Option<Duration>,
     /// The host's folders that it may change.
@@ -159,6 +161,7 @@ impl Session {
             kernel,
             cpus: self.cpus,
             memory: self.memory,
+            append: &self.append,
             writable: &job.writable,
             folder: folder.path(),
         };
@@ -395,11 +398,6 @@ fn environment(kernel: &Kernel) -> Vec<(Text, Text)> {
     // Administrators' programs, which an ordinary user's PATH leaves out.
     path.push(":/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin");
     set("PATH", path);
-    // An out-of-tree module's Makefile takes the architecture from `uname -m`, which is the same in
-    // User-Mode Linux as on the host.
-    for (name, value) in kernel.toolchain.module_environment(kernel.flavor) {
-        set(name, value.into());
-    }
     all.iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect()

@@ -339,6 +339,9 @@ pub struct Machine {
     /// How much memory it has, such as 512M or 4G [default: 1G; debug: 2G]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     mem: Option<u64>,
+    /// Add this to the kernel's command line, such as `isolcpus=1`; may be given again
+    #[arg(long, value_name = "ARGUMENTS")]
+    pub append: Vec<String>,
     /// End the guest after this many seconds
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,

@@ -66,6 +66,7 @@ pub fn run(setup: &Setup) -> Result<i32> {
         command: ["sh", "-c", SCRIPT].map(Into::into).to_vec(),
         cpus: 2,
         memory: 1 << 30,
+        append: Vec::new(),
         timeout: None,
         writable: Vec::new(),
         module_files: Vec::new(),

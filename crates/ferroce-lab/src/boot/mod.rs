@@ -29,6 +29,8 @@ pub struct Machine<'a> {
     pub cpus: u32,
     /// Its memory in bytes.
     pub memory: u64,
+    /// What the kernel's command line has beside what is needed here.
+    pub append: &'a [String],
     /// The host's folders that it may write to.
     pub writable: &'a [Text],
     /// A folder of this run's own on the host, with a file "job" in it.
@@ -80,6 +82,7 @@ impl Machine<'_> {
             // checks switch these arrays off.
             arguments.push("slab_debug=F".to_owned());
         }
+        arguments.extend(self.append.iter().cloned());
         arguments.extend([
             format!("init={}", self.folder.join("init").display()),
             "--".to_owned(),

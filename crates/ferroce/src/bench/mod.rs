@@ -77,6 +77,7 @@ pub fn run(args: &Bench) -> Result<i32> {
             ],
             cpus: PROCESSORS,
             memory: 2 << 30,
+            append: Vec::new(),
             timeout: None,
             writable: Vec::new(),
             module_files: Vec::new(),

@@ -155,23 +155,9 @@ fn build(args: &Build) -> Result<i32> {
     );
     note(
         "Yours",
-        &format!(
-            "make -C {} {} M=$PWD modules",
-            kernel.dir.display(),
-            module_variables(kernel)
-        ),
+        &format!("make -C {} M=$PWD modules", kernel.dir.display()),
     );
     Ok(0)
-}
-
-/// What make is to be told for a module, as a shell takes it.
-fn module_variables(kernel: &Kernel) -> String {
-    let variables = kernel.toolchain.module_environment(kernel.flavor);
-    let quoted = variables.iter().map(|(name, value)| {
-        let value = shell_words::quote(value);
-        format!("{name}={value}")
-    });
-    quoted.collect::<Vec<_>>().join(" ")
 }
 
 fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<i32> {
@@ -185,6 +171,7 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<
         command,
         cpus: machine.cpus,
         memory: machine.memory(),
+        append: machine.append.clone(),
         timeout: machine.timeout,
         writable: machine.rw.clone(),
         module_files: ready.module_files(&machine.module)?,

@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The modules that `--module` names: which files, in which order, whether they
-//! were built for this kernel, and why the guest's kernel refused one.
+//! The modules that `--module` names: which files, in which order, and why the
+//! guest's kernel refused one.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use ferroce_kmod::check::{self, Finding, Reason, Request, Severity, Stage, Verdict};
-use ferroce_kmod::file::ModuleFile;
-use ferroce_kmod::info::Info;
 use ferroce_kmod::kernel::Kernel;
 use ferroce_kmod::linkage::name_of_path;
-use ferroce_lab::progress::note;
 use ferroce_lab::session;
 
 use super::Ready;
@@ -33,17 +30,6 @@ impl Ready {
                     path: module.path.clone(),
                     parameters: module.parameters.clone(),
                 }),
-            }
-        }
-        for file in &files {
-            if let Some(compilers) = other_compiler(&kernel, &file.path) {
-                note(
-                    "Warning",
-                    &format!(
-                        "{} was built for another kernel ({compilers}), and may crash this one",
-                        file.path.display()
-                    ),
-                );
             }
         }
         Ok(files)
@@ -171,25 +157,6 @@ fn recipient<'a>(
         )
     })?;
     Ok((file, text[module.len() + 1..].into()))
-}
-
-/// Whether gcc compiled one of module and kernel, and clang the other: the lab's kernels to find bugs
-/// with are clang's, the others gcc's, and in all else a module of one looks like one of the other.
-fn other_compiler(kernel: &Kernel, path: &Path) -> Option<String> {
-    let config = kernel.config.as_ref()?;
-    let of_kernel = match config.is_set("CONFIG_CC_IS_CLANG") {
-        true => "clang",
-        false => "gcc",
-    };
-    let info = Info::of(&ModuleFile::read(path).ok()?).ok()?;
-    let has = |name| info.compilers.iter().any(|c| c.contains(name));
-    let of_module = match (has("GCC:"), has("clang")) {
-        (true, false) => "gcc",
-        (false, true) => "clang",
-        _ => return None,
-    };
-    (of_module != of_kernel)
-        .then(|| format!("it was compiled by {of_module}, and this kernel by {of_kernel}"))
 }
 
 #[cfg(test)]

@@ -50,6 +50,10 @@ pub const TESTS: &[Test] = &[
         "queues are polled only where their program may run, and only if that is wanted",
         polled,
     ),
+    (
+        "queues are not polled on a processor that is set apart",
+        isolated,
+    ),
 ];
 
 pub const DEBUG_TESTS: &[Test] = &[
@@ -147,6 +151,20 @@ fn polled(flavor: &Flavor) {
     );
     let ran = with_device(flavor, &script).ends_with(0);
     assert_eq!(ran.stdout.matches("polled: ").count(), 4, "{ran:#?}");
+}
+
+/// The thread that polls leaves a CPU alone that the administrator has set apart, even when nothing else runs there.
+fn isolated(flavor: &Flavor) {
+    let script = with_device_script(&format!(
+        "cat /sys/devices/system/cpu/isolated; {}",
+        guest_script("polled.py", "fr0 none")
+    ));
+    ran(flavor
+        .lab(&["--append", "isolcpus=1"])
+        .args(["sh", "-c", &script]))
+    .ends_with(0)
+    .prints("1\n")
+    .prints("polled: ");
 }
 
 fn two_devices(flavor: &Flavor) {

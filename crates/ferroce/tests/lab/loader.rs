@@ -215,8 +215,9 @@ fn code_models(flavor: &Flavor) {
         ran(Command::new("make")
             .arg("-C")
             .arg(&built.kernel)
-            .arg("ARCH=um")
             .arg(format!("M={}", hello.display()))
+            // Not the flags that the kernel's build folder has for its modules.
+            .arg("KRUSTFLAGS=")
             .arg("modules"))
         .ends_with(0);
 

@@ -303,7 +303,6 @@ fn build(built: &Built, folder: &Path, sources: &[(&str, &str)], kbuild: &str) {
     ran(Command::new("make")
         .arg("-C")
         .arg(&built.kernel)
-        .arg("ARCH=um")
         .arg(format!("M={}", folder.display()))
         .arg("modules"))
     .ends_with(0);

@@ -159,7 +159,7 @@ fn current_folder(flavor: &Flavor) {
     let dir = tempfile::tempdir().unwrap();
     let ran = ran(flavor
         .lab(&[])
-        .args(["sh", "-c", "pwd; id -u; uname -r"])
+        .args(["sh", "-c", "pwd; id -u; uname -r; ls /proc/sysrq-trigger"])
         .current_dir(dir.path()))
     .ends_with(0);
     let lines: Vec<&str> = ran.stdout.lines().collect();
@@ -168,7 +168,10 @@ fn current_folder(flavor: &Flavor) {
         dir.path().canonicalize().unwrap().to_str().unwrap()
     );
     assert_eq!(lines[1], "0");
-    assert!(lines[2].ends_with("-ferroce"), "{lines:?}");
+    assert!(
+        lines[2].ends_with(&format!("-ferroce-{}", flavor.name)),
+        "{lines:?}"
+    );
 }
 
 fn raw_bytes(flavor: &Flavor) {
