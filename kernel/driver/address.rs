@@ -4,10 +4,11 @@
 
 use super::{
     device::Ferroce,
-    memory::PdId,
+    mr,
     quota::{Counted, Kind},
 };
 use crate::{
+    key::PdId,
     net::route::UDP,
     qp::{AddressVector, AttrMask, QpAttr, RequestedAttr},
     rdma::{
@@ -75,7 +76,7 @@ impl ah::Operations for Ah {
         }
         let number = reserved.keep();
         let address = Address {
-            pd: PdId::of(ah.pd()),
+            pd: mr::pd_id(ah.pd()),
             dgid: attr.dgid().0,
             sgid: sgid.gid().0,
             traffic_class: attr.traffic_class(),

@@ -4,7 +4,7 @@
 
 use super::{
     callback::{Callbacks, HasHandlers},
-    counters::Host,
+    counters::HostCounter,
     device::Ferroce,
     kernel_user::Polling,
     quota::{Counted, Kind},
@@ -184,7 +184,7 @@ enum Event {
 
 /// Raises the event that was asked for.
 fn raise(cq: &rdma::Cq<Cq>) {
-    cq.device().counters.count_host(Host::CompletionEvents);
+    cq.device().counters.count_host(HostCounter::CompletionEvents);
     tell(cq, Event::Completion);
 }
 
@@ -222,7 +222,7 @@ pub(crate) fn complete(cq: &rdma::Cq<Cq>, cqe: &Cqe, solicited: bool) {
         Ok(()) if notify => raise(cq),
         Ok(()) => {}
         Err(error) => {
-            cq.device().counters.count_host(Host::CqOverflow);
+            cq.device().counters.count_host(HostCounter::CqOverflow);
             // IBTA 11.6.3.1: told once; what comes later is lost as well.
             if error == CqError::Overrun {
                 let entries = cq.entries();

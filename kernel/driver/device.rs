@@ -6,8 +6,9 @@ use super::{
     address::{Address, Ah},
     counters::{self, Counters},
     cq::Cq,
-    memory::{Keys, Mr, MAX_FAST_REG_PAGES, MAX_KEYS},
+    mr::{Keys, Mr, MAX_FAST_REG_PAGES},
     multicast::{Groups, MAX_GROUP_MEMBERS, MAX_MEMBERS},
+    mw::Mw,
     place::Place,
     port,
     queue_pair::{self, Drainer, Qp, QpRef},
@@ -18,9 +19,9 @@ use super::{
     },
     srq::Srq,
     table::Table,
-    window::Mw,
 };
 use crate::{
+    key,
     net::SpinLockBh,
     rdma::{self, workqueue::WorkQueue, *},
     ring, uapi,
@@ -94,7 +95,7 @@ impl Ferroce {
                 queue_pair::NUMBERS, REUSE_AFTER, c"ferroce::qps", static_lock_class!()
             ),
             // Keys of number zero are for nobody: programs take key zero for none.
-            keys <- Table::new((0, MAX_KEYS), REUSE_AFTER, c"ferroce::keys", static_lock_class!()),
+            keys <- Table::new((0, key::COUNT), REUSE_AFTER, c"ferroce::keys", static_lock_class!()),
             // A number at once: only the owner's own work requests name an address handle.
             ahs <- Table::new((0, MAX_AH + 1), 0, c"ferroce::ahs", static_lock_class!()),
             groups <- Groups::new(),
@@ -254,8 +255,8 @@ impl rdma::Operations for Ferroce {
         UserCommand::PostSrqRecv,
     ];
 
-    const DEVICE_COUNTERS: &'static [CounterDesc] = counters::Host::DESCS;
-    const PORT_COUNTERS: &'static [CounterDesc] = counters::Port::DESCS;
+    const DEVICE_COUNTERS: &'static [CounterDesc] = counters::HostCounter::DESCS;
+    const PORT_COUNTERS: &'static [CounterDesc] = &counters::PORT_DESCS;
 
     type Ucontext = Ucontext;
     type Pd = Pd;

@@ -39,14 +39,32 @@ pub mod verbs;
 #[allow(dead_code, unused_imports)]
 pub mod wire;
 
+// What makes it a card, the same files that the tests are built of.
+#[path = "../../crates/ferroce-device/src/counter.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod counter;
+#[path = "../../crates/ferroce-device/src/key.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod key;
+#[path = "../../crates/ferroce-device/src/numbers.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod numbers;
+#[path = "../../crates/ferroce-device/src/region.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod region;
+#[path = "../../crates/ferroce-device/src/window.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod window;
+
 mod address;
 mod callback;
 mod counters;
 mod cq;
 mod device;
 mod kernel_user;
-mod memory;
+mod mr;
 mod multicast;
+mod mw;
 mod place;
 mod port;
 mod queue_pair;
@@ -55,7 +73,6 @@ mod rings;
 mod roce;
 mod srq;
 mod table;
-mod window;
 
 module! {
     type: Ferroce,

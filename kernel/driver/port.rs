@@ -3,10 +3,11 @@
 //! The port: its attributes, and what can be changed of them.
 
 use super::{
-    counters::{Counters, Port as Counter},
+    counters::Counters,
     device::Ferroce,
 };
 use crate::{
+    counter::PortCounter as Counter,
     rdma::{
         eopnotsupp, Device, Mtu, PhysState, PortAttr, PortCaps, PortCoreCaps, PortImmutable,
         PortModify, PortState, Speed, Width,

@@ -24,6 +24,17 @@ impl CounterDesc {
             ..pin_init::zeroed()
         })
     }
+
+    /// Counters of these names.
+    pub const fn of<const N: usize>(names: [&'static CStr; N]) -> [Self; N] {
+        let mut descs = [const { Self::new(c"") }; N];
+        let mut at = 0;
+        while at < N {
+            descs[at] = Self::new(names[at]);
+            at += 1;
+        }
+        descs
+    }
 }
 
 /// An enumeration of counters: `Variant = "name"`. The numbers of its variants are the places of the

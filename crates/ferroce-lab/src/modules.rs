@@ -57,8 +57,11 @@ const PACKAGES: [Package; 7] = [
 /// `build`, the link to the kernel's build folder, which a guest sees as well.
 const LAYOUT: &str = "2";
 
-/// The sources of the protocol core, from the folder of the modules.
-const CORE: &str = "../crates/ferroce-core/src";
+/// What else the driver is built of, from the folder of the modules.
+const CRATES: [&str; 2] = [
+    "../crates/ferroce-core/src",
+    "../crates/ferroce-device/src",
+];
 
 /// The workspace's manifest, which has the release.
 const MANIFEST: &str = "../Cargo.toml";
@@ -286,8 +289,9 @@ fn sources_key(project: &Path) -> Result<String> {
         )));
     }
     let mut files = files_below(project)?;
-    // The protocol core, which the driver is built of as well.
-    files.extend(files_below(&project.join(CORE))?);
+    for sources in CRATES {
+        files.extend(files_below(&project.join(sources))?);
+    }
     files.push(project.join(MANIFEST));
     files.sort();
     let mut hasher = Sha256::new();

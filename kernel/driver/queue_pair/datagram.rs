@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     address,
-    counters::Port,
+    counter::PortCounter,
     local::{self, Delivery, Fault},
-    memory::Anew,
+    mr::Uncached,
     net,
     rdma::{self, Gid},
     ring::{Data, SendRequest},
@@ -88,7 +88,7 @@ pub(super) fn datagram(
     };
     let mtu = crate::port::mtu(device).bytes();
     let mut list = local::RegionList::new();
-    match local::Datagram::new(request, data, &Own(qp, Anew), mtu, source, &mut list) {
+    match local::Datagram::new(request, data, &Own(qp, Uncached), mtu, source, &mut list) {
         Ok(datagram) => {
             let counters = &device.counters;
             let deliver = |peer: &QpRef| {
@@ -96,7 +96,7 @@ pub(super) fn datagram(
                 let delivery = datagram.deliver(&Peer::datagram(&peer, qkey)?);
                 if delivery == Delivery::Done {
                     let counters = &peer.device().counters;
-                    counters.add(Port::RcvdBytes, datagram.length().into());
+                    counters.add(PortCounter::RcvdBytes, datagram.length().into());
                 }
                 Ok(delivery)
             };
@@ -141,10 +141,10 @@ pub(super) fn datagram(
                     Err(Fault::Gone) => return Attempt::Failed(WcStatus::LocProtErr),
                 }
             } else if delivered.is_none() {
-                counters.count(Port::Undelivered);
+                counters.count(PortCounter::Undelivered);
             }
-            counters.count(Port::RdmaSends);
-            counters.add(Port::SentBytes, datagram.length().into());
+            counters.count(PortCounter::RdmaSends);
+            counters.add(PortCounter::SentBytes, datagram.length().into());
             Attempt::Done(datagram.length())
         }
         Err(status) => Attempt::Failed(status),

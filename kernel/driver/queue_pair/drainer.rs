@@ -17,14 +17,14 @@ use super::{
     take_turn, Qp, QpRef,
 };
 use crate::{
-    counters::Host,
-    memory::Cache,
+    counters::HostCounter,
+    mr::Cache,
     rdma::{
         self,
         thread::{self, Run, Thread},
     },
 };
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use kernel::{
     cpu::CpuId,
     new_mutex,
@@ -41,13 +41,13 @@ pub(crate) struct Drainer {
     offered: Mutex<KVec<QpRef>>,
     rhythm: Rhythm,
     /// Whose queues it looks after at the moment.
-    attends_to: AtomicUsize,
+    attends_to: AtomicU64,
     /// The number of the CPU that it is to run on.
     cpu: AtomicU32,
 }
 
 /// To whom it attends when it sleeps. No protection domain has that number.
-const NOBODY: usize = 0;
+const NOBODY: u64 = 0;
 
 /// How often a device's programs ring. Doorbells that two threads ring at once may count as one.
 #[derive(Default)]
@@ -128,7 +128,7 @@ impl Drainer {
             try_pin_init!(Self {
                 offered <- new_mutex!(KVec::new(), "ferroce::Drainer::offered"),
                 rhythm: Rhythm::default(),
-                attends_to: AtomicUsize::new(NOBODY),
+                attends_to: AtomicU64::new(NOBODY),
                 cpu: AtomicU32::new(0),
             }? Error),
         )
@@ -290,7 +290,7 @@ impl Attended {
         let stopped = drain(qp, &mut send, Extent::Batch, cache);
         if let Stopped::After(requests @ 1..) = stopped {
             let counters = &qp.device().counters;
-            counters.add_host(Host::Drained, requests.into());
+            counters.add_host(HostCounter::Drained, requests.into());
         }
         stopped
     }

@@ -10,9 +10,9 @@ use super::{
     Qp, QpRef,
 };
 use crate::{
-    counters::Port,
+    counter::PortCounter,
     device::Ferroce,
-    memory::Cache,
+    mr::Cache,
     rdma::{self, Device, Gid, GidType},
     ring::Operation,
     roce,
@@ -135,11 +135,11 @@ impl<'a> Known<'a> {
             return;
         };
         let (mine, theirs) = (&self.qp.device().counters, &peer.qp.device().counters);
-        mine.add(Port::RdmaSends, tally.messages);
+        mine.add(PortCounter::RdmaSends, tally.messages);
         for (from, to, length) in [(mine, theirs, tally.sent), (theirs, mine, tally.received)] {
             if length > 0 {
-                from.add(Port::SentBytes, length);
-                to.add(Port::RcvdBytes, length);
+                from.add(PortCounter::SentBytes, length);
+                to.add(PortCounter::RcvdBytes, length);
             }
         }
     }

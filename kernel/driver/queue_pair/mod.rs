@@ -28,17 +28,18 @@ mod work;
 
 use super::{
     address::Attributes,
-    counters::Host,
+    counters::HostCounter,
     cq::{self, CqRef},
     device::Ferroce,
     kernel_user::{qp_event_bit, Polling, Posting},
-    memory::PdId,
+    mr,
     quota::{Counted, Kind},
     rings::{errno, PostQueue, Rings},
     roce::Connection,
     srq::{receive_details, SrqRef},
 };
 use crate::{
+    key::PdId,
     net::{self, SpinLockBh},
     qp::{self, state, DeviceLimits, Transition},
     rdma::{
@@ -175,7 +176,7 @@ impl Operations for Qp {
         };
         caps.fill(attr.caps_mut());
 
-        let pd = PdId::of(qp.pd());
+        let pd = mr::pd_id(qp.pd());
         let queue = match call {
             Some(call) => call.ucontext().queue.clone(),
             None => qp.device().queue.clone(),
@@ -336,7 +337,7 @@ impl Operations for Qp {
             }
             // As above.
             None if wrs.is_empty() => {
-                qp.device().counters.count_host(Host::Doorbells);
+                qp.device().counters.count_host(HostCounter::Doorbells);
                 flush_receives(qp);
                 Ok(())
             }
@@ -540,7 +541,7 @@ fn take_turn(qp: &rdma::Qp<Qp>) {
     send::drain_all(qp, &mut send, Extent::Until(end));
     drop(send);
     let counters = &qp.device().counters;
-    counters.took(Host::LongestTurn, began);
+    counters.took(HostCounter::LongestTurn, began);
     // What came in the meantime found the mutex taken.
     if qp.kicked.load(Ordering::SeqCst) {
         qp.deferred.queue();
@@ -550,7 +551,7 @@ fn take_turn(qp: &rdma::Qp<Qp>) {
 /// Answers a process's doorbell.
 fn doorbell(qp: &rdma::Qp<Qp>) {
     kick(qp);
-    qp.device().counters.count_host(Host::Doorbells);
+    qp.device().counters.count_host(HostCounter::Doorbells);
     drainer::doorbell(qp);
 }
 

@@ -5,10 +5,11 @@
 use super::{dispatch, fail, send::Extent, Qp};
 use crate::{
     address,
-    counters::Port,
+    counter::PortCounter,
     cq,
+    key::Access,
     local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
-    memory::{self, Anew, Lookup, Wanted},
+    mr::{self, Lookup, Uncached},
     qp::{state, QpAttr},
     rdma::{self, qp::QpEvent},
     ring::{Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE},
@@ -212,7 +213,7 @@ impl GivenBack {
 }
 
 /// A queue pair as its peer sees it. `L` says how its keys are looked up.
-pub(crate) struct Peer<'a, L = Anew> {
+pub(crate) struct Peer<'a, L = Uncached> {
     pub(super) qp: &'a rdma::Qp<Qp>,
     pub(super) terms: Terms,
     pub(super) lookup: L,
@@ -268,16 +269,16 @@ impl Terms {
 impl<'a> Peer<'a> {
     /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42); otherwise, as what that
     /// counts.
-    pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Result<Self, Port> {
+    pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Result<Self, PortCounter> {
         if !qp.qp_type.is_datagram() {
-            return Err(Port::UnknownQp);
+            return Err(PortCounter::UnknownQp);
         }
         let shared = qp.shared.lock();
         if shared.is_gone || !state::accepts_requests(shared.attr.state) {
-            return Err(Port::NotReady);
+            return Err(PortCounter::NotReady);
         }
         if shared.attr.qkey != qkey {
-            return Err(Port::WrongQkey);
+            return Err(PortCounter::WrongQkey);
         }
         Ok(Self::of(qp, &shared.attr))
     }
@@ -292,20 +293,20 @@ impl<'a> Peer<'a> {
         Self {
             qp,
             terms: Terms::of(attr),
-            lookup: Anew,
+            lookup: Uncached,
             turn: None,
         }
     }
 }
 
 /// The memory that a queue pair's own work requests name, and how it is looked up.
-pub(crate) struct Own<'a, L = Anew>(pub(crate) &'a rdma::Qp<Qp>, pub(crate) L);
+pub(crate) struct Own<'a, L = Uncached>(pub(crate) &'a rdma::Qp<Qp>, pub(crate) L);
 
 impl<L: Lookup> LocalMemory for Own<'_, L> {
     type Region = L::Region;
 
     fn local(&self, sge: Sge, write: bool) -> Result<L::Region, AccessError> {
-        let wanted = Wanted::local(self.0.pd, self.0.number, sge, write);
+        let wanted = Access::local(self.0.pd, self.0.number, sge, write);
         self.1.local(&self.0.device().keys, &wanted)
     }
 }
@@ -317,8 +318,8 @@ impl<L> Peer<'_, L> {
     fn count_no_receive(&self) {
         let counters = &self.qp.device().counters;
         counters.count(match self.qp.qp_type {
-            QpType::Rc => Port::SentRnr,
-            _ => Port::OutOfBuffer,
+            QpType::Rc => PortCounter::SentRnr,
+            _ => PortCounter::OutOfBuffer,
         });
     }
 
@@ -414,7 +415,7 @@ impl<L: Lookup> LocalMemory for Peer<'_, L> {
     type Region = L::Region;
 
     fn local(&self, sge: Sge, write: bool) -> Result<L::Region, AccessError> {
-        let wanted = Wanted::local(self.qp.pd, self.qp.number, sge, write);
+        let wanted = Access::local(self.qp.pd, self.qp.number, sge, write);
         self.lookup.local(&self.qp.device().keys, &wanted)
     }
 }
@@ -426,14 +427,14 @@ impl<L: Lookup> Responder for Peer<'_, L> {
         length: u32,
         access: AccessFlags,
     ) -> Result<L::Region, AccessError> {
-        let wanted = Wanted::remote(self.qp.pd, self.qp.number, remote, length, access);
+        let wanted = Access::remote(self.qp.pd, self.qp.number, remote, length, access);
         self.lookup.remote(&self.qp.device().keys, &wanted)
     }
 
     fn remote_key(&self, rkey: u32, access: AccessFlags) -> Result<(), AccessError> {
         let remote = Remote { addr: 0, rkey };
-        let wanted = Wanted::remote(self.qp.pd, self.qp.number, remote, 0, access);
-        memory::check_key(&self.qp.device().keys, &wanted)
+        let wanted = Access::remote(self.qp.pd, self.qp.number, remote, 0, access);
+        mr::check_key(&self.qp.device().keys, &wanted)
     }
 
     fn access(&self) -> AccessFlags {
@@ -481,7 +482,7 @@ impl<L: Lookup> Responder for Peer<'_, L> {
     }
 
     fn complete(&self, received: &Received) {
-        self.qp.device().counters.count(Port::RdmaRecvs);
+        self.qp.device().counters.count(PortCounter::RdmaRecvs);
         let mut cqe = Cqe::new(
             received.wr_id,
             self.qp.number,
@@ -506,12 +507,12 @@ impl<L: Lookup> Responder for Peer<'_, L> {
     }
 
     fn invalidate(&self, rkey: u32) -> Result<(), AccessError> {
-        memory::invalidate(&self.qp.device().keys, self.qp.pd, rkey, self.qp.number)
+        mr::invalidate(&self.qp.device().keys, self.qp.pd, rkey, self.qp.number)
     }
 
     fn fail(&self, event: Option<EventType>) {
         if event == Some(EventType::QpAccessErr) {
-            self.qp.device().counters.count(Port::ResponseAccess);
+            self.qp.device().counters.count(PortCounter::ResponseAccess);
         }
         fail(self.qp, event);
     }

@@ -12,17 +12,17 @@ use super::{
     Qp,
 };
 use crate::{
-    counters::Port,
+    counter::PortCounter,
     cq,
     local::{self, AccessError, Outcome},
-    memory::{self, Cache},
+    mr::{self, Cache},
+    mw,
     qp::state::{self, Processing},
     rdma::{self, qp::QpEvent, Details},
     ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
     roce,
     verbs::{QpState, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
-    window,
 };
 use kernel::{
     error::Result,
@@ -423,13 +423,13 @@ pub(super) fn execute_local(
 ) -> Option<Result<(), WcStatus>> {
     let keys = &qp.device().keys;
     let (result, status) = match operation {
-        Operation::BindMw(bind) => (window::bind(qp, qp.pd, bind), WcStatus::MwBindErr),
+        Operation::BindMw(bind) => (mw::bind(qp, qp.pd, bind), WcStatus::MwBindErr),
         Operation::LocalInvalidate { rkey } => (
-            memory::invalidate(keys, qp.pd, *rkey, qp.number),
+            mr::invalidate(keys, qp.pd, *rkey, qp.number),
             WcStatus::LocQpOpErr,
         ),
         Operation::RegMr(registration) => (
-            memory::register(keys, qp.pd, registration),
+            mr::register(keys, qp.pd, registration),
             WcStatus::LocQpOpErr,
         ),
         _ => return None,
@@ -464,17 +464,17 @@ fn attempt(
         }
         return match attr.timeout.nanos() {
             _ if !reliable => {
-                counters.count(Port::RdmaSends);
-                counters.count(Port::Undelivered);
+                counters.count(PortCounter::RdmaSends);
+                counters.count(PortCounter::Undelivered);
                 Attempt::Done(u32::try_from(data.length()).unwrap_or(0))
             }
             None => Attempt::Stuck,
             Some(_) if tries.no_answer >= attr.retry_cnt => {
-                counters.count(Port::RetryExceeded);
+                counters.count(PortCounter::RetryExceeded);
                 Attempt::Failed(WcStatus::RetryExcErr)
             }
             Some(nanos) => {
-                counters.count(Port::AckTimeout);
+                counters.count(PortCounter::AckTimeout);
                 tries.no_answer += 1;
                 Attempt::Wait(Delta::from_nanos(nanos as i64))
             }
@@ -488,24 +488,24 @@ fn attempt(
             Attempt::Done(length)
         }
         Outcome::Dropped(length) => {
-            counters.count(Port::RdmaSends);
-            counters.add(Port::SentBytes, length.into());
+            counters.count(PortCounter::RdmaSends);
+            counters.add(PortCounter::SentBytes, length.into());
             Attempt::Done(length)
         }
         Outcome::Failed(status) => {
             match status {
-                WcStatus::RemInvReqErr => counters.count(Port::RequestInvalid),
-                WcStatus::RemAccessErr => counters.count(Port::RequestAccess),
+                WcStatus::RemInvReqErr => counters.count(PortCounter::RequestInvalid),
+                WcStatus::RemAccessErr => counters.count(PortCounter::RequestAccess),
                 _ => {}
             }
             Attempt::Failed(status)
         }
         Outcome::NotReady(timer) => {
-            counters.count(Port::RcvdRnr);
+            counters.count(PortCounter::RcvdRnr);
             let attr = &known.own.attr;
             if attr.rnr_retry != RNR_RETRY_INFINITE {
                 if tries.not_ready >= attr.rnr_retry {
-                    counters.count(Port::RnrRetryExceeded);
+                    counters.count(PortCounter::RnrRetryExceeded);
                     return Attempt::Failed(WcStatus::RnrRetryExcErr);
                 }
                 tries.not_ready += 1;
@@ -515,7 +515,7 @@ fn attempt(
         Outcome::MemoryLater => match tries.wait_for_memory() {
             Some(delay) => Attempt::Wait(delay),
             None => {
-                counters.count(Port::Undelivered);
+                counters.count(PortCounter::Undelivered);
                 Attempt::Done(u32::try_from(data.length()).unwrap_or(0))
             }
         },

@@ -4,7 +4,7 @@
 
 use super::{catch_up, QpRef};
 use crate::{
-    counters::Host,
+    counters::HostCounter,
     rdma::workqueue::{self, WorkQueue},
 };
 use kernel::{
@@ -107,7 +107,7 @@ impl WorkItem for Deferred {
     fn run(this: Arc<Self>) {
         let qp = this.qp.lock().clone();
         if let Some(qp) = qp {
-            qp.device().counters.count_host(Host::Deferred);
+            qp.device().counters.count_host(HostCounter::Deferred);
             catch_up(&qp);
         }
     }

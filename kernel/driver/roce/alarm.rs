@@ -3,7 +3,7 @@
 //! The timers of a connection.
 
 use crate::{
-    counters::Host,
+    counters::HostCounter,
     net::SpinLockBh,
     queue_pair::{Qp, QpRef},
     rdma,
@@ -48,7 +48,7 @@ impl HrTimerCallback for Clock {
         if let Some(qp) = qp {
             let began = rdma::clock();
             (this.expired)(&qp);
-            qp.device().counters.took(Host::LongestBottomHalf, began);
+            qp.device().counters.took(HostCounter::LongestBottomHalf, began);
         }
         HrTimerRestart::NoRestart
     }

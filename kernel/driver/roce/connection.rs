@@ -4,10 +4,10 @@
 
 use super::{paging::Paging, requesting::Requesting, responding::Responding, transmit::Next};
 use crate::{
-    counters,
+    counter::PortCounter,
     device::Ferroce,
     local::Fault,
-    memory::Missing,
+    mr::Missing,
     net::SpinLockBh,
     qp::{state, QpAttr},
     queue_pair::{Peer, Qp},
@@ -197,8 +197,8 @@ impl Connection {
         qp: &rdma::Qp<Qp>,
         first: &Packet<'p>,
         next: impl FnMut() -> Option<Packet<'p>>,
-        check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
-    ) -> Result<(), counters::Port> {
+        check: impl FnOnce() -> Result<Peer<'q>, PortCounter>,
+    ) -> Result<(), PortCounter> {
         let taken = match first.bth.opcode.kind().is_response() {
             true => self.take_responses(qp, first, next, check)?,
             false => self.take_requests(qp, first, next, check)?,
@@ -212,13 +212,13 @@ impl Connection {
         qp: &rdma::Qp<Qp>,
         first: &Packet<'p>,
         mut next: impl FnMut() -> Option<Packet<'p>>,
-        check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
-    ) -> Result<Next, counters::Port> {
+        check: impl FnOnce() -> Result<Peer<'q>, PortCounter>,
+    ) -> Result<Next, PortCounter> {
         let mut requesting = self.requesting.lock();
         // With the lock held: who has the queue pair fail flushes what was taken before.
         check()?;
         let Some(requesting) = &mut *requesting else {
-            return Err(counters::Port::Ghosts);
+            return Err(PortCounter::Ghosts);
         };
         let now = rdma::clock();
         requesting.take(qp, now, first);
@@ -233,8 +233,8 @@ impl Connection {
         qp: &rdma::Qp<Qp>,
         first: &Packet<'p>,
         mut next: impl FnMut() -> Option<Packet<'p>>,
-        check: impl FnOnce() -> Result<Peer<'q>, counters::Port>,
-    ) -> Result<Next, counters::Port> {
+        check: impl FnOnce() -> Result<Peer<'q>, PortCounter>,
+    ) -> Result<Next, PortCounter> {
         let mut responding = self.responding.lock();
         // As above.
         let peer = check()?;

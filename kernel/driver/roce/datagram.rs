@@ -4,10 +4,10 @@
 
 use super::{burst::Burst, path::Path};
 use crate::{
-    counters::Port,
+    counter::PortCounter,
     device::Ferroce,
     local::{self, Fault},
-    memory::Range,
+    mr::Range,
     net::{IpHeader, Packet},
     queue_pair::{Peer, QpRef},
     rdma::{Device, Gid},
@@ -47,20 +47,20 @@ pub(super) fn receive(
     ip: &IpHeader,
     number: u32,
     packet: &wire::Packet<'_>,
-) -> Result<(), Port> {
+) -> Result<(), PortCounter> {
     let (Headers::Deth(deth) | Headers::DethImm(deth, _)) = packet.headers else {
-        return Err(Port::Malformed);
+        return Err(PortCounter::Malformed);
     };
     let grh = match ip {
         IpHeader::V4(ip) => grh::of_ipv4(ip),
         IpHeader::V6(ip) => *ip,
     };
-    let datagram = local::Arrived::new(packet, grh).ok_or(Port::Malformed)?;
+    let datagram = local::Arrived::new(packet, grh).ok_or(PortCounter::Malformed)?;
     let deliver = |qp: &QpRef| {
         let taker = Peer::datagram(qp, deth.qkey)?;
         if datagram.deliver(&taker) {
             let counters = &qp.device().counters;
-            counters.add(Port::RcvdBytes, datagram.length().into());
+            counters.add(PortCounter::RcvdBytes, datagram.length().into());
         }
         Ok(())
     };
@@ -73,7 +73,7 @@ pub(super) fn receive(
         return Ok(());
     }
     if !Ferroce::has_address(device, ip.destination()) {
-        return Err(Port::WrongSource);
+        return Err(PortCounter::WrongSource);
     }
-    deliver(&device.qps.get(number).ok_or(Port::UnknownQp)?)
+    deliver(&device.qps.get(number).ok_or(PortCounter::UnknownQp)?)
 }

@@ -3,10 +3,10 @@
 //! What a queue pair lends to its requester.
 
 use crate::{
-    counters::Port,
+    counter::PortCounter,
     cq,
     local::{AccessError, LocalMemory},
-    memory::{Anew, Range},
+    mr::{Range, Uncached},
     qp::state,
     queue_pair::{Own, Qp},
     rdma,
@@ -33,7 +33,7 @@ impl LocalMemory for Host<'_> {
     type Region = Range;
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
-        Own(self.qp, Anew).local(sge, write)
+        Own(self.qp, Uncached).local(sge, write)
     }
 }
 
@@ -87,12 +87,12 @@ impl Host<'_> {
         let counters = &self.qp.device().counters;
         let bytes = match completed.opcode {
             SendOpcode::RdmaRead | SendOpcode::CompareSwap | SendOpcode::FetchAdd => {
-                Port::RcvdBytes
+                PortCounter::RcvdBytes
             }
             SendOpcode::LocalInvalidate | SendOpcode::BindMw | SendOpcode::RegMr => return,
-            _ => Port::SentBytes,
+            _ => PortCounter::SentBytes,
         };
-        counters.count(Port::RdmaSends);
+        counters.count(PortCounter::RdmaSends);
         counters.add(bytes, completed.length.into());
     }
 }

@@ -9,7 +9,7 @@
 
 use crate::{
     local::Fault,
-    memory::{Missing, Place},
+    mr::{Missing, Place},
     net::SpinLockBh,
 };
 use kernel::{prelude::*, sync::static_lock_class};

@@ -4,7 +4,7 @@
 
 use super::{port::Sockets, receive::Incoming, UDP_PORT};
 use crate::{
-    counters::Port as Counter,
+    counter::PortCounter as Counter,
     device::{Ferroce, KnownPort},
     net::{
         route::{With, UDP},

@@ -4,7 +4,8 @@
 
 use super::{datagram, path::preceding};
 use crate::{
-    counters::{Host, Port},
+    counters::HostCounter,
+    counter::PortCounter,
     device::Ferroce,
     net::{Datagram, IpHeader, Receiver},
     qp::state,
@@ -28,13 +29,13 @@ impl Receiver for Incoming {
         }
         if is_from_this_host(&datagram) && !super::takes_from_this_host(&datagram) {
             let packets = Packets::of(&device, &datagram).count();
-            device.counters.add(Port::RcvdPackets, packets);
-            device.counters.add(Port::FromThisHost, packets);
+            device.counters.add(PortCounter::RcvdPackets, packets);
+            device.counters.add(PortCounter::FromThisHost, packets);
             return;
         }
         if datagram.payload().is_empty() {
-            device.counters.count(Port::RcvdPackets);
-            device.counters.count(Port::Malformed);
+            device.counters.count(PortCounter::RcvdPackets);
+            device.counters.count(PortCounter::Malformed);
             return;
         }
         let began = device.counters.is_timed().then(rdma::clock);
@@ -46,7 +47,7 @@ impl Receiver for Incoming {
             }
         }
         if let Some(began) = began {
-            device.counters.took(Host::LongestBottomHalf, began);
+            device.counters.took(HostCounter::LongestBottomHalf, began);
         }
     }
 }
@@ -93,7 +94,7 @@ struct Packets<'a> {
     /// Which of them was looked at last.
     index: usize,
     /// That one, if it was left.
-    left: Option<Result<&'a [u8], Port>>,
+    left: Option<Result<&'a [u8], PortCounter>>,
 }
 
 /// Whether two packets are for the same queue pair, and the same half of that, of one partition.
@@ -129,12 +130,12 @@ impl<'a> Packets<'a> {
     }
 
     /// The next one from the BTH on, whose ICRC is right, or what is wrong with it.
-    fn next(&mut self) -> Option<Result<&'a [u8], Port>> {
+    fn next(&mut self) -> Option<Result<&'a [u8], PortCounter>> {
         if self.left.is_some() {
             return self.left.take();
         }
         let (index, bytes) = self.parts.next()?;
-        self.device.counters.count(Port::RcvdPackets);
+        self.device.counters.count(PortCounter::RcvdPackets);
         self.index = index;
         Some(self.check(bytes))
     }
@@ -151,10 +152,10 @@ impl<'a> Packets<'a> {
         }
     }
 
-    fn check(&self, bytes: &'a [u8]) -> Result<&'a [u8], Port> {
+    fn check(&self, bytes: &'a [u8]) -> Result<&'a [u8], PortCounter> {
         let (transport, icrc) = bytes
             .split_last_chunk::<ICRC_LEN>()
-            .ok_or(Port::Malformed)?;
+            .ok_or(PortCounter::Malformed)?;
         let ([a, b], [c, d]) = (self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes());
         let [e, f] = ((bytes.len() + 8) as u16).to_be_bytes();
         let udp = [a, b, c, d, e, f, 0, 0];
@@ -164,7 +165,7 @@ impl<'a> Packets<'a> {
         };
         match preceding.icrc(transport) == *icrc {
             true => Ok(transport),
-            false => Err(Port::WrongIcrc),
+            false => Err(PortCounter::WrongIcrc),
         }
     }
 
@@ -179,13 +180,13 @@ fn take<'a>(
     device: &Device<Ferroce>,
     first: &'a [u8],
     packets: &mut Packets<'a>,
-) -> Result<(), Port> {
+) -> Result<(), PortCounter> {
     let Ok(first) = &Packet::parse(first) else {
-        return Err(Port::Malformed);
+        return Err(PortCounter::Malformed);
     };
     // Both are of the partition, and one of them is a full member of it: this one (IBTA 10.9.3).
     if first.bth.pkey & 0x7fff != limits::DEFAULT_PKEY & 0x7fff {
-        return Err(Port::WrongPkey);
+        return Err(PortCounter::WrongPkey);
     }
     let service = first.bth.opcode.service();
     match service {
@@ -194,9 +195,9 @@ fn take<'a>(
             datagram::receive(device, &ip, first.bth.dest_qp, first)
         }
         Service::Rc | Service::Uc => {
-            let qp = device.qps.get(first.bth.dest_qp).ok_or(Port::UnknownQp)?;
+            let qp = device.qps.get(first.bth.dest_qp).ok_or(PortCounter::UnknownQp)?;
             if Service::of(qp.qp_type) != service {
-                return Err(Port::UnknownQp);
+                return Err(PortCounter::UnknownQp);
             }
             let ip = packets.ip;
             let check = || check_peer(&qp, ip, first);
@@ -214,7 +215,7 @@ fn check_peer<'a>(
     qp: &'a rdma::Qp<Qp>,
     ip: &IpHeader,
     packet: &Packet<'_>,
-) -> Result<Peer<'a>, Port> {
+) -> Result<Peer<'a>, PortCounter> {
     let shared = qp.shared.lock();
     let state = shared.attr.state;
     let takes = match packet.bth.opcode.kind().is_response() {
@@ -222,11 +223,11 @@ fn check_peer<'a>(
         false => state::accepts_requests(state),
     };
     if shared.is_gone || !takes {
-        return Err(Port::NotReady);
+        return Err(PortCounter::NotReady);
     }
     // IBTA 9.6.1.2.1, 9.6.1.2.2: both are to be checked.
     if !ip.is_from(&shared.attr.ah_attr.dgid) || !ip.is_to(&shared.sgid) {
-        return Err(Port::WrongSource);
+        return Err(PortCounter::WrongSource);
     }
     Ok(Peer::of(qp, &shared.attr))
 }

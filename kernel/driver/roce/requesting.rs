@@ -10,9 +10,9 @@ use super::{
     transmit::{transmit, Next, Source, Stopped},
 };
 use crate::{
-    counters,
+    counter::PortCounter,
     device::Ferroce,
-    memory::Range,
+    mr::Range,
     qp::{
         state::{self, Processing},
         QpAttr,
@@ -142,8 +142,8 @@ impl Requesting {
             .with_requester(qp, |requester, host| requester.on_deadline(now, host));
         let counters = &qp.device().counters;
         match timeout {
-            Some(TimedOut::Retry) => counters.count(counters::Port::AckTimeout),
-            Some(TimedOut::Exceeded) => counters.count(counters::Port::RetryExceeded),
+            Some(TimedOut::Retry) => counters.count(PortCounter::AckTimeout),
+            Some(TimedOut::Exceeded) => counters.count(PortCounter::RetryExceeded),
             None => {}
         }
     }
@@ -302,17 +302,17 @@ fn origin(qp: &rdma::Qp<Qp>) -> Origin {
 
 fn count(device: &Device<Ferroce>, response: Response) {
     let counter = match response {
-        Response::NotReady => counters::Port::RcvdRnr,
-        Response::SequenceError => counters::Port::RcvdSequenceError,
-        Response::ImpliedNak => counters::Port::ImpliedNak,
-        Response::Failed(WcStatus::RemInvReqErr) => counters::Port::RequestInvalid,
-        Response::Failed(WcStatus::RemAccessErr) => counters::Port::RequestAccess,
-        Response::Failed(WcStatus::RetryExcErr) => counters::Port::RetryExceeded,
+        Response::NotReady => PortCounter::RcvdRnr,
+        Response::SequenceError => PortCounter::RcvdSequenceError,
+        Response::ImpliedNak => PortCounter::ImpliedNak,
+        Response::Failed(WcStatus::RemInvReqErr) => PortCounter::RequestInvalid,
+        Response::Failed(WcStatus::RemAccessErr) => PortCounter::RequestAccess,
+        Response::Failed(WcStatus::RetryExcErr) => PortCounter::RetryExceeded,
         Response::Failed(WcStatus::RnrRetryExcErr) => {
-            device.counters.count(counters::Port::RcvdRnr);
-            counters::Port::RnrRetryExceeded
+            device.counters.count(PortCounter::RcvdRnr);
+            PortCounter::RnrRetryExceeded
         }
-        Response::Ignored => counters::Port::Ghosts,
+        Response::Ignored => PortCounter::Ghosts,
         Response::Taken | Response::Failed(_) => return,
     };
     device.counters.count(counter);

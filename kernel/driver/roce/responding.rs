@@ -9,8 +9,9 @@ use super::{
     transmit::{transmit, Next, Source, Stopped},
 };
 use crate::{
-    counters::{self, Counters},
-    memory::Range,
+    counter::PortCounter,
+    counters::Counters,
+    mr::Range,
     qp::QpAttr,
     queue_pair::{Peer, Qp},
     rdma,
@@ -105,9 +106,9 @@ impl Source for Responses<'_> {
 fn count(counters: &Counters, request: Request, packet: &Packet<'_>) {
     let counter = match request {
         Request::Taken => return count_bytes(counters, packet),
-        Request::Duplicate => counters::Port::Duplicate,
-        Request::OutOfSequence => counters::Port::OutOfSequence,
-        Request::Dropped => counters::Port::Dropped,
+        Request::Duplicate => PortCounter::Duplicate,
+        Request::OutOfSequence => PortCounter::OutOfSequence,
+        Request::Dropped => PortCounter::Dropped,
         // Counted by the peer, where it is refused.
         Request::NotReady | Request::Refused(_) => return,
     };
@@ -118,10 +119,10 @@ fn count(counters: &Counters, request: Request, packet: &Packet<'_>) {
 fn count_bytes(counters: &Counters, packet: &Packet<'_>) {
     let (counter, length) = match (packet.bth.opcode.kind(), packet.headers) {
         (Kind::ReadRequest, Headers::Reth(reth)) => {
-            (counters::Port::SentBytes, reth.dma_len.into())
+            (PortCounter::SentBytes, reth.dma_len.into())
         }
-        (_, Headers::Atomic(_)) => (counters::Port::SentBytes, ATOMIC_LENGTH.into()),
-        _ => (counters::Port::RcvdBytes, packet.payload.len() as u64),
+        (_, Headers::Atomic(_)) => (PortCounter::SentBytes, ATOMIC_LENGTH.into()),
+        _ => (PortCounter::RcvdBytes, packet.payload.len() as u64),
     };
     counters.add(counter, length);
 }

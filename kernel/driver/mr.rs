@@ -6,11 +6,12 @@ mod lookup;
 
 use super::{
     device::{Ferroce, Pd},
+    mw::Mw,
     quota::{Counted, Kind},
     table::Table,
-    window::Mw,
 };
 use crate::{
+    key::{self, Access, PdId},
     local::AccessError,
     net::SpinLockBh,
     rdma::{
@@ -19,6 +20,7 @@ use crate::{
         umem::{MappedPage, PageList, Umem},
         Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
+    region::{Change, HasWindows, Part, Region},
     ring::{RegMr, Sge},
     verbs::AccessFlags,
 };
@@ -29,14 +31,7 @@ use kernel::{
     sync::{aref::ARef, static_lock_class, Arc},
 };
 
-pub(crate) use lookup::{check_key, Anew, Cache, Lookup, Missing, Place, Range, Wanted};
-
-/// The lowest byte of a key is the owner's to change, the rest is the number in the table of keys
-/// (IBTA 10.6.3.3, 10.6.6: keys made by the consumer).
-pub(crate) const KEY_BITS: u32 = 8;
-
-/// How many keys there can be: as many numbers as are left of 32 bits.
-pub(crate) const MAX_KEYS: u32 = 1 << 24;
+pub(crate) use lookup::{check_key, Cache, Lookup, Missing, Place, Range, Uncached};
 
 /// What a key names.
 #[derive(Clone)]
@@ -48,27 +43,15 @@ pub(crate) enum Named {
 /// All keys of a device.
 pub(crate) type Keys = Table<Named>;
 
-/// Tells protection domains apart. A domain outlives what is in it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PdId(usize);
-
-impl PdId {
-    pub(crate) fn of(pd: &rdma::Pd<Pd>) -> Self {
-        Self(core::ptr::from_ref(pd).addr())
-    }
-
-    /// Not zero.
-    pub(crate) fn number(self) -> usize {
-        self.0
-    }
+/// The number of a protection domain. A domain outlives what is in it.
+pub(crate) fn pd_id(pd: &rdma::Pd<Pd>) -> PdId {
+    PdId::new(core::ptr::from_ref(pd).addr() as u64)
 }
 
 /// The driver's data for memory regions.
 #[pin_data]
 pub(crate) struct Mr {
     number: u32,
-    /// How many windows are bound to it, or [`DEREGISTERED`].
-    windows: AtomicU32,
     /// Of a region that is registered by work requests: its memory, for pages to be mapped in any
     /// context.
     listed: Option<Arc<Umem>>,
@@ -79,62 +62,11 @@ pub(crate) struct Mr {
     _counted: Counted,
 }
 
-/// No more windows can be bound: the largest number, so that there is no next one. There are never
-/// that many.
-const DEREGISTERED: u32 = u32::MAX;
-
-/// What can change of a region, by registering it anew.
+/// A region, and the memory behind it.
 #[derive(Clone)]
 struct State {
-    phase: Phase,
-    key: u32,
-    pd: PdId,
-    access: AccessFlags,
-    /// The address of the first byte in work requests.
-    start: u64,
-    length: u64,
+    region: Region,
     memory: Arc<Umem>,
-    /// Where in the memory the region begins.
-    offset: usize,
-}
-
-/// The states of a region that is registered by work requests (IBTA 10.6.4.4); any other is valid
-/// always.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Free,
-    Valid,
-    /// No longer valid, and not free before the last access has ended.
-    Closing,
-}
-
-impl State {
-    /// Whether a key of a protection domain names the region, and it may be used.
-    fn is_named(&self, pd: PdId, key: u32) -> bool {
-        self.phase == Phase::Valid && self.key == key && self.pd == pd
-    }
-
-    /// Where a range of the region begins in the memory.
-    fn range(&self, addr: u64, length: u32) -> Result<usize, AccessError> {
-        let offset = addr.checked_sub(self.start).ok_or(AccessError)?;
-        let end = offset.checked_add(length.into()).ok_or(AccessError)?;
-        if end > self.length {
-            return Err(AccessError);
-        }
-        Ok(self.offset + offset as usize)
-    }
-
-    /// Whether a key names the region, and allows the access (IBTA 10.6.3.1).
-    fn check_key(&self, wanted: &Wanted) -> Result<(), AccessError> {
-        let allowed = self.is_named(wanted.pd, wanted.key) && self.access.contains(wanted.access);
-        allowed.then_some(()).ok_or(AccessError)
-    }
-
-    /// Where a range of the region begins in the memory, if a key allows the access.
-    fn check(&self, wanted: &Wanted) -> Result<usize, AccessError> {
-        self.check_key(wanted)?;
-        self.range(wanted.addr, wanted.length)
-    }
 }
 
 /// How many pages can be registered by a work request.
@@ -144,27 +76,6 @@ impl Mr {
     /// Its number in the device's table of keys.
     pub(crate) fn number(&self) -> u32 {
         self.number
-    }
-
-    /// Checks that a window may be bound to a part of the region (IBTA 10.6.7.2.1).
-    pub(crate) fn check_bind(
-        &self,
-        pd: PdId,
-        part: Sge,
-        length: u64,
-        access: AccessFlags,
-    ) -> Result<(), AccessError> {
-        let state = self.state.lock();
-        let writes = AccessFlags::REMOTE_WRITE.union(AccessFlags::REMOTE_ATOMIC);
-        let may_write =
-            !access.intersects(writes) || state.access.contains(AccessFlags::LOCAL_WRITE);
-        let offset = part.addr.checked_sub(state.start).ok_or(AccessError)?;
-        let end = offset.checked_add(length).ok_or(AccessError)?;
-        let allowed = state.is_named(pd, part.lkey)
-            && state.access.contains(AccessFlags::MW_BIND)
-            && may_write
-            && end <= state.length;
-        allowed.then_some(()).ok_or(AccessError)
     }
 
     /// Changes the state.
@@ -182,62 +93,44 @@ impl Mr {
         self.listed.as_ref()?.page_list()
     }
 
-    fn register(region: &rdma::Mr<Self>, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
-        let list = region.page_list().ok_or(AccessError)?;
-        let (start, length) = region.mapped();
-        let is_own_key = request.key >> KEY_BITS == region.number;
-        region.change(|state| {
-            if state.phase != Phase::Free || state.pd != pd || !is_own_key {
-                return Err(AccessError);
-            }
+    fn register(mr: &rdma::Mr<Self>, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
+        let list = mr.page_list().ok_or(AccessError)?;
+        let (start, length) = mr.mapped();
+        mr.change(|state| {
+            state.region.may_register(pd, request)?;
             // SAFETY: The request is one of the kernel user that has mapped the pages: only a kernel user
             // can post it, and the domain is the region's. `invalidate` closes the list before it is
             // completed, and deregistration waits until nobody has the region.
-            state.offset = unsafe { list.open(start, length) }.map_err(|_| AccessError)?;
-            state.phase = Phase::Valid;
-            state.key = request.key;
-            state.access = request.access;
-            state.start = start;
-            state.length = length;
-            Ok(())
+            let offset = unsafe { list.open(start, length) }.map_err(|_| AccessError)?;
+            let offset = offset as u64;
+            state.region.register(pd, request, (start, length), offset)
         })
     }
 
     fn invalidate(&self, pd: PdId, key: u32) -> Result<(), AccessError> {
         let list = self.page_list().ok_or(AccessError)?;
-        self.change(|state| {
-            if !state.is_named(pd, key) {
-                return Err(AccessError);
-            }
-            state.phase = Phase::Closing;
-            Ok(())
-        })?;
+        self.change(|state| state.region.begin_invalidate(pd, key))?;
         // After this its pages are the owner's again, to do with them what it likes.
         list.close();
-        self.change(|state| state.phase = Phase::Free);
+        self.change(|state| state.region.end_invalidate());
         Ok(())
     }
 
-    /// Counts a window that is bound to the region, unless that is being deregistered.
-    pub(crate) fn window_bound(&self) -> Result<(), AccessError> {
-        self.windows
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n: u32| {
-                n.checked_add(1)
-            })
-            .map(|_| ())
-            .map_err(|_| AccessError)
+    /// Counts a window that is bound to a part of the region, if it may be.
+    pub(crate) fn bind(&self, pd: PdId, part: &Part) -> Result<(), AccessError> {
+        self.state.lock().region.bind(pd, part)
     }
 
-    /// Counts a window out.
-    pub(crate) fn window_gone(&self) {
-        self.windows.fetch_sub(1, Ordering::Relaxed);
+    /// Counts a window out that is not bound to the region any more.
+    pub(crate) fn unbind(&self) {
+        self.state.lock().region.unbind();
     }
 }
 
 /// Ends the access by a key (IBTA 10.6.5), for a queue pair of that protection domain and number. Regions
 /// of processes have no such keys.
 pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<(), AccessError> {
-    match keys.get(key >> KEY_BITS).ok_or(AccessError)? {
+    match keys.get(key::number(key)).ok_or(AccessError)? {
         Named::Window(window) => window.invalidate(key, qpn),
         Named::Region(region) => region.invalidate(pd, key),
     }
@@ -273,13 +166,12 @@ fn get(
 pub(crate) fn reserve_key(keys: &Keys, flags: Flags) -> Result<u32> {
     let reserved = keys.reserve(flags)?;
     let variant = reserved.variant();
-    Ok(reserved.keep() << KEY_BITS | u32::from(variant))
+    Ok(key::new(reserved.keep(), variant))
 }
 
 /// Gives the number of a key up. The key is the last one that the number had.
 pub(crate) fn give_up_key(keys: &Keys, key: u32) {
-    let [variant, ..] = key.to_le_bytes();
-    keys.remove_variant(key >> KEY_BITS, variant);
+    keys.remove_variant(key::number(key), key::variant(key));
 }
 
 /// Gives a region a key of its own.
@@ -289,12 +181,11 @@ fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>, flags: Flags) -> Result<u3
     Ok(key)
 }
 
-/// Makes a region of what is to be its state.
-fn region(counted: Counted, state: State) -> impl PinInit<Mr, Error> {
+/// Makes the driver's data of a region.
+fn mr(counted: Counted, state: State) -> impl PinInit<Mr, Error> {
     let listed = state.memory.page_list().map(|_| state.memory.clone());
     try_pin_init!(Mr {
-        number: state.key >> KEY_BITS,
-        windows: AtomicU32::new(0),
+        number: key::number(state.region.key()),
         listed,
         state <- SpinLockBh::new(state, c"ferroce::Mr::state", static_lock_class!()),
         changes: AtomicU32::new(0),
@@ -322,24 +213,15 @@ impl mr::Operations for Mr {
             // All of a process's memory (implicit on-demand paging) is not offered.
             return Err(EINVAL);
         }
-        let start = if flags.contains(AccessFlags::ZERO_BASED) {
-            0
-        } else {
-            memory.virt_addr
-        };
         let counted = device.quota.add(Kind::Mr)?;
         let umem = get(device, memory, access)?;
-        Ok(region(
+        let key = reserve(mr, pd, UserCall::flags(call))?;
+        let (start, length) = (memory.virt_addr, memory.length);
+        Ok(self::mr(
             counted,
             State {
-                phase: Phase::Valid,
-                key: reserve(mr, pd, UserCall::flags(call))?,
-                pd: PdId::of(pd),
-                access: flags,
-                start,
-                length: memory.length,
+                region: Region::registered(key, pd_id(pd), flags, start, length),
                 memory: umem,
-                offset: 0,
             },
         ))
     }
@@ -359,38 +241,45 @@ impl mr::Operations for Mr {
         if let Some(call) = call {
             call.none()?;
         }
-        // IBTA 11.2.8.7: not while windows are bound to it.
-        if mr.windows.load(Ordering::Relaxed) > 0 {
+        let (before, mut memory) = {
+            let state = mr.state.lock();
+            (state.region, state.memory.clone())
+        };
+        if before.windows() > 0 {
             return Err(EBUSY);
         }
-        let mut state = mr.state.lock().clone();
-        if let Some(access) = change.access {
-            state.access = access_flags(access)?;
+        let access = change.access.map(access_flags).transpose()?;
+        if let Some(access) = access {
             // Pages that were had for reading cannot be written to, and those that are pinned stay so.
             let writes = AccessFlags::LOCAL_WRITE
                 .union(AccessFlags::REMOTE_WRITE)
                 .union(AccessFlags::REMOTE_ATOMIC);
-            let on_demand = state.access.intersects(AccessFlags::ON_DEMAND);
+            let on_demand = access.intersects(AccessFlags::ON_DEMAND);
             if change.memory.is_none()
-                && (state.access.intersects(writes) && !state.memory.is_writable()
-                    || on_demand != state.memory.is_on_demand())
+                && (access.intersects(writes) && !memory.is_writable()
+                    || on_demand != memory.is_on_demand())
             {
                 return Err(eopnotsupp());
             }
         }
-        if let Some(pd) = change.pd {
-            state.pd = PdId::of(pd);
+        if let Some(new) = change.memory {
+            let access = access.unwrap_or(before.access());
+            let access = rdma::AccessFlags::from_bits(access.bits());
+            memory = get(mr.device(), new, access)?;
         }
-        if let Some(memory) = change.memory {
-            let access = rdma::AccessFlags::from_bits(state.access.bits());
-            state.memory = get(mr.device(), memory, access)?;
-            state.start = match state.access.contains(AccessFlags::ZERO_BASED) {
-                true => 0,
-                false => memory.virt_addr,
-            };
-            state.length = memory.length;
-        }
-        let before = mr.change(|current| core::mem::replace(current, state));
+        let wanted = Change {
+            access,
+            pd: change.pd.map(pd_id),
+            memory: change.memory.map(|new| (new.virt_addr, new.length)),
+        };
+        // A window may have been bound in the meantime.
+        let before = mr.change(|state| -> Result<_> {
+            state
+                .region
+                .reregister(&wanted)
+                .map_err(|HasWindows| EBUSY)?;
+            Ok(core::mem::replace(&mut state.memory, memory))
+        })?;
         if change.memory.is_some() {
             // That gives pages back, where it may sleep: whatever packet still has them is done after this.
             crate::net::wait_for_bottom_halves();
@@ -405,21 +294,16 @@ impl mr::Operations for Mr {
         access: rdma::AccessFlags,
     ) -> Result<impl PinInit<Self, Error>> {
         let counted = pd.device().quota.add(Kind::Mr)?;
-        // SAFETY: `State::check` lets nobody at it but by a key of the region, in its domain, which is one
+        // SAFETY: `Region::check` lets nobody at it but by a key of the region, in its domain, which is one
         // of the kernel's, as are all of its queue pairs.
         let memory = Arc::new(unsafe { Umem::kernel() }, GFP_KERNEL)?;
         let access = access_flags(access)?;
-        Ok(region(
+        let key = reserve(mr, pd, GFP_KERNEL)?;
+        Ok(self::mr(
             counted,
             State {
-                phase: Phase::Valid,
-                key: reserve(mr, pd, GFP_KERNEL)?,
-                pd: PdId::of(pd),
-                access,
-                start: 0,
-                length: u64::MAX,
+                region: Region::registered(key, pd_id(pd), access, 0, u64::MAX),
                 memory,
-                offset: 0,
             },
         ))
     }
@@ -438,17 +322,12 @@ impl mr::Operations for Mr {
         }
         let counted = pd.device().quota.add(Kind::Mr)?;
         let memory = Arc::new(Umem::listed(max_pages)?, GFP_KERNEL)?;
-        Ok(region(
+        let key = reserve(mr, pd, GFP_KERNEL)?;
+        Ok(self::mr(
             counted,
             State {
-                phase: Phase::Free,
-                key: reserve(mr, pd, GFP_KERNEL)?,
-                pd: PdId::of(pd),
-                access: AccessFlags::EMPTY,
-                start: 0,
-                length: 0,
+                region: Region::free(key, pd_id(pd)),
                 memory,
-                offset: 0,
             },
         ))
     }
@@ -462,7 +341,8 @@ impl mr::Operations for Mr {
     }
 
     fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
-        let access = mr.state.lock().access;
+        let region = mr.state.lock().region;
+        let access = region.access();
         details
             .hex_u32(c"access", access.bits())?
             .string(
@@ -472,7 +352,7 @@ impl mr::Operations for Mr {
                     false => c"pinned",
                 },
             )?
-            .u32(c"windows", mr.windows.load(Ordering::Relaxed))?;
+            .u32(c"windows", region.windows())?;
         Ok(())
     }
 
@@ -490,7 +370,7 @@ impl mr::Operations for Mr {
             };
             let keys = &pd.device().keys;
             // For no queue pair.
-            let wanted = Wanted::local(PdId::of(pd), 0, sge, false);
+            let wanted = Access::local(pd_id(pd), 0, sge, false);
             let range = Range::local(keys, &wanted).map_err(|_| EINVAL)?;
             if write && !range.memory.is_writable() {
                 return Err(EPERM);
@@ -503,16 +383,13 @@ impl mr::Operations for Mr {
     }
 
     fn dereg(mr: &rdma::Mr<Self>) -> Result {
-        // IBTA 11.2.8.5: not while windows are bound to it. Nor may one be from here on: this waits
-        // until nobody has the region, and a window would.
-        let order = Ordering::Relaxed;
-        mr.windows
-            .compare_exchange(0, DEREGISTERED, order, order)
-            .map_err(|_| EBUSY)?;
-        let key = mr.state.lock().key;
+        // A message that is being copied goes no further: this waits for its reference. Nor may a window be
+        // bound from here on, which would have one.
+        let key = mr.change(|state| -> Result<_> {
+            state.region.deregister().map_err(|HasWindows| EBUSY)?;
+            Ok(state.region.key())
+        })?;
         give_up_key(&mr.device().keys, key);
-        // A message that is being copied goes no further: this waits for its reference.
-        mr.change(|state| state.phase = Phase::Closing);
         Ok(())
     }
 }

@@ -2,15 +2,16 @@
 
 //! How the keys of work requests are looked up, and the memory that is found.
 
-use super::{Keys, Mr, Named, PdId, State, KEY_BITS};
+use super::{Keys, Mr, Named, State};
 use crate::{
-    local::{AccessError, AtomicChange, CopyFault, Fault, Region},
+    key::{self, Access},
+    local::{self, AccessError, AtomicChange, CopyFault, Fault},
     rdma::{
         self,
         umem::{CopyError, Umem},
     },
-    ring::{Remote, Sge},
-    verbs::{limits::ATOMIC_LENGTH, AccessFlags},
+    region::Region,
+    verbs::limits::ATOMIC_LENGTH,
 };
 use core::{cell::OnceCell, sync::atomic::Ordering};
 use kernel::{
@@ -36,128 +37,78 @@ pub(crate) struct Range {
     region: ARef<rdma::Mr<Mr>>,
 }
 
-/// What a work request wants of a region.
-#[derive(Clone, Copy)]
-pub(crate) struct Wanted {
-    pub(crate) pd: PdId,
-    /// The number of the queue pair.
-    pub(crate) qpn: u32,
-    pub(crate) key: u32,
-    pub(crate) addr: u64,
-    pub(crate) length: u32,
-    pub(crate) access: AccessFlags,
-}
-
-impl Wanted {
-    /// By a local key.
-    pub(crate) fn local(pd: PdId, qpn: u32, sge: Sge, write: bool) -> Self {
-        Self {
-            pd,
-            qpn,
-            key: sge.lkey,
-            addr: sge.addr,
-            length: sge.length,
-            // To read is allowed always.
-            access: if write {
-                AccessFlags::LOCAL_WRITE
-            } else {
-                AccessFlags::EMPTY
-            },
-        }
-    }
-
-    /// By a remote key.
-    pub(crate) fn remote(
-        pd: PdId,
-        qpn: u32,
-        remote: Remote,
-        length: u32,
-        access: AccessFlags,
-    ) -> Self {
-        Self {
-            pd,
-            qpn,
-            key: remote.rkey,
-            addr: remote.addr,
-            length,
-            access,
-        }
-    }
-}
-
 /// How the keys of work requests are looked up.
 pub(crate) trait Lookup {
     /// What is found.
-    type Region: Region;
+    type Region: local::Region;
 
     /// By a local key.
-    fn local(&self, keys: &Keys, wanted: &Wanted) -> Result<Self::Region, AccessError>;
+    fn local(&self, keys: &Keys, access: &Access) -> Result<Self::Region, AccessError>;
 
     /// By a remote key.
-    fn remote(&self, keys: &Keys, wanted: &Wanted) -> Result<Self::Region, AccessError>;
+    fn remote(&self, keys: &Keys, access: &Access) -> Result<Self::Region, AccessError>;
 }
 
 /// Each time in the table of keys.
-pub(crate) struct Anew;
+pub(crate) struct Uncached;
 
-impl Lookup for Anew {
+impl Lookup for Uncached {
     type Region = Range;
 
-    fn local(&self, keys: &Keys, wanted: &Wanted) -> Result<Range, AccessError> {
-        Range::local(keys, wanted)
+    fn local(&self, keys: &Keys, access: &Access) -> Result<Range, AccessError> {
+        Range::local(keys, access)
     }
 
-    fn remote(&self, keys: &Keys, wanted: &Wanted) -> Result<Range, AccessError> {
-        match keys.get(wanted.key >> KEY_BITS) {
-            Some(Named::Window(window)) => window.remote(wanted),
-            Some(Named::Region(region)) => Range::new(region, wanted),
+    fn remote(&self, keys: &Keys, access: &Access) -> Result<Range, AccessError> {
+        match keys.get(key::number(access.key)) {
+            Some(Named::Window(window)) => window.remote(access),
+            Some(Named::Region(region)) => Range::new(region, access),
             None => Err(AccessError),
         }
     }
 }
 
-/// Checks that a remote key allows an access, wherever in the region or window. The range that is wanted
-/// is not looked at.
-pub(crate) fn check_key(keys: &Keys, wanted: &Wanted) -> Result<(), AccessError> {
-    match keys.get(wanted.key >> KEY_BITS) {
-        Some(Named::Window(window)) => window.check_key(wanted),
-        Some(Named::Region(region)) => region.state.lock().check_key(wanted),
+/// Checks that a remote key allows an access, wherever in the region or window.
+pub(crate) fn check_key(keys: &Keys, access: &Access) -> Result<(), AccessError> {
+    match keys.get(key::number(access.key)) {
+        Some(Named::Window(window)) => window.check_key(access),
+        Some(Named::Region(region)) => region.state.lock().region.check_key(access),
         None => Err(AccessError),
     }
 }
 
 impl Range {
-    fn new(region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Self, AccessError> {
-        Self::with(region, wanted, |state| state.check(wanted))
+    fn new(region: ARef<rdma::Mr<Mr>>, access: &Access) -> Result<Self, AccessError> {
+        Self::with(region, access, |region| region.check(access))
     }
 
     /// By a local key.
-    pub(crate) fn local(keys: &Keys, wanted: &Wanted) -> Result<Self, AccessError> {
-        match keys.get(wanted.key >> KEY_BITS) {
-            Some(Named::Region(region)) => Self::new(region, wanted),
+    pub(crate) fn local(keys: &Keys, access: &Access) -> Result<Self, AccessError> {
+        match keys.get(key::number(access.key)) {
+            Some(Named::Region(region)) => Self::new(region, access),
             _ => Err(AccessError),
         }
     }
 
-    /// What is wanted of a region whose window allows the access, at an address of the region.
+    /// By a window that allows the access, which begins at this address of the region.
     pub(crate) fn of(
         region: &ARef<rdma::Mr<Mr>>,
         addr: u64,
-        wanted: &Wanted,
+        access: &Access,
     ) -> Result<Self, AccessError> {
-        Self::with(region.clone(), wanted, |state| {
-            state.range(addr, wanted.length)
+        Self::with(region.clone(), access, |region| {
+            region.offset_of(addr, access.length)
         })
     }
 
     fn with(
         region: ARef<rdma::Mr<Mr>>,
-        wanted: &Wanted,
-        check: impl FnOnce(&State) -> Result<usize, AccessError>,
+        access: &Access,
+        check: impl FnOnce(&Region) -> Result<u64, AccessError>,
     ) -> Result<Self, AccessError> {
         let (memory, offset, changes) = {
             let state = region.state.lock();
-            let offset = check(&state)?;
+            let offset = check(&state.region)? as usize;
             // Relaxed: it changes with the lock held.
             let changes = region.changes.load(Ordering::Relaxed);
             (state.memory.clone(), offset, changes)
@@ -165,8 +116,8 @@ impl Range {
         Ok(Self {
             memory,
             offset,
-            length: wanted.length,
-            qpn: wanted.qpn,
+            length: access.length,
+            qpn: access.qpn,
             changes,
             region,
         })
@@ -211,14 +162,14 @@ impl Entry {
         self.region.changes.load(Ordering::Acquire) == self.changes
     }
 
-    fn lend(&self, wanted: &Wanted) -> Result<Lent<'_>, AccessError> {
-        let offset = self.state.check(wanted)?;
-        Ok(Lent::Cached(self, offset))
+    fn range(&self, access: &Access) -> Result<CachedRange<'_>, AccessError> {
+        let offset = self.state.region.check(access)?;
+        Ok(CachedRange::Cached(self, offset as usize))
     }
 }
 
 /// A range of a region that a [`Cache`] has, or that it has no room for.
-pub(crate) enum Lent<'a> {
+pub(crate) enum CachedRange<'a> {
     Cached(&'a Entry, usize),
     Range(Range),
 }
@@ -236,15 +187,19 @@ impl Cache {
 
     /// In the protection domain of a region, no other has its key: not even of another device, whose
     /// domains are others. The domain is there as long as the region.
-    fn find(&self, wanted: &Wanted) -> Option<Result<Lent<'_>, AccessError>> {
+    fn find(&self, access: &Access) -> Option<Result<CachedRange<'_>, AccessError>> {
         let entry = self
             .entries()
-            .find(|entry| entry.state.key == wanted.key && entry.state.pd == wanted.pd)?;
-        entry.is_current().then(|| entry.lend(wanted))
+            .find(|entry| entry.state.region.is_named(access.pd, access.key))?;
+        entry.is_current().then(|| entry.range(access))
     }
 
-    fn add(&self, region: ARef<rdma::Mr<Mr>>, wanted: &Wanted) -> Result<Lent<'_>, AccessError> {
-        let range = |region| Range::new(region, wanted).map(Lent::Range);
+    fn add(
+        &self,
+        region: ARef<rdma::Mr<Mr>>,
+        access: &Access,
+    ) -> Result<CachedRange<'_>, AccessError> {
+        let range = |region| Range::new(region, access).map(CachedRange::Range);
         for slot in &self.entries {
             let Some(entry) = slot.get() else {
                 let entry = Entry::new(region);
@@ -253,7 +208,7 @@ impl Cache {
                 if entry.state.memory.is_on_demand() {
                     return range(entry.region);
                 }
-                return slot.get_or_init(|| entry).lend(wanted);
+                return slot.get_or_init(|| entry).range(access);
             };
             if core::ptr::eq(&*entry.region, &*region) {
                 // It has changed since.
@@ -265,25 +220,25 @@ impl Cache {
 }
 
 impl<'a> Lookup for &'a Cache {
-    type Region = Lent<'a>;
+    type Region = CachedRange<'a>;
 
-    fn local(&self, keys: &Keys, wanted: &Wanted) -> Result<Lent<'a>, AccessError> {
-        if let Some(found) = self.find(wanted) {
+    fn local(&self, keys: &Keys, access: &Access) -> Result<CachedRange<'a>, AccessError> {
+        if let Some(found) = self.find(access) {
             return found;
         }
-        match keys.get(wanted.key >> KEY_BITS) {
-            Some(Named::Region(region)) => self.add(region, wanted),
+        match keys.get(key::number(access.key)) {
+            Some(Named::Region(region)) => self.add(region, access),
             _ => Err(AccessError),
         }
     }
 
-    fn remote(&self, keys: &Keys, wanted: &Wanted) -> Result<Lent<'a>, AccessError> {
-        if let Some(found) = self.find(wanted) {
+    fn remote(&self, keys: &Keys, access: &Access) -> Result<CachedRange<'a>, AccessError> {
+        if let Some(found) = self.find(access) {
             return found;
         }
-        match keys.get(wanted.key >> KEY_BITS) {
-            Some(Named::Window(window)) => window.remote(wanted).map(Lent::Range),
-            Some(Named::Region(region)) => self.add(region, wanted),
+        match keys.get(key::number(access.key)) {
+            Some(Named::Window(window)) => window.remote(access).map(CachedRange::Range),
+            Some(Named::Region(region)) => self.add(region, access),
             None => Err(AccessError),
         }
     }
@@ -385,7 +340,7 @@ impl Located for Range {
     }
 }
 
-impl Located for Lent<'_> {
+impl Located for CachedRange<'_> {
     fn located(&self) -> (&Umem, usize) {
         match self {
             Self::Cached(entry, offset) => (&entry.state.memory, *offset),
@@ -415,7 +370,7 @@ impl Located for Lent<'_> {
     }
 }
 
-impl<T: Located> Region for T {
+impl<T: Located> local::Region for T {
     fn check(&self) -> Result<(), Fault> {
         match self.is_current() {
             true => Ok(()),

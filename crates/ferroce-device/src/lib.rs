@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What makes ferroce a card: state machines for its objects, without a lock, an allocation, a clock or
+//! I/O.
+//!
+//! A host has these objects in memory of its own, with a lock around each: the kernel module, and the
+//! tests. A method takes `&mut self` and what it has to know, and returns what is to happen; the host
+//! does that after it has released the lock. No method calls the host.
+//!
+//! - [`counter`]: what is counted at a port.
+//! - [`numbers`]: which numbers of queue pairs and keys are in use.
+//! - [`key`]: what a key is, and the access that one is used for.
+//! - [`region`], [`window`]: memory that a key gives access to.
+//!
+//! The kernel module compiles these same files, mounted at its own crate root beside those of
+//! `ferroce-core`, in edition 2021: paths between modules start with `crate::`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod counter;
+pub mod key;
+pub mod numbers;
+pub mod region;
+pub mod window;
+
+use ferroce_core::{local, ring, verbs};
