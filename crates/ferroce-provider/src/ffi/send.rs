@@ -288,12 +288,13 @@ pub unsafe extern "C" fn post_recv(
 /// # Safety
 /// By the contract of the verbs.
 pub unsafe fn post_recv_list(
-    queue: &QueueLock<Receiver>,
+    queue: &QueueLock<impl AsMut<Receiver>>,
     wr: *mut IbvRecvWr,
     bad_wr: *mut *mut IbvRecvWr,
     ring: impl FnOnce() -> c_int,
 ) -> c_int {
-    let mut receiver = queue.lock();
+    let mut guard = queue.lock();
+    let receiver = guard.as_mut();
     let push = |wr: &IbvRecvWr| {
         // SAFETY: By this function's contract.
         let sges = unsafe { sges(wr.sg_list, wr.num_sge, MAX_RECV_SGE)? };
@@ -302,7 +303,7 @@ pub unsafe fn post_recv_list(
     // SAFETY: By this function's contract.
     let bad = unsafe { walk(wr, |wr| wr.next, push) };
     let doorbell = receiver.publish();
-    drop(receiver);
+    drop(guard);
     let rung = match doorbell {
         Doorbell::Ring => ring(),
         Doorbell::Skip => 0,
