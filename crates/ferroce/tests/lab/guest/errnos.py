@@ -11,6 +11,8 @@ what is in use, EFAULT to memory that is not there.
 
 import ctypes
 import errno
+import fcntl
+import struct
 import sys
 
 import pyverbs.enums as e
@@ -21,6 +23,7 @@ from pyverbs.pyverbs_error import PyverbsRDMAError
 from pyverbs.qp import QP, QPInitAttr
 from pyverbs.srq import SrqAttr
 
+from hostile import VERBS_IOCTL
 from rig import *
 
 EINVAL, ENOMEM, EBUSY = errno.EINVAL, errno.ENOMEM, errno.EBUSY
@@ -69,6 +72,19 @@ def memory(device):
     theirs = one.region(other)
     row("ibv_bind_mw: a region of another PD", errno.EPERM, qp.qp.bind_mw, MW(device.pd, 1), bind(mw, theirs))
     row("ibv_alloc_mw: a type that there is not", EINVAL, MW, device.pd, 3)
+
+
+def port_speed(device, port):
+    """UVERBS_METHOD_QUERY_PORT_SPEED, for which ibv_query_port_speed is too new. An errno is negative."""
+    speed = ctypes.c_uint64()
+    attributes = struct.pack("HHHHQ", 0, 8, 1, 0, port)
+    attributes += struct.pack("HHHHQ", 1, 8, 1, 0, ctypes.addressof(speed))
+    call = struct.pack("HHHHQII", 24 + len(attributes), 0, 7, 2, 0, 0x46455252, 0) + attributes
+    try:
+        fcntl.ioctl(device.file, VERBS_IOCTL, bytearray(call))
+    except OSError as err:
+        return -err.errno
+    return speed.value
 
 
 def queue_pairs(device):
@@ -152,9 +168,21 @@ def other_queues(device):
     row("ibv_create_srq: too many SGEs", EINVAL, device.srq, 1, info.max_srq_sge + 1)
     srq = device.srq(16)
     row("ibv_modify_srq: a limit above the size", EINVAL, srq.modify, SrqAttr(srq_limit=17), e.IBV_SRQ_LIMIT)
-    row("ibv_modify_srq: the size", EOPNOTSUPP, srq.modify, SrqAttr(max_wr=32), e.IBV_SRQ_MAX_WR)
+    srq.post_recv(chain([recv_wr(number, []) for number in range(3)]))
+
+    def resize_srq(max_wr, limit=None):
+        mask = e.IBV_SRQ_MAX_WR if limit is None else e.IBV_SRQ_MAX_WR | e.IBV_SRQ_LIMIT
+        srq.modify(SrqAttr(max_wr=max_wr, srq_limit=limit or 0), mask)
+
+    row("ibv_modify_srq: below what is in it", EINVAL, resize_srq, 2)
+    row("ibv_modify_srq: no entries", EINVAL, resize_srq, 0)
+    row("ibv_modify_srq: above the limit", EINVAL, resize_srq, info.max_srq_wr + 1)
+    row("ibv_modify_srq: a new size, and a limit above it", EINVAL, resize_srq, 32, 33)
+    row("ibv_modify_srq: larger, with a limit", 0, resize_srq, 32, 3)
 
     row("ibv_query_port: one that there is not", EINVAL, device.context.query_port, 2)
+    row("the speed of port 1: 4x EDR, in 100 Mbit/s", 1000, port_speed, device, 1)
+    row("the speed of a port that there is not", -EINVAL, port_speed, device, 2)
     # ibv_query_pkey(3): "0 on success, and -1 on error".
     row("ibv_query_pkey: one that there is not", -1, device.context.query_pkey, 1, 1)
 
