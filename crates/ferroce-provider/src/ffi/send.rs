@@ -139,7 +139,8 @@ unsafe fn request(wr: &IbvSendWr, qp_type: QpType) -> Result<SendRequest, PostEr
     };
     Ok(SendRequest {
         wr_id: wr.wr_id,
-        flags: SendFlags::try_from(wr.send_flags)?,
+        // As mlx5 and rdma_rxe, which ignore the rest.
+        flags: SendFlags::from_bits_truncate(wr.send_flags),
         operation,
         destination,
     })
@@ -329,7 +330,7 @@ pub unsafe extern "C" fn bind_mw(qp: *mut IbvQp, mw: *mut IbvMw, mw_bind: *mut I
         }
         let request = SendRequest {
             wr_id: mw_bind.wr_id,
-            flags: SendFlags::try_from(mw_bind.send_flags)?.without(SendFlags::INLINE),
+            flags: SendFlags::from_bits_truncate(mw_bind.send_flags).without(SendFlags::INLINE),
             // SAFETY: By the contract of the verbs.
             operation: unsafe { bind(mw, new_rkey, &mw_bind.bind_info)? },
             destination: None,
