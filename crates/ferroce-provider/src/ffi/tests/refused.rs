@@ -137,7 +137,7 @@ fn a_request_that_is_refused_is_refused_by_others_too() {
         (
             |rig| post_in(rig, QpState::Rtr),
             Others(
-                "rxe_verbs.c rxe_post_send(); mlx5/verbs.c mlx5_modify_qp(), by qp_state_max_gs",
+                "rxe_verbs.c rxe_post_send(); mlx5/verbs.c set_qp_operational_state()",
             ),
         ),
         (
@@ -148,7 +148,7 @@ fn a_request_that_is_refused_is_refused_by_others_too() {
                 result.map_or_else(|(_, errno)| errno, |()| 0)
             },
             Others(
-                "rxe_verbs.c rxe_post_recv(); mlx5/verbs.c mlx5_modify_qp(), by qp_state_max_gs",
+                "rxe_verbs.c rxe_post_recv(); mlx5/verbs.c set_qp_operational_state()",
             ),
         ),
         (
