@@ -136,9 +136,7 @@ fn a_request_that_is_refused_is_refused_by_others_too() {
     let table: [(Post, By); 13] = [
         (
             |rig| post_in(rig, QpState::Rtr),
-            Others(
-                "rxe_verbs.c rxe_post_send(); mlx5/verbs.c set_qp_operational_state()",
-            ),
+            Others("rxe_verbs.c rxe_post_send(); mlx5/verbs.c set_qp_operational_state()"),
         ),
         (
             |rig| {
@@ -147,9 +145,7 @@ fn a_request_that_is_refused_is_refused_by_others_too() {
                 let result = rig.post_recv(qp, &mut [recv_wr(0, &mut [])]);
                 result.map_or_else(|(_, errno)| errno, |()| 0)
             },
-            Others(
-                "rxe_verbs.c rxe_post_recv(); mlx5/verbs.c set_qp_operational_state()",
-            ),
+            Others("rxe_verbs.c rxe_post_recv(); mlx5/verbs.c set_qp_operational_state()"),
         ),
         (
             |rig| post(rig, QpType::Rc, send_wr(0, 99)),
