@@ -6,7 +6,7 @@
 //! crates.io:
 //!
 //! ```sh
-//! FERROCE_LONG=1 cargo test --release -p ferroce --test lab -- programs
+//! FERROCE_LONG=1 cargo test --release -p ferroce --test lab -- programs:
 //! ```
 //!
 //! `FERROCE_DRIVER=rxe` runs the same on rdma_rxe, to compare. What fails there, and not here, is said at each test.
