@@ -273,6 +273,7 @@ impl rdma::Operations for Ferroce {
         let caps = DeviceCaps::MEM_WINDOW
             | DeviceCaps::MEM_WINDOW_TYPE_2B
             | DeviceCaps::MEM_MGT_EXTENSIONS
+            | DeviceCaps::SRQ_RESIZE
             | DeviceCaps::ATOMIC_WRITE
             // Not FLUSH_PERSISTENT: of no memory is it known that it survives a loss of power.
             | DeviceCaps::FLUSH_GLOBAL;

@@ -14,7 +14,12 @@ use crate::{
     uapi, verbs,
 };
 use core::ptr::NonNull;
-use kernel::{alloc::Flags, prelude::*, sync::Arc, transmute::AsBytes};
+use kernel::{
+    alloc::Flags,
+    prelude::*,
+    sync::Arc,
+    transmute::{AsBytes, FromBytes},
+};
 
 /// The errno of an error of the core's.
 pub(crate) fn errno(error: verbs::Errno) -> Error {
@@ -198,3 +203,5 @@ unsafe impl AsBytes for uapi::QpResponse {}
 unsafe impl AsBytes for uapi::SrqResponse {}
 // SAFETY: As above.
 unsafe impl AsBytes for uapi::AhResponse {}
+// SAFETY: One number, which may have any value.
+unsafe impl FromBytes for uapi::ModifySrqRequest {}

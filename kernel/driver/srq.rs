@@ -25,12 +25,15 @@ use crate::{
 use kernel::{
     prelude::*,
     sync::{aref::ARef, static_lock_class, Arc},
+    uaccess::{UserPtr, UserSlice},
 };
 
 /// The driver's data for shared receive queues.
 #[pin_data]
 pub(crate) struct Srq {
-    size: WqGeometry<RecvQueue>,
+    /// Bytes from one entry to the next. The number of entries changes (Modify SRQ), this does not.
+    stride: usize,
+    max_sge: u32,
     #[pin]
     shared: SpinLockBh<Shared>,
     /// The user's side, if that is the kernel.
@@ -50,6 +53,9 @@ struct Shared {
     queue: ReceiveQueue,
     /// Tell when there are fewer requests than this; zero if not armed (IBTA 10.2.9.3).
     limit: u32,
+    /// The ring of a new size that the process was told of, and has not moved to yet
+    /// ([`uapi::ModifySrqRequest`]).
+    offered: Option<ReceiveQueue>,
 }
 
 #[vtable]
@@ -84,9 +90,11 @@ impl srq::Operations for Srq {
         let shared = Shared {
             queue,
             limit: attr.srq_limit,
+            offered: None,
         };
         Ok(try_pin_init!(Srq {
-            size,
+            stride: size.stride(),
+            max_sge: size.max_sge(),
             shared <- SpinLockBh::new(shared, c"ferroce::Srq::shared", static_lock_class!()),
             user,
             _counted: counted,
@@ -99,36 +107,38 @@ impl srq::Operations for Srq {
         mask: SrqAttrMask,
         call: Option<&UserCall<'_, Ferroce>>,
     ) -> Result {
-        if let Some(call) = call {
-            call.none()?;
-        }
         if mask.contains(SrqAttrMask::MAX_WR) {
-            // As of rdma-core's own devices but one, the size is what it is.
-            return Err(eopnotsupp());
+            resize(srq, attr, mask, call)?;
+        } else {
+            if let Some(call) = call {
+                call.none()?;
+            }
+            if mask.contains(SrqAttrMask::LIMIT) {
+                let mut shared = srq.shared.lock();
+                shared.limit = limit_after(&shared, attr, mask, shared.queue.size())?;
+            }
         }
         if mask.contains(SrqAttrMask::LIMIT) {
-            if attr.srq_limit > srq.size.entries() {
-                return Err(EINVAL);
-            }
-            srq.shared.lock().limit = attr.srq_limit;
             tell_limit(srq);
         }
         Ok(())
     }
 
     fn query(srq: &rdma::Srq<Self>, attr: &mut SrqAttr) -> Result {
-        attr.max_wr = srq.size.entries();
-        attr.max_sge = srq.size.max_sge();
-        attr.srq_limit = srq.shared.lock().limit;
+        let shared = srq.shared.lock();
+        attr.max_wr = shared.queue.size().entries();
+        attr.max_sge = srq.max_sge;
+        attr.srq_limit = shared.limit;
         Ok(())
     }
 
     fn details(srq: &rdma::Srq<Self>, details: &mut Details<'_>) -> Result {
-        let (queue, limit) = {
+        let (size, queue, limit) = {
             let shared = srq.shared.lock();
-            (shared.queue.positions(), shared.limit)
+            let queue = &shared.queue;
+            (queue.size(), queue.positions(), shared.limit)
         };
-        details.u32(c"entries", srq.size.entries())?;
+        details.u32(c"entries", size.entries())?;
         receive_details(details, &queue)?;
         details.u32(c"limit", limit)?;
         Ok(())
@@ -148,8 +158,118 @@ impl srq::Operations for Srq {
 impl Srq {
     /// Bytes from one entry to the next.
     pub(crate) fn stride(&self) -> usize {
-        self.size.stride()
+        self.stride
     }
+}
+
+/// The limit that a Modify SRQ leads to, in a queue of this size.
+fn limit_after(
+    shared: &Shared,
+    attr: &SrqAttr,
+    mask: SrqAttrMask,
+    size: WqGeometry<RecvQueue>,
+) -> Result<u32> {
+    let limit = match mask.contains(SrqAttrMask::LIMIT) {
+        true => attr.srq_limit,
+        false => shared.limit,
+    };
+    if limit > size.entries() {
+        return Err(EINVAL);
+    }
+    Ok(limit)
+}
+
+/// Changes the number of entries. All that is posted stays posted, in its order.
+fn resize(
+    srq: &rdma::Srq<Srq>,
+    attr: &SrqAttr,
+    mask: SrqAttrMask,
+    call: Option<&UserCall<'_, Ferroce>>,
+) -> Result {
+    let request: Option<uapi::ModifySrqRequest> = call.map(|call| call.request(0)).transpose()?;
+    let address = match request {
+        Some(request) if request.response == 0 => return move_to_offered(srq, attr, mask),
+        Some(request) => usize::try_from(request.response)?,
+        None => 0,
+    };
+    if attr.max_wr == 0 {
+        return Err(EINVAL);
+    }
+    let size = WqGeometry::<RecvQueue>::new(attr.max_wr, srq.max_sge);
+    let size = size.map_err(|e| errno(e.errno()))?;
+    {
+        // Before any memory is allocated. It can be otherwise by the time that the requests are moved.
+        let mut shared = srq.shared.lock();
+        limit_after(&shared, attr, mask, size)?;
+        if shared.queue.available() > size.entries() {
+            return Err(EINVAL);
+        }
+    }
+    let rings = Rings::new(size.len(), call)?;
+    let queue = ReceiveQueue::new(Rings::receive(&rings, 0, size)?);
+    match &srq.user {
+        Some(user) => move_kernel_user(srq, attr, mask, user, &rings, queue),
+        None => {
+            let response = uapi::SrqResponse {
+                ring: rings.mapping(),
+                recv: size.descriptor(),
+            };
+            UserSlice::new(UserPtr::from_addr(address), size_of_val(&response))
+                .writer()
+                .write(&response)?;
+            let before = srq.shared.lock().offered.replace(queue);
+            // Dropped with the lock released: that frees pages.
+            drop(before);
+            Ok(())
+        }
+    }
+}
+
+/// Moves to the ring that the process was told of.
+fn move_to_offered(srq: &rdma::Srq<Srq>, attr: &SrqAttr, mask: SrqAttrMask) -> Result {
+    let mut shared = srq.shared.lock();
+    let Some(mut new) = shared.offered.take() else {
+        return Err(eopnotsupp());
+    };
+    let result = (|| {
+        if attr.max_wr > new.size().entries() {
+            return Err(EINVAL);
+        }
+        let limit = limit_after(&shared, attr, mask, new.size())?;
+        shared.queue.move_to(&mut new)?;
+        shared.limit = limit;
+        core::mem::swap(&mut shared.queue, &mut new);
+        Ok(())
+    })();
+    drop(shared);
+    // The ring that is not used any more, or not used at all. Dropped with the lock released: that frees pages.
+    drop(new);
+    result
+}
+
+/// Moves to a new ring, which nobody maps.
+fn move_kernel_user(
+    srq: &rdma::Srq<Srq>,
+    attr: &SrqAttr,
+    mask: SrqAttrMask,
+    user: &KernelUser,
+    rings: &Arc<Rings>,
+    mut queue: ReceiveQueue,
+) -> Result {
+    let post_queue = PostQueue::new(rings, 0, queue.size())?;
+    let mut shared = srq.shared.lock();
+    let limit = limit_after(&shared, attr, mask, queue.size())?;
+    let moved = user
+        .receives
+        .resize(post_queue, || shared.queue.move_to(&mut queue));
+    if moved.is_ok() {
+        shared.limit = limit;
+        core::mem::swap(&mut shared.queue, &mut queue);
+    }
+    drop(shared);
+    // Dropped with the lock released, as above.
+    drop(queue);
+    moved.map(drop)
 }
 
 /// Writes where the two sides of a receive queue are.

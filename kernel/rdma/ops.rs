@@ -13,7 +13,7 @@ use super::{
 };
 use core::marker::PhantomData;
 use kernel::{
-    error::{from_result, VTABLE_DEFAULT_ERROR},
+    error::{from_result, to_result, VTABLE_DEFAULT_ERROR},
     prelude::*,
     ThisModule,
 };
@@ -207,6 +207,33 @@ impl<T: Operations> VTable<T> {
         })
     }
 
+    /// In units of 100 Mbit/s, as of mlx5: what the attributes say, or zero if the port is down.
+    ///
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `query_port_speed` of a device of the driver `T`.
+    unsafe extern "C" fn query_port_speed(
+        device: *mut bindings::ib_device,
+        port: u32,
+        speed: *mut u64,
+    ) -> c_int {
+        from_result(|| {
+            let mut attr: PortAttr = pin_init::zeroed();
+            let mut info: bindings::ib_port_speed_info = pin_init::zeroed();
+            // SAFETY: `ib_core` passes a valid device.
+            T::query_port(unsafe { Device::from_raw(device) }, port, &mut attr)?;
+            // SAFETY: Valid attributes, and a structure for the function to fill in.
+            to_result(unsafe { bindings::ib_port_attr_to_speed_info(&mut attr, &mut info) })?;
+            let rate = match attr.state == PortState::Down.as_raw() {
+                true => 0,
+                false => u64::try_from(info.rate)?,
+            };
+            // SAFETY: `ib_core` passes a place for the answer.
+            unsafe { speed.write(rate) };
+            Ok(0)
+        })
+    }
+
     /// # Safety
     ///
     /// Only for `ib_core` to call, as `modify_port` of a device of the driver `T`.
@@ -371,6 +398,7 @@ impl<T: Operations> VTable<T> {
 
         query_device: Some(Self::query_device),
         query_port: Some(Self::query_port),
+        query_port_speed: Some(Self::query_port_speed),
         modify_port: op!(T::HAS_MODIFY_PORT, Self::modify_port),
         alloc_hw_device_stats: op!(
             !T::DEVICE_COUNTERS.is_empty(),

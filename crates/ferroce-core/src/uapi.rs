@@ -4,7 +4,7 @@
 //! The RDMA core hands these structures through behind its own (`struct ib_udata`). A newer driver
 //! may append fields: an older provider has no room for them and does not miss them, and to a newer
 //! provider what an older driver does not fill in is zero. Anything else needs a new [`UVERBS_ABI`].
-//! No command carries anything from the provider to the driver.
+//! Modify SRQ is the only command that carries something from the provider to the driver.
 //!
 //! All numbers are in the machine's own byte order, all padding is spelled out.
 
@@ -67,7 +67,26 @@ pub struct QpResponse {
     pub recv: WqDescriptor,
 }
 
-/// Create SRQ.
+/// Modify SRQ with a new size, from the provider to the driver.
+///
+/// The command has no answer that a driver could add to. It is made twice, with the same attributes, so
+/// that nothing has changed if the new ring cannot be mapped:
+///
+/// 1. With an address the driver makes a ring of the new size, and describes it there.
+/// 2. Without an address (or without this structure, as an older provider) the driver moves the posted
+///    requests to that ring, and takes receives from it from then on. If there is no such ring, the size
+///    stays as it is (`EOPNOTSUPP`).
+///
+/// The provider posts nothing between the two. Posted requests keep their positions, see
+/// [`ring::Executor::move_to`](crate::ring::Executor::move_to).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct ModifySrqRequest {
+    /// Address of an [`SrqResponse`] in the process, or zero.
+    pub response: u64,
+}
+
+/// Create SRQ, Modify SRQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct SrqResponse {
@@ -93,6 +112,7 @@ const _: () = {
     assert!(size_of::<CqResponse>() == 24);
     assert!(size_of::<QpResponse>() == 32);
     assert!(size_of::<SrqResponse>() == 24);
+    assert!(size_of::<ModifySrqRequest>() == 8);
     assert!(size_of::<AhResponse>() == 4);
     assert!(size_of::<WqDescriptor>() == 8);
 };

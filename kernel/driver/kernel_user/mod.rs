@@ -67,6 +67,19 @@ impl Receives {
         )
     }
 
+    /// Posts to another ring from now on, once `move_all` has moved there what is posted. Nobody posts
+    /// meanwhile. Returns the ring before, for the caller to drop with no locks held: that frees pages.
+    pub(crate) fn resize(
+        &self,
+        mut new: PostQueue<RecvQueue>,
+        move_all: impl FnOnce() -> Result,
+    ) -> Result<PostQueue<RecvQueue>> {
+        let mut queue = self.queue.lock();
+        move_all()?;
+        new.poster.resume(&queue.poster);
+        Ok(core::mem::replace(&mut *queue, new))
+    }
+
     /// Posts work requests up to the first that cannot be.
     pub(crate) fn post(&self, wrs: &mut RecvWrs<'_, Ferroce>) -> (Doorbell, Result) {
         let mut queue = self.queue.lock();

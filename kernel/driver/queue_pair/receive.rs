@@ -12,7 +12,9 @@ use crate::{
     mr::{self, Lookup, Uncached},
     qp::{state, QpAttr},
     rdma::{self, qp::QpEvent},
-    ring::{Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, WqPositions, MAX_RECV_STRIDE},
+    ring::{
+        Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, WqGeometry, WqPositions, MAX_RECV_STRIDE,
+    },
     rings::WorkQueue,
     srq,
     verbs::{AccessFlags, EventType, QpState, QpType, RnrTimer, WcFlags, WcOpcode, WcStatus},
@@ -58,6 +60,18 @@ impl ReceiveQueue {
     fn take(&mut self) {
         self.held = None;
         self.queue.executor.hand_back(1);
+    }
+
+    /// The ring's size.
+    pub(crate) fn size(&self) -> WqGeometry<RecvQueue> {
+        self.queue.executor.geometry()
+    }
+
+    /// Moves all that is posted to another queue. If it does not fit there, this one stays as it is.
+    pub(crate) fn move_to(&mut self, to: &mut Self) -> Result {
+        // An entry that was looked at and left has not been handed back, and is moved with the others.
+        let moved = self.queue.executor.move_to(&mut to.queue.executor);
+        moved.map_err(|_| EINVAL)
     }
 
     /// Where the two sides are.

@@ -220,6 +220,10 @@ pub(crate) fn shared_receives(device: &Device) -> Result {
             ],
         )?;
     }
+    // What is posted is moved to another ring, or stays where it is.
+    check_eq!(srq.resize(2), Err(EINVAL));
+    srq.resize(64)?;
+    srq.resize(4)?;
     srq.set_limit(3)?;
     for i in 0..4 {
         let (sender, receiver) = (&senders[i % 2], &receivers[i % 2]);

@@ -26,6 +26,13 @@ pub enum RingError {
     },
     /// The caller's buffer is shorter than the ring's stride. A mistake of the caller.
     Buffer,
+    /// More entries are posted than the ring they are to be moved to has.
+    NoRoom {
+        /// Entries posted and not handed back.
+        posted: u32,
+        /// Entries of the other ring.
+        entries: u32,
+    },
 }
 
 impl RingError {
@@ -33,7 +40,7 @@ impl RingError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Producer { .. } => Errno::Io,
-            Self::Buffer => Errno::Invalid,
+            Self::Buffer | Self::NoRoom { .. } => Errno::Invalid,
         }
     }
 }
@@ -50,6 +57,9 @@ impl fmt::Display for RingError {
                 "the poster's index {producer} is impossible: {consumer} handed back, {fetched} fetched"
             ),
             Self::Buffer => f.write_str("the buffer is shorter than an entry"),
+            Self::NoRoom { posted, entries } => {
+                write!(f, "{posted} entries do not fit in a ring of {entries}")
+            }
         }
     }
 }
@@ -204,6 +214,44 @@ impl<Q: Queue> Executor<Q> {
         let count = count.min(self.fetched.wrapping_sub(self.released));
         self.released = self.released.wrapping_add(count);
         self.publish_consumer();
+    }
+
+    /// Moves the entries that are posted and not handed back to another ring, whose entries are as long
+    /// (Modify SRQ). They keep their positions, and so does the poster, by
+    /// [`Poster::resume`](crate::ring::Poster::resume); it posts nothing meanwhile. An entry that has been
+    /// fetched and not handed back is the next to be fetched from the other ring.
+    ///
+    /// On an error this ring stays as it is.
+    pub fn move_to(&mut self, to: &mut Self) -> Result<(), RingError> {
+        if to.geometry.stride() != self.geometry.stride() {
+            return Err(RingError::Buffer);
+        }
+        // At most all entries of this ring, as `refresh` checks.
+        self.refresh()?;
+        let posted = self.producer.wrapping_sub(self.released);
+        let entries = to.geometry.entries();
+        if posted > entries {
+            return Err(RingError::NoRoom { posted, entries });
+        }
+        for ahead in 0..posted {
+            let position = self.released.wrapping_add(ahead);
+            let words = self.memory.entry(position).iter();
+            for (from, to) in words.zip(to.memory.entry(position)) {
+                // Relaxed: by barrier A `refresh` sees what is posted. A process that writes meanwhile
+                // gets a mixture, which is checked when it is fetched, as anything is.
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        to.producer = self.producer;
+        to.fetched = self.released;
+        to.released = self.released;
+        // Relaxed: the poster reads and writes these after the call that this is part of.
+        to.shared_producer().store(self.producer, Ordering::Relaxed);
+        to.publish_consumer();
+        to.is_asleep = self.is_asleep;
+        let doorbell = if self.is_asleep { NEED_DOORBELL } else { 0 };
+        to.shared_doorbell().store(doorbell, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Empties the queue without looking at it (a QP's transition to RESET). Also brings a queue

@@ -128,6 +128,16 @@ impl<Q: Queue> Poster<Q> {
         self.consumer = position;
     }
 
+    /// Goes on where another ring's poster was, after
+    /// [`Executor::move_to`](crate::ring::Executor::move_to). Nothing was staged there.
+    pub fn resume(&mut self, before: &Self) {
+        self.staged = before.published;
+        self.published = before.published;
+        // The true one is the same or ahead, and `check_room` looks at it before it says that there is no
+        // room.
+        self.consumer = before.consumer;
+    }
+
     /// The position of the next entry to be staged: its low bits are its slot, for what the caller
     /// keeps of its own beside each entry.
     pub const fn position(&self) -> u32 {

@@ -72,6 +72,11 @@ macro_rules! bit_flags {
                 Self(bits)
             }
 
+            /// The bits that have a meaning here: the rest is dropped.
+            pub const fn from_bits_truncate(bits: u32) -> Self {
+                Self(bits & Self::ALL.0)
+            }
+
             /// Whether every bit of `other` is in `self`.
             pub const fn contains(self, other: Self) -> bool {
                 self.0 & other.0 == other.0

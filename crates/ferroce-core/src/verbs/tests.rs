@@ -121,6 +121,8 @@ fn unknown_bits_are_refused_and_hints_are_not() {
     let hint = AccessFlags::try_from(1 << 27).unwrap();
     assert!(AccessFlags::OPTIONAL.contains(hint));
     assert!(SendFlags::try_from(1 << 4).is_err());
+    let low = SendFlags::from_bits_truncate(0xf3);
+    assert_eq!(low, SendFlags::FENCE | SendFlags::SIGNALED);
     assert_eq!(
         std::format!("{:?}", SendFlags::FENCE | SendFlags::INLINE),
         "SendFlags(0x9 FENCE INLINE)"

@@ -95,6 +95,13 @@ pub struct IbvSrqAttr {
     pub srq_limit: u32,
 }
 
+/// Which of them to change (`enum ibv_srq_attr_mask`).
+pub mod srq_attr_mask {
+    use core::ffi::c_int;
+
+    pub const MAX_WR: c_int = 1 << 0;
+}
+
 /// What a shared receive queue is to be.
 #[repr(C)]
 pub struct IbvSrqInitAttr {

@@ -34,11 +34,28 @@ pub type RegMrRequest = Request<6>;
 pub type ReregMrRequest = Request<7>;
 pub type AllocMwRequest = Request<3>;
 pub type ResizeCqRequest = Request<3>;
-pub type ModifySrqRequest = Request<3>;
 pub type QuerySrqRequest = Request<3>;
 pub type QueryQpRequest = Request<3>;
 pub type ModifyQpRequest = Request<15>;
 pub type QueryPortRequest = Request<3>;
+
+/// Modify SRQ, and behind it what the provider tells the driver.
+#[repr(C)]
+pub struct ModifySrqRequest<D = ()> {
+    core: [u64; 3],
+    /// What is behind it.
+    pub driver: D,
+}
+
+impl<D: Default> ModifySrqRequest<D> {
+    /// All zero.
+    pub fn new() -> Self {
+        Self {
+            core: [0; 3],
+            driver: D::default(),
+        }
+    }
+}
 
 /// An answer: `WORDS` times four bytes of the command's own, and then the driver's.
 #[repr(C, align(8))]
@@ -126,7 +143,7 @@ pub const COMMANDS: &[(&str, usize)] = &[
     ("struct ibv_rereg_mr", size_of::<ReregMrRequest>()),
     ("struct ibv_alloc_mw", size_of::<AllocMwRequest>()),
     ("struct ibv_resize_cq", size_of::<ResizeCqRequest>()),
-    ("struct ibv_modify_srq", size_of::<ModifySrqRequest>()),
+    ("struct ibv_modify_srq", size_of::<ModifySrqRequest<()>>()),
     ("struct ibv_query_srq", size_of::<QuerySrqRequest>()),
     ("struct ibv_query_qp", size_of::<QueryQpRequest>()),
     ("struct ibv_modify_qp", size_of::<ModifyQpRequest>()),

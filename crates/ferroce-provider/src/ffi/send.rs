@@ -139,7 +139,8 @@ unsafe fn request(wr: &IbvSendWr, qp_type: QpType) -> Result<SendRequest, PostEr
     };
     Ok(SendRequest {
         wr_id: wr.wr_id,
-        flags: SendFlags::try_from(wr.send_flags)?,
+        // As mlx5 and rdma_rxe, which ignore the rest.
+        flags: SendFlags::from_bits_truncate(wr.send_flags),
         operation,
         destination,
     })
@@ -288,12 +289,13 @@ pub unsafe extern "C" fn post_recv(
 /// # Safety
 /// By the contract of the verbs.
 pub unsafe fn post_recv_list(
-    queue: &QueueLock<Receiver>,
+    queue: &QueueLock<impl AsMut<Receiver>>,
     wr: *mut IbvRecvWr,
     bad_wr: *mut *mut IbvRecvWr,
     ring: impl FnOnce() -> c_int,
 ) -> c_int {
-    let mut receiver = queue.lock();
+    let mut guard = queue.lock();
+    let receiver = guard.as_mut();
     let push = |wr: &IbvRecvWr| {
         // SAFETY: By this function's contract.
         let sges = unsafe { sges(wr.sg_list, wr.num_sge, MAX_RECV_SGE)? };
@@ -302,7 +304,7 @@ pub unsafe fn post_recv_list(
     // SAFETY: By this function's contract.
     let bad = unsafe { walk(wr, |wr| wr.next, push) };
     let doorbell = receiver.publish();
-    drop(receiver);
+    drop(guard);
     let rung = match doorbell {
         Doorbell::Ring => ring(),
         Doorbell::Skip => 0,
@@ -328,7 +330,7 @@ pub unsafe extern "C" fn bind_mw(qp: *mut IbvQp, mw: *mut IbvMw, mw_bind: *mut I
         }
         let request = SendRequest {
             wr_id: mw_bind.wr_id,
-            flags: SendFlags::try_from(mw_bind.send_flags)?.without(SendFlags::INLINE),
+            flags: SendFlags::from_bits_truncate(mw_bind.send_flags).without(SendFlags::INLINE),
             // SAFETY: By the contract of the verbs.
             operation: unsafe { bind(mw, new_rkey, &mw_bind.bind_info)? },
             destination: None,

@@ -5,6 +5,7 @@ use core::ffi::c_int;
 use core::ptr;
 
 use ferroce_core::ring::{Poster, RecvQueue, WqDescriptor, WqGeometry};
+use ferroce_core::uapi;
 
 use super::domain::threads_of;
 use super::doorbell::Bell;
@@ -13,8 +14,8 @@ use super::send::post_recv_list;
 use super::{object, status, Failure};
 use crate::abi::library::Library;
 use crate::abi::{
-    doorbell, CreateSrqResponse, IbvPd, IbvRecvWr, IbvSrq, IbvSrqAttr, IbvSrqInitAttr,
-    ModifySrqRequest, QuerySrqRequest, VerbsSrq,
+    doorbell, srq_attr_mask, CreateSrqResponse, IbvPd, IbvRecvWr, IbvSrq, IbvSrqAttr,
+    IbvSrqInitAttr, ModifySrqRequest, QuerySrqRequest, VerbsSrq,
 };
 use crate::lock::{queue_lock, QueueLock};
 use crate::mapping::Mapping;
@@ -22,10 +23,33 @@ use crate::queue::receive::Receiver;
 
 /// What a shared receive queue is to this provider.
 pub struct SrqData {
-    // Dropped before the memory it is in.
-    queue: QueueLock<Receiver>,
+    queue: QueueLock<MappedReceiver>,
     bell: Bell,
+}
+
+/// A receive queue, and the memory its ring is in.
+struct MappedReceiver {
+    // Dropped before the memory it is in.
+    receiver: Receiver,
     _ring: Mapping,
+}
+
+impl MappedReceiver {
+    /// Maps the ring that the driver has offered.
+    fn new(fd: c_int, response: &uapi::SrqResponse) -> Result<Self, Failure> {
+        let geometry = receive_geometry(response.recv)?;
+        let ring = Mapping::new(fd, &response.ring)?;
+        Ok(Self {
+            receiver: receiver(&ring, 0, geometry)?,
+            _ring: ring,
+        })
+    }
+}
+
+impl AsMut<Receiver> for MappedReceiver {
+    fn as_mut(&mut self) -> &mut Receiver {
+        &mut self.receiver
+    }
 }
 
 type Srq = Object<VerbsSrq, SrqData>;
@@ -77,17 +101,11 @@ pub unsafe extern "C" fn create_srq(pd: *mut IbvPd, attr: *mut IbvSrqInitAttr) -
                 threads_of(pd),
             )
         };
-        let map = || {
-            let geometry = receive_geometry(response.driver.recv)?;
-            let ring = Mapping::new(fd, &response.driver.ring)?;
-            Ok((receiver(&ring, 0, geometry)?, ring))
-        };
-        match map() {
-            Ok((receiver, ring)) => Ok(srq
+        match MappedReceiver::new(fd, &response.driver) {
+            Ok(queue) => Ok(srq
                 .finish(SrqData {
-                    queue: queue_lock(threads, receiver),
+                    queue: queue_lock(threads, queue),
                     bell: Bell::new(fd, handle, doorbell::POST_SRQ_RECV),
-                    _ring: ring,
                 })
                 .cast()),
             Err(failure) => {
@@ -104,12 +122,54 @@ pub unsafe extern "C" fn modify_srq(
     attr: *mut IbvSrqAttr,
     attr_mask: c_int,
 ) -> c_int {
-    let mut request = ModifySrqRequest::new();
-    let (pointer, len) = (request.as_mut_ptr(), request.len());
-    // SAFETY: By the contract of the verbs.
-    status(Failure::check(unsafe {
+    status(match attr_mask & srq_attr_mask::MAX_WR {
+        // SAFETY: By the contract of the verbs.
+        0 => unsafe { modify(srq, attr, attr_mask, &mut ModifySrqRequest::<()>::new()) },
+        // SAFETY: By the contract of the verbs.
+        _ => unsafe { resize(srq, attr, attr_mask) },
+    })
+}
+
+/// # Safety
+/// By the contract of the verbs.
+unsafe fn modify<D>(
+    srq: *mut IbvSrq,
+    attr: *mut IbvSrqAttr,
+    attr_mask: c_int,
+    request: &mut ModifySrqRequest<D>,
+) -> Result<(), Failure> {
+    let (pointer, len) = (ptr::from_mut(request).cast(), size_of_val(request));
+    // SAFETY: By this function's contract; the request is as long as it is said to be.
+    Failure::check(unsafe {
         (Library::get().common.ibv_cmd_modify_srq)(srq, attr, attr_mask, pointer, len)
-    }))
+    })
+}
+
+/// Moves what is posted to a ring of another size, see [`uapi::ModifySrqRequest`].
+///
+/// # Safety
+/// By the contract of the verbs.
+unsafe fn resize(srq: *mut IbvSrq, attr: *mut IbvSrqAttr, attr_mask: c_int) -> Result<(), Failure> {
+    // SAFETY: By the contract of the verbs.
+    let (data, fd) = unsafe { (Srq::from_ptr(srq).data(), (*(*srq).context).cmd_fd) };
+    // Nobody posts while the driver moves the requests.
+    let mut guard = data.queue.lock();
+    let mut response = uapi::SrqResponse::default();
+    let address = ptr::from_mut(&mut response);
+    let mut request = ModifySrqRequest::new();
+    request.driver = uapi::ModifySrqRequest {
+        response: address.expose_provenance() as u64,
+    };
+    // SAFETY: By this function's contract.
+    unsafe { modify(srq, attr, attr_mask, &mut request)? };
+    // SAFETY: The driver has written it there, and is done.
+    let mut new = MappedReceiver::new(fd, unsafe { &*address })?;
+    request.driver.response = 0;
+    // SAFETY: By this function's contract.
+    unsafe { modify(srq, attr, attr_mask, &mut request)? };
+    new.receiver.resume(&guard.receiver);
+    *guard = new;
+    Ok(())
 }
 
 pub unsafe extern "C" fn query_srq(srq: *mut IbvSrq, attr: *mut IbvSrqAttr) -> c_int {

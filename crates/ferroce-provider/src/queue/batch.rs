@@ -56,17 +56,12 @@ impl Sender {
     pub fn begin(&mut self, wr_id: u64, flags: u32, operation: Operation) {
         self.finish_request();
         self.batch.data = Data::None;
-        match SendFlags::try_from(flags) {
-            Ok(flags) => {
-                self.batch.request = Some(SendRequest {
-                    wr_id,
-                    flags: flags.without(SendFlags::INLINE),
-                    operation,
-                    destination: None,
-                });
-            }
-            Err(error) => self.reject(error.into()),
-        }
+        self.batch.request = Some(SendRequest {
+            wr_id,
+            flags: SendFlags::from_bits_truncate(flags).without(SendFlags::INLINE),
+            operation,
+            destination: None,
+        });
     }
 
     /// Says where the work request goes.

@@ -13,7 +13,7 @@ pub enum PostError {
     State(QpState),
     /// The queue pair takes its receives from a shared receive queue.
     NoReceiveQueue,
-    /// An opcode, or a set of flags, that stands for nothing here.
+    /// An opcode, or a set of rights, that stands for nothing here.
     Value(InvalidValue),
     /// The transport has no such operation.
     NotPermitted(SendOpcode, QpType),

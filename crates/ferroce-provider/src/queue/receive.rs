@@ -23,4 +23,15 @@ impl Receiver {
     pub fn publish(&mut self) -> Doorbell {
         self.0.publish()
     }
+
+    /// Goes on where another receive queue was, whose requests the driver has moved to this one's ring.
+    pub fn resume(&mut self, before: &Self) {
+        self.0.resume(&before.0);
+    }
+}
+
+impl AsMut<Self> for Receiver {
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
 }

@@ -2,7 +2,7 @@
 //! The send queue of a queue pair.
 
 use ferroce_core::ring::{Doorbell, Payload, Poster, SendQueue, SendRequest};
-use ferroce_core::verbs::QpType;
+use ferroce_core::verbs::{QpType, SendOpcode};
 
 use super::batch::Batch;
 use super::PostError;
@@ -33,6 +33,12 @@ impl Queue {
         if self.qp_type.is_datagram() && request.destination.is_none() {
             return Err(PostError::NoAddressHandle);
         }
+        let payload = match opcode {
+            // rdma_rxe refuses a bind with data (rxe.c, `validate_send_wr()`), and elsewhere does not look.
+            SendOpcode::BindMw => payload,
+            _ if opcode.has_no_data() => Payload::NONE,
+            _ => payload,
+        };
         Ok(self.poster.push(request, payload)?)
     }
 }

@@ -22,6 +22,10 @@ pub const TESTS: &[Test] = &[
         reuse,
     ),
     (
+        "a shared receive queue is resized while messages take from it, by the wire too",
+        |flavor| resized(flavor, 4000),
+    ),
+    (
         "a process is charged for what it has allocated, and gets no more objects than there can be",
         |flavor| limits(flavor, "", "local"),
     ),
@@ -45,6 +49,10 @@ pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: work requests that break a rule get their status, and queue pairs their state, by the wire too",
         statuses,
+    ),
+    (
+        "debug: a shared receive queue is resized while messages take from it, by the wire too",
+        |flavor| resized(flavor, 1000),
     ),
 ];
 
@@ -91,6 +99,14 @@ fn statuses(flavor: &Flavor) {
     for before in ["", BY_WIRE] {
         let ran = flavor.sh(&format!("{before}{script}")).ends_with(0);
         ran.prints(" rows, 0 failed");
+    }
+}
+
+fn resized(flavor: &Flavor, messages: u32) {
+    let script = with_devices(&guest_script("resize_srq.py", &format!("fr0 {messages}")));
+    for before in ["", BY_WIRE] {
+        let ran = flavor.sh(&format!("{before}{script}")).ends_with(0);
+        ran.prints("all that was posted was taken once");
     }
 }
 

@@ -52,6 +52,15 @@ impl<'a> Srq<'a> {
         to_result(unsafe { ib_modify_srq(self.raw, &mut attr, ib_srq_attr_mask_IB_SRQ_LIMIT) })
     }
 
+    pub(crate) fn resize(&self, max_wr: u32) -> Result {
+        let mut attr = ib_srq_attr {
+            max_wr,
+            ..Default::default()
+        };
+        // SAFETY: A valid queue and valid attributes.
+        to_result(unsafe { ib_modify_srq(self.raw, &mut attr, ib_srq_attr_mask_IB_SRQ_MAX_WR) })
+    }
+
     pub(crate) fn receive(&self, id: u64, sges: &[ib_sge]) -> Result {
         let wr = receive_wr(id, sges);
         // SAFETY: A valid queue and a valid request.

@@ -204,6 +204,41 @@ fn an_impossible_index_is_reported_until_it_is_discarded() {
 }
 
 #[test]
+fn a_move_survives_any_content() {
+    let geometry = |entries| WqGeometry::<RecvQueue>::new(entries, 3).unwrap();
+    let rings = [4, 8].map(|entries| Shared::new(geometry(entries).len()));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut random = Random::new(7);
+            while !done.load(Ordering::Relaxed) {
+                for ring in &rings {
+                    ring.attack(&mut random, false);
+                }
+            }
+        });
+        let mut random = Random::new(8);
+        let mut executor = rings[0].executor(geometry(4));
+        let mut outstanding = 0;
+        let mut moved = 0;
+        for round in 0..rounds(300_000) {
+            execute(&mut executor, &mut random, &mut outstanding, decode_recv);
+            if round % 4 == 0 {
+                let entries = [4, 8][random.below(2) as usize];
+                let mut to = rings[entries as usize / 8].executor(geometry(entries));
+                if executor.move_to(&mut to).is_ok() {
+                    executor = to;
+                    outstanding = 0;
+                    moved += 1;
+                }
+            }
+        }
+        assert!(moved > 0);
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn a_poster_survives_any_content() {
     let geometry = WqGeometry::<SendQueue>::new(8, 4, 64).unwrap();
     let shared = Shared::new(geometry.len());

@@ -7,6 +7,7 @@ mod hostile;
 #[cfg(not(miri))]
 mod model;
 mod queue;
+mod refused;
 mod threads;
 
 use core::ptr::NonNull;

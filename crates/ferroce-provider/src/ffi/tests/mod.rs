@@ -7,4 +7,5 @@ pub mod fake;
 mod objects;
 mod poll;
 mod post;
+mod refused;
 mod rig;

@@ -8,6 +8,7 @@ use ferroce_core::ring::{
 };
 use ferroce_core::verbs::{AccessFlags, ImmData, QpState, QpType, SendFlags, SendOpcode};
 
+use super::fake::Trouble;
 use super::rig::*;
 use crate::abi::*;
 
@@ -218,7 +219,7 @@ fn what_is_wrong_with_a_work_request_is_einval() {
         ),
         with_sges(
             send_wr(0, code(SendOpcode::LocalInvalidate)),
-            &mut [Sge::default()],
+            &mut [Sge::default(); 33],
         ),
         // A bind without window
         send_wr(0, code(SendOpcode::BindMw)),
@@ -228,10 +229,6 @@ fn what_is_wrong_with_a_work_request_is_einval() {
     wrong.push(wr);
     let mut wr = send_wr(0, code(SendOpcode::Send));
     wr.num_sge = 1;
-    wrong.push(wr);
-    // IBV_SEND_IP_CSUM
-    let mut wr = send_wr(0, code(SendOpcode::Send));
-    wr.send_flags = 1 << 4;
     wrong.push(wr);
     let mut inline = [sge(&long)];
     for opcode in [SendOpcode::Send, SendOpcode::RdmaRead] {
@@ -319,19 +316,25 @@ fn receives_are_the_drivers_to_find_unless_it_asks() {
     assert_eq!(rig.device.doorbell(0).wqe_size, 16);
 }
 
-#[test]
-fn a_shared_receive_queue_is_posted_to_directly() {
-    let rig = Rig::new();
+/// A shared receive queue of so many entries.
+fn shared_receive_queue(rig: &Rig, max_wr: u32) -> *mut IbvSrq {
     let mut attr = IbvSrqInitAttr {
         srq_context: ptr::null_mut(),
         attr: IbvSrqAttr {
-            max_wr: 2,
+            max_wr,
             max_sge: 1,
             srq_limit: 0,
         },
     };
     let srq = verb!(rig, create_srq(rig.pd, &mut attr));
     assert!(!srq.is_null());
+    srq
+}
+
+#[test]
+fn a_shared_receive_queue_is_posted_to_directly() {
+    let rig = Rig::new();
+    let srq = shared_receive_queue(&rig, 2);
     let mut driver = rig.device.shared_receives();
     let mut list = [
         recv_wr(1, &mut []),
@@ -357,6 +360,70 @@ fn a_shared_receive_queue_is_posted_to_directly() {
     assert_eq!(rig.post_recv(qp, &mut receives), Err((0, libc::EINVAL)));
     assert_eq!(verb!(rig, destroy_qp(qp)), 0);
     assert_eq!(verb!(rig, destroy_srq(srq)), 0);
+}
+
+fn resize_srq(rig: &Rig, srq: *mut IbvSrq, max_wr: u32) -> i32 {
+    let mut attr = IbvSrqAttr {
+        max_wr,
+        ..IbvSrqAttr::default()
+    };
+    verb!(rig, modify_srq(srq, &mut attr, srq_attr_mask::MAX_WR))
+}
+
+#[test]
+fn a_resized_shared_receive_queue_goes_on_in_its_new_ring() {
+    let rig = Rig::new();
+    let srq = shared_receive_queue(&rig, 2);
+    let mut driver = rig.device.shared_receives();
+    let mut receives = [1, 2, 3, 4, 5].map(|wr_id| recv_wr(wr_id, &mut []));
+    rig.post_srq_recv(srq, &mut receives[..2]).unwrap();
+    let mut buffer = [0; 528];
+    driver.side.fetch(&mut buffer).unwrap().unwrap();
+    driver.side.hand_back(1);
+
+    assert_eq!(resize_srq(&rig, srq, 3), 0);
+    let mut moved = rig.device.shared_receives();
+    driver.side.move_to(&mut moved.side).unwrap();
+    let mut driver = moved;
+    assert_eq!(driver.side.geometry().entries(), 4);
+    assert_eq!(
+        rig.post_srq_recv(srq, &mut receives[1..]),
+        Err((3, libc::ENOMEM))
+    );
+    for wr_id in [2, 2, 3, 4] {
+        let entry = driver.side.fetch(&mut buffer).unwrap().unwrap();
+        assert_eq!(RecvRequest::wr_id(entry), wr_id);
+    }
+    assert!(driver.side.fetch(&mut buffer).unwrap().is_none());
+
+    let mut attr = IbvSrqAttr::default();
+    assert_eq!(verb!(rig, modify_srq(srq, &mut attr, 1 << 1)), 0);
+    assert_eq!(verb!(rig, destroy_srq(srq)), 0);
+}
+
+#[test]
+fn a_shared_receive_queue_that_cannot_be_resized_stays_as_it_is() {
+    let rig = Rig::new();
+    let srq = shared_receive_queue(&rig, 2);
+    let mut driver = rig.device.shared_receives();
+    let mut buffer = [0; 528];
+    for (trouble, errno) in [
+        (Trouble::Fail(libc::EINVAL), libc::EINVAL),
+        // The new ring cannot be mapped.
+        (Trouble::Nonsense, libc::EPROTO),
+        (Trouble::FailLater(libc::EINVAL), libc::EINVAL),
+    ] {
+        rig.device.trouble.set(trouble);
+        assert_eq!(resize_srq(&rig, srq, 8), errno);
+        rig.device.trouble.set(Trouble::None);
+        for wr_id in 0..3 {
+            let mut receives = [recv_wr(wr_id, &mut [])];
+            rig.post_srq_recv(srq, &mut receives).unwrap();
+            let entry = driver.side.fetch(&mut buffer).unwrap().unwrap();
+            assert_eq!(RecvRequest::wr_id(entry), wr_id);
+            driver.side.hand_back(1);
+        }
+    }
 }
 
 #[test]

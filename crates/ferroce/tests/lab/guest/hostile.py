@@ -179,6 +179,7 @@ def scribbled(device, rounds):
             mine.events()
             if rng.random() < 0.2:
                 ignored(one.send_cq.resize, rng.randint(1, 400))
+                ignored(srq.modify, SrqAttr(max_wr=rng.randint(1, 400)), e.IBV_SRQ_MAX_WR)
                 # The new ring is mapped here, and not in those that write.
             if rng.random() < 0.2:
                 ignored(one.to, rng.choice((RESET, ERR, SQD, RTS)))
@@ -662,6 +663,17 @@ def starved(device, rounds):
         request = MWBind(MWBindInfo(mr, memory.address, PAGE, REMOTE_READ), e.IBV_SEND_SIGNALED)
         return lambda: pair[0].qp.bind_mw(mw, request), lambda result: (pair[0].sent(), mw.close())
 
+    srq = mine.srq(16, 1)
+    srq.post_recv(chain([recv_wr(number, []) for number in range(11)]))
+
+    def resize_srq():
+        before = srq.query().max_wr
+        try:
+            srq.modify(SrqAttr(max_wr=before ^ 16 ^ 2048), e.IBV_SRQ_MAX_WR)
+        except PyverbsError:
+            assert srq.query().max_wr == before
+            raise
+
     close = lambda thing: thing.close()
     calls = {
         "open": lambda: (lambda: Context(name=device), close),
@@ -669,6 +681,7 @@ def starved(device, rounds):
         "cq": lambda: (lambda: mine.cq(1000), close),
         "resize": lambda: (lambda: cq.resize(rng.randint(1, 2000)), None),
         "srq": lambda: (lambda: mine.srq(500), close),
+        "resize srq": lambda: (resize_srq, None),
         "qp": lambda: (lambda: Qp(mine, RC), close),
         "mr": lambda: (lambda: memory.region(mine.pd), close),
         "mw": lambda: (lambda: MW(mine.pd, e.IBV_MW_TYPE_2), close),

@@ -4,7 +4,9 @@
 use core::cell::Cell;
 use core::ffi::{c_int, c_void, CStr};
 
-use ferroce_core::ring::{CqGeometry, QpLayout, RecvQueue, SendQueue, WqGeometry};
+use ferroce_core::ring::{
+    CqGeometry, QpLayout, RecvQueue, SendQueue, WqGeometry, RECV_HEADER_LEN, SGE_LEN,
+};
 use ferroce_core::uapi;
 
 use super::{Device, Trouble};
@@ -173,6 +175,50 @@ unsafe extern "C" fn create_srq(
         (*srq).context = (*pd).context;
         (*srq).handle = handle;
         respond(resp, len, 16, response);
+    }
+    0
+}
+
+unsafe extern "C" fn modify_srq(
+    srq: *mut IbvSrq,
+    attr: *mut IbvSrqAttr,
+    attr_mask: c_int,
+    cmd: *mut c_void,
+    cmd_size: usize,
+) -> c_int {
+    // SAFETY: By the command's contract.
+    unsafe {
+        let device = device((*srq).context);
+        if let Trouble::Fail(errno) = device.trouble.get() {
+            return errno;
+        }
+        if attr_mask & srq_attr_mask::MAX_WR == 0 {
+            // Nothing behind it, so that an older driver takes it.
+            assert_eq!(cmd_size, 24);
+            return 0;
+        }
+        assert_eq!(cmd_size, 32);
+        let request = cmd.cast::<ModifySrqRequest<uapi::ModifySrqRequest>>();
+        let address = usize::try_from((*request).driver.response).unwrap();
+        if address == 0 {
+            return match device.trouble.get() {
+                Trouble::FailLater(errno) => errno,
+                _ => 0,
+            };
+        }
+        let stride = device.last.get().srq.recv.stride as usize;
+        let max_sge = ((stride - RECV_HEADER_LEN) / SGE_LEN) as u32;
+        let geometry = WqGeometry::<RecvQueue>::new((*attr).max_wr, max_sge).unwrap();
+        let mut response = uapi::SrqResponse {
+            ring: device.offer(geometry.len()),
+            recv: geometry.descriptor(),
+        };
+        if device.nonsense() {
+            response.recv.entries = 3;
+        } else if device.trouble.get() == Trouble::None {
+            device.answer(|answer| answer.srq = response);
+        }
+        core::ptr::with_exposed_provenance_mut::<uapi::SrqResponse>(address).write(response);
     }
     0
 }
@@ -391,6 +437,7 @@ fn find(name: &CStr) -> *mut c_void {
         b"ibv_cmd_create_cq_ex" => specific::create_cq_ex as *const (),
         b"ibv_cmd_create_qp_ex2" => specific::create_qp_ex2 as *const (),
         b"ibv_cmd_create_srq" => create_srq as *const (),
+        b"ibv_cmd_modify_srq" => modify_srq as *const (),
         b"ibv_cmd_create_ah" => create_ah as *const (),
         b"ibv_cmd_alloc_pd" => alloc_pd as *const (),
         b"ibv_cmd_req_notify_cq" => req_notify_cq as *const (),

@@ -62,6 +62,8 @@ pub enum Trouble {
     None,
     /// Fails with this errno.
     Fail(c_int),
+    /// Fails with this errno in the second of two commands.
+    FailLater(c_int),
     /// Describes queues that cannot be.
     Nonsense,
 }
@@ -167,7 +169,7 @@ impl Device {
         }
     }
 
-    /// The driver's side of the shared receive queue made last.
+    /// The driver's side of the shared receive queue made or resized last.
     pub fn shared_receives(&self) -> Driver<Executor<RecvQueue>> {
         let answer = self.last.get().srq;
         let memory = self.map(&answer.ring);
