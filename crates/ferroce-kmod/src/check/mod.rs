@@ -145,7 +145,7 @@ pub struct Finding {
     pub reason: Reason,
     /// What is the matter, in words.
     pub what: String,
-    /// The line that the kernel logs, if it logs one.
+    /// The line that the kernel logs, if it logs one, as /dev/kmsg has it.
     pub kernel_says: Option<String>,
     /// What the system call returns, such as `ENOEXEC`.
     pub errno: Option<String>,
@@ -184,7 +184,7 @@ impl Finding {
     }
 
     fn says(mut self, line: impl Into<String>) -> Self {
-        self.kernel_says = Some(line.into());
+        self.kernel_says = Some(crate::live::as_logged(&line.into()));
         self
     }
 

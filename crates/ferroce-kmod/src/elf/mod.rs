@@ -96,9 +96,18 @@ impl RelocationSection<'_> {
     }
 }
 
-/// Text of a module, which is mostly ASCII, but may be anything.
+/// Text of a module, which is mostly ASCII, but may be anything: bytes that are
+/// no UTF-8 become `\xff` and the like, as the kernel's log has them.
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.into();
+    }
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text += chunk.valid();
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text.into()
 }
 
 /// The bytes up to the first NUL, or all.
