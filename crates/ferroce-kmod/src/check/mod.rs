@@ -10,6 +10,7 @@ mod init;
 mod memory;
 mod order;
 mod place;
+mod pointers;
 mod relocate;
 mod resolve;
 mod set;
@@ -116,6 +117,8 @@ pub enum Reason {
     UnknownParameter,
     /// Two parameters have one name.
     DuplicateParameter,
+    /// Two sections have one name.
+    DuplicateSection,
     /// It changes what the kernel is trusted for.
     Taint,
     /// It needs to be known that something is not known.

@@ -253,7 +253,7 @@ fn go_through(
     *report.stage(Stage::Relocations, summary) = findings;
     let findings = report.stage(Stage::Init, init::summary(elf));
     init::check(elf, modinfo, linkage, params, findings);
-    init::check_sysfs(kernel, elf, modinfo, linkage, findings);
+    init::check_sysfs(kernel, elf, modinfo, &layout, linkage, findings);
 }
 
 fn unreadable(error: &Error) -> Finding {

@@ -37,6 +37,7 @@ pub struct Elf<'a> {
     pub machine: Machine,
     /// All sections, the empty one of index 0 included.
     pub sections: Vec<Section<'a>>,
+    file: &'a [u8],
     symbols: &'a [Sym64<LE>],
     strings: &'a [u8],
     symtab: usize,
@@ -228,6 +229,7 @@ impl<'a> Elf<'a> {
         let mut elf = Self {
             machine,
             sections,
+            file: bytes,
             symbols: &[],
             strings: &[],
             symtab: 0,
@@ -254,6 +256,12 @@ impl<'a> Elf<'a> {
     /// The contents of the first section of that name, or nothing.
     pub fn contents(&self, name: &str) -> &'a [u8] {
         self.section(name).map_or(&[], |s| s.data())
+    }
+
+    /// The file from a section's contents on, whatever its type is.
+    pub(crate) fn from(&self, section: &Section) -> &'a [u8] {
+        let start = usize::try_from(section.offset()).unwrap_or(usize::MAX);
+        self.file.get(start..).unwrap_or(&[])
     }
 
     /// The symbol table's section.
