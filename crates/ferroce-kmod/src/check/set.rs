@@ -282,6 +282,7 @@ fn unreadable(error: &Error) -> Finding {
     if let Error::Malformed { reason, .. } = error {
         // module_decompress().
         finding.kernel_says = reason.kernel_says.clone();
+        finding.help = Some("kmod before version 31 decompresses it itself".to_owned());
     }
     finding
 }
