@@ -291,6 +291,8 @@ pub trait Agreement {
     fn summary(&self);
     /// Fails for those that differ.
     fn agree(&self);
+    /// Fails for those that the kernel died of unforetold.
+    fn deaths_are_foretold(&self);
 }
 
 impl Agreement for Vec<Tried> {
@@ -333,6 +335,12 @@ impl Agreement for Vec<Tried> {
             wrong.len(),
             wrong.join("\n")
         );
+    }
+
+    fn deaths_are_foretold(&self) {
+        let died = |t: &&Tried| matches!(t.outcome, Some(Outcome::Died)) && !t.may_crash();
+        let died: Vec<&str> = self.iter().filter(died).map(|t| t.name.as_str()).collect();
+        assert!(died.is_empty(), "the kernel died: {}", died.join("\n"));
     }
 }
 
