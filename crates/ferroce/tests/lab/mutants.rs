@@ -158,7 +158,8 @@ fn known(base: &[u8]) -> Vec<Mutation> {
         // Code is there already.
         change(".rela.data", "info", section(".text").index as u64),
         change(".bss", "size", 0xffff_ffff),
-        // e_ident: the class, the order of bytes, and what has no meaning.
+        // e_ident: the magic, the class, the order of bytes, and what has no meaning.
+        Mutation::Header(0, 255),
         Mutation::Header(4, 1),
         Mutation::Header(5, 2),
         Mutation::Header(9, 255),
