@@ -184,7 +184,9 @@ enum Event {
 
 /// Raises the event that was asked for.
 fn raise(cq: &rdma::Cq<Cq>) {
-    cq.device().counters.count_host(HostCounter::CompletionEvents);
+    cq.device()
+        .counters
+        .count_host(HostCounter::CompletionEvents);
     tell(cq, Event::Completion);
 }
 

@@ -3,7 +3,7 @@
 //! The device: its attributes, and how it comes and goes.
 
 use super::{
-    address::{Address, Ah},
+    ah::Ah,
     counters::{self, Counters},
     cq::Cq,
     mr::{Keys, Mr, MAX_FAST_REG_PAGES},
@@ -21,6 +21,7 @@ use super::{
     table::Table,
 };
 use crate::{
+    address::Address,
     key,
     net::SpinLockBh,
     rdma::{self, workqueue::WorkQueue, *},

@@ -40,6 +40,9 @@ pub mod verbs;
 pub mod wire;
 
 // What makes it a card, the same files that the tests are built of.
+#[path = "../../crates/ferroce-device/src/address.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod address;
 #[path = "../../crates/ferroce-device/src/counter.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod counter;
@@ -49,14 +52,23 @@ pub mod key;
 #[path = "../../crates/ferroce-device/src/numbers.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod numbers;
+#[path = "../../crates/ferroce-device/src/queue.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod queue;
+#[path = "../../crates/ferroce-device/src/receive.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod receive;
 #[path = "../../crates/ferroce-device/src/region.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod region;
+#[path = "../../crates/ferroce-device/src/send.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod send;
 #[path = "../../crates/ferroce-device/src/window.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod window;
 
-mod address;
+mod ah;
 mod callback;
 mod counters;
 mod cq;

@@ -2,10 +2,7 @@
 
 //! The port: its attributes, and what can be changed of them.
 
-use super::{
-    counters::Counters,
-    device::Ferroce,
-};
+use super::{counters::Counters, device::Ferroce};
 use crate::{
     counter::PortCounter as Counter,
     rdma::{

@@ -5,6 +5,7 @@
 
 use super::device::{Ferroce, Ucontext};
 use crate::{
+    queue,
     rdma::mmap::{SharedPages, UserMapping},
     rdma::UserCall,
     ring::{
@@ -13,7 +14,10 @@ use crate::{
     },
     uapi, verbs,
 };
-use core::ptr::NonNull;
+use core::{
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+};
 use kernel::{
     alloc::Flags,
     prelude::*,
@@ -84,7 +88,7 @@ impl Rings {
         at: usize,
         size: WqGeometry<SendQueue>,
     ) -> Result<WorkQueue<SendQueue>> {
-        WorkQueue::new(self_, at, size)
+        work_queue(self_, at, size)
     }
 
     /// The driver's side of a receive queue at an offset.
@@ -93,7 +97,7 @@ impl Rings {
         at: usize,
         size: WqGeometry<RecvQueue>,
     ) -> Result<WorkQueue<RecvQueue>> {
-        WorkQueue::new(self_, at, size)
+        work_queue(self_, at, size)
     }
 
     /// The driver's side of a completion queue.
@@ -147,37 +151,54 @@ impl PollQueue {
 }
 
 /// A work queue as the driver has it.
-pub(crate) struct WorkQueue<Q> {
-    pub(crate) executor: Executor<Q>,
-    /// A private copy of the entry that is being looked at.
-    pub(crate) buffer: KVec<u8>,
-    _rings: Arc<Rings>,
+pub(crate) type WorkQueue<Q> = queue::WorkQueue<Q, Buffer>;
+
+/// Room for an entry of a work queue. The memory of the ring is there as long as this is.
+pub(crate) struct Buffer {
+    bytes: KVec<u8>,
+    rings: Arc<Rings>,
 }
 
-impl<Q: Queue> WorkQueue<Q> {
-    fn new(rings: &Arc<Rings>, at: usize, size: WqGeometry<Q>) -> Result<Self> {
-        let (base, len) = rings.place(at)?;
-        // SAFETY: The pages are ours and valid for `len` bytes as long as `_rings` lives, which is
-        // dropped after the executor. The kernel reaches them by the ring's types only.
-        let executor = unsafe { Executor::new(base, len, size) }.map_err(geometry)?;
-        let mut buffer = KVec::new();
-        buffer.resize(size.stride(), 0, rings.flags())?;
-        Ok(Self {
-            executor,
-            buffer,
-            _rings: rings.clone(),
-        })
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
-impl WorkQueue<SendQueue> {
-    /// Who hands slots back from here on, in any context.
-    pub(crate) fn returner(&self) -> SlotReturner {
-        SlotReturner {
-            // SAFETY: The pages are ours as long as `_rings` lives, which is dropped after the returner.
-            returner: unsafe { self.executor.returner() },
-            _rings: self._rings.clone(),
-        }
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+/// The driver's side of a work queue at an offset.
+fn work_queue<Q: Queue>(
+    rings: &Arc<Rings>,
+    at: usize,
+    size: WqGeometry<Q>,
+) -> Result<WorkQueue<Q>> {
+    let (base, len) = rings.place(at)?;
+    let mut bytes = KVec::new();
+    bytes.resize(size.stride(), 0, rings.flags())?;
+    Ok(WorkQueue {
+        // SAFETY: The pages are ours and valid for `len` bytes as long as the buffer lives, which is
+        // dropped after the executor. The kernel reaches them by the ring's types only.
+        ring: unsafe { Executor::new(base, len, size) }.map_err(geometry)?,
+        buffer: Buffer {
+            bytes,
+            rings: rings.clone(),
+        },
+    })
+}
+
+/// Who hands slots of a send queue back from here on, in any context.
+pub(crate) fn returner(queue: &WorkQueue<SendQueue>) -> SlotReturner {
+    SlotReturner {
+        // SAFETY: The pages are ours as long as `_rings` lives, which is dropped after the returner.
+        returner: unsafe { queue.ring.returner() },
+        _rings: queue.buffer.rings.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     callback::Callbacks,
     device::Ferroce,
     kernel_user::Receives,
-    queue_pair::{Looked, ReceiveQueue},
+    queue_pair::ReceiveQueue,
     quota::{Counted, Kind},
     rings::{errno, PostQueue, Rings},
 };
@@ -19,6 +19,7 @@ use crate::{
         wr::RecvWrs,
         Details, NewSrq, SrqAttrMask, UserCall,
     },
+    receive::Looked,
     ring::{self, RecvQueue, WqGeometry, WqPositions},
     uapi,
 };
@@ -236,7 +237,7 @@ fn move_to_offered(srq: &rdma::Srq<Srq>, attr: &SrqAttr, mask: SrqAttrMask) -> R
             return Err(EINVAL);
         }
         let limit = limit_after(&shared, attr, mask, new.size())?;
-        shared.queue.move_to(&mut new)?;
+        shared.queue.move_to(&mut new).map_err(|_| EINVAL)?;
         shared.limit = limit;
         core::mem::swap(&mut shared.queue, &mut new);
         Ok(())
@@ -259,9 +260,9 @@ fn move_kernel_user(
     let post_queue = PostQueue::new(rings, 0, queue.size())?;
     let mut shared = srq.shared.lock();
     let limit = limit_after(&shared, attr, mask, queue.size())?;
-    let moved = user
-        .receives
-        .resize(post_queue, || shared.queue.move_to(&mut queue));
+    let moved = user.receives.resize(post_queue, || {
+        shared.queue.move_to(&mut queue).map_err(|_| EINVAL)
+    });
     if moved.is_ok() {
         shared.limit = limit;
         core::mem::swap(&mut shared.queue, &mut queue);

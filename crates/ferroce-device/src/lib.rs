@@ -10,6 +10,8 @@
 //! - [`numbers`]: which numbers of queue pairs and keys are in use.
 //! - [`key`]: what a key is, and the access that one is used for.
 //! - [`region`], [`window`]: memory that a key gives access to.
+//! - [`queue`], [`send`], [`receive`]: work queues, the execution of one, and what becomes of a receive.
+//! - [`address`]: where datagrams go.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root beside those of
 //! `ferroce-core`, in edition 2021: paths between modules start with `crate::`.
@@ -19,10 +21,14 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod address;
 pub mod counter;
 pub mod key;
 pub mod numbers;
+pub mod queue;
+pub mod receive;
 pub mod region;
+pub mod send;
 pub mod window;
 
-use ferroce_core::{local, ring, verbs};
+use ferroce_core::{local, qp, ring, verbs};

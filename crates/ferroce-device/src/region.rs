@@ -104,11 +104,6 @@ impl Region {
         self.key
     }
 
-    /// Its protection domain.
-    pub const fn pd(&self) -> PdId {
-        self.pd
-    }
-
     /// Its rights.
     pub const fn access(&self) -> AccessFlags {
         self.access

@@ -58,10 +58,7 @@ const PACKAGES: [Package; 7] = [
 const LAYOUT: &str = "2";
 
 /// What else the driver is built of, from the folder of the modules.
-const CRATES: [&str; 2] = [
-    "../crates/ferroce-core/src",
-    "../crates/ferroce-device/src",
-];
+const CRATES: [&str; 2] = ["../crates/ferroce-core/src", "../crates/ferroce-device/src"];
 
 /// The workspace's manifest, which has the release.
 const MANIFEST: &str = "../Cargo.toml";

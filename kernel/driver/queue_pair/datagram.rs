@@ -6,12 +6,10 @@ use super::{
     inbound::Entered,
     known::at,
     receive::{Own, Peer},
-    send::Attempt,
-    tries::Tries,
     Qp, QpRef,
 };
 use crate::{
-    address,
+    ah,
     counter::PortCounter,
     local::{self, Delivery, Fault},
     mr::Uncached,
@@ -19,10 +17,9 @@ use crate::{
     rdma::{self, Gid},
     ring::{Data, SendRequest},
     roce,
+    send::{Attempt, Tries},
     verbs::{limits, WcStatus},
 };
-use kernel::time::Delta;
-
 /// What datagrams for other hosts are sent with.
 #[derive(Default)]
 pub(super) struct Datagrams {
@@ -80,11 +77,11 @@ pub(super) fn datagram(
     let qkey = limits::datagram_qkey(to.remote_qkey, own_qkey);
     let in_flight = datagrams.in_flight.as_ref();
     if in_flight.is_some_and(net::InFlight::is_full) {
-        return Attempt::Wait(Delta::from_nanos(roce::PAUSE as i64));
+        return Attempt::Wait(roce::PAUSE);
     }
     let source = local::Source {
         qpn: qp.number,
-        grh: address::grh(&address, data.length()),
+        grh: address.grh(data.length()),
     };
     let mtu = crate::port::mtu(device).bytes();
     let mut list = local::RegionList::new();
@@ -122,7 +119,7 @@ pub(super) fn datagram(
             }
             match delivered {
                 Some(Delivery::Failed(status)) => return Attempt::Failed(status),
-                Some(Delivery::OwnMemoryLater) => return Attempt::Paging,
+                Some(Delivery::OwnMemoryLater) => return Attempt::OwnMemory,
                 Some(Delivery::MemoryLater) => {
                     if let Some(delay) = tries.wait_for_memory() {
                         return Attempt::Wait(delay);
@@ -132,12 +129,12 @@ pub(super) fn datagram(
             }
             if roce::is_elsewhere(device, &address.dgid) {
                 datagrams.sent = datagrams.sent.wrapping_add(1);
-                let (way, to) = (address.way(qp.number), (to.remote_qpn, qkey));
+                let (way, to) = (ah::way(&address, qp.number), (to.remote_qpn, qkey));
                 let psn = datagrams.sent;
                 let path = datagrams.path_for(way);
                 match roce::datagram::make(path, &datagram, to, psn) {
                     Ok(packet) => datagrams.ready = packet,
-                    Err(Fault::Later) => return Attempt::Paging,
+                    Err(Fault::Later) => return Attempt::OwnMemory,
                     Err(Fault::Gone) => return Attempt::Failed(WcStatus::LocProtErr),
                 }
             } else if delivered.is_none() {

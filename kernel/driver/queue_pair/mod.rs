@@ -23,11 +23,10 @@ mod known;
 mod receive;
 mod send;
 mod shared;
-mod tries;
 mod work;
 
 use super::{
-    address::Attributes,
+    ah::Attributes,
     counters::HostCounter,
     cq::{self, CqRef},
     device::Ferroce,
@@ -49,9 +48,9 @@ use crate::{
         wr::{RecvWrs, SendWrs},
         Details, Gid, MemCgroup, NewQp, QpAttrMask, UserCall,
     },
-    ring::{Cqe, Doorbell, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
+    ring::{Doorbell, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
-    verbs::{limits, EventType, QpType, WcOpcode, WcStatus},
+    verbs::{limits, EventType, QpType, WcStatus},
 };
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::{
@@ -64,8 +63,7 @@ use kernel::{
 
 pub(crate) use drainer::Drainer;
 use inbound::Inbound;
-use receive::GivenBack;
-pub(crate) use receive::{Looked, Own, Peer, ReceiveQueue};
+pub(crate) use receive::{Own, Peer, ReceiveQueue};
 use send::Extent;
 use shared::{Near, Shared};
 
@@ -194,7 +192,7 @@ impl Operations for Qp {
         };
         let shared = Shared::new(
             receives,
-            GivenBack::new(qp_type, stride, UserCall::flags(call))?,
+            receive::given_back(qp_type, stride, UserCall::flags(call))?,
         );
         let send = send::SendSide::new(send);
         Ok(try_pin_init!(Qp {
@@ -272,7 +270,7 @@ impl Operations for Qp {
         };
         let mut caps = QpCap::default();
         qp.caps.fill(&mut caps);
-        super::address::fill(out, &attr);
+        super::ah::fill(out, &attr);
         if let Some(av) = av {
             out.av(av);
         }
@@ -626,11 +624,11 @@ fn flush_some_receives(qp: &rdma::Qp<Qp>) -> bool {
             }
             let (given_back, receives) = shared.receiving();
             given_back
-                .flush()
+                .flush_one()
                 .or_else(|| receives.and_then(ReceiveQueue::flush_one))
         };
         let Some(wr_id) = wr_id else { return false };
-        let cqe = Cqe::new(wr_id, qp.number, WcOpcode::Recv, WcStatus::WrFlushErr);
+        let cqe = crate::receive::ended(wr_id, qp.number, WcStatus::WrFlushErr);
         cq::complete(&qp.recv_cq, &cqe, false);
     }
     true

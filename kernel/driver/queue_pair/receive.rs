@@ -4,226 +4,32 @@
 
 use super::{dispatch, fail, send::Extent, Qp};
 use crate::{
-    address,
     counter::PortCounter,
     cq,
     key::Access,
-    local::{AccessError, Extra, LocalMemory, Receive, Received, Responder, Taken},
+    local::{AccessError, LocalMemory, Receive, Received, Responder, Taken},
     mr::{self, Lookup, Uncached},
     qp::{state, QpAttr},
     rdma::{self, qp::QpEvent},
-    ring::{
-        Cqe, Idle, RecvQueue, RecvRequest, Remote, Sge, WqGeometry, WqPositions, MAX_RECV_STRIDE,
-    },
-    rings::WorkQueue,
+    receive::{self, Looked, Return},
+    ring::{RecvRequest, Remote, Sge, MAX_RECV_STRIDE},
+    rings::Buffer,
     srq,
-    verbs::{AccessFlags, EventType, QpState, QpType, RnrTimer, WcFlags, WcOpcode, WcStatus},
+    verbs::{AccessFlags, EventType, QpType, RnrTimer, WcStatus},
 };
 use kernel::{alloc::Flags, prelude::*};
 
 /// A receive queue as the driver has it.
-pub(crate) struct ReceiveQueue {
-    queue: WorkQueue<RecvQueue>,
-    /// How many bytes of the buffer are an entry that was looked at and left.
-    held: Option<usize>,
-}
+pub(crate) type ReceiveQueue = receive::ReceiveQueue<Buffer>;
 
-/// What a look at a receive queue comes to.
-pub(crate) enum Looked {
-    /// This many bytes were copied out.
-    Taken(usize),
-    Empty,
-    Refused,
-}
+/// Receives of a queue pair that were given back.
+pub(crate) type GivenBack = receive::GivenBack<KVec<u8>>;
 
-impl ReceiveQueue {
-    pub(crate) fn new(queue: WorkQueue<RecvQueue>) -> Self {
-        Self { queue, held: None }
-    }
-
-    /// Forgets all that was posted.
-    pub(super) fn reset(&mut self) {
-        self.held = None;
-        self.queue.executor.discard_all();
-    }
-
-    /// The next entry, which stays the next until it is taken.
-    fn peek(&mut self) -> Option<&[u8]> {
-        if self.held.is_none() {
-            let entry = self.queue.executor.fetch(&mut self.queue.buffer);
-            // An index that makes no sense: to the peer there is nothing posted.
-            self.held = Some(entry.ok().flatten()?.len());
-        }
-        self.queue.buffer.get(..self.held?)
-    }
-
-    fn take(&mut self) {
-        self.held = None;
-        self.queue.executor.hand_back(1);
-    }
-
-    /// The ring's size.
-    pub(crate) fn size(&self) -> WqGeometry<RecvQueue> {
-        self.queue.executor.geometry()
-    }
-
-    /// Moves all that is posted to another queue. If it does not fit there, this one stays as it is.
-    pub(crate) fn move_to(&mut self, to: &mut Self) -> Result {
-        // An entry that was looked at and left has not been handed back, and is moved with the others.
-        let moved = self.queue.executor.move_to(&mut to.queue.executor);
-        moved.map_err(|_| EINVAL)
-    }
-
-    /// Where the two sides are.
-    pub(crate) fn positions(&self) -> WqPositions {
-        self.queue.executor.positions()
-    }
-
-    /// How many requests are posted.
-    pub(crate) fn available(&mut self) -> u32 {
-        let held = u32::from(self.held.is_some());
-        self.queue.executor.available().unwrap_or(0) + held
-    }
-
-    /// Takes the next entry, unless `accept` refuses it. One that makes no sense is taken, and found
-    /// out by whoever reads the copy.
-    pub(crate) fn take_into(
-        &mut self,
-        copy: &mut [u8],
-        accept: impl FnOnce(&Receive<'_>) -> bool,
-    ) -> Looked {
-        let looked = copy_accepted(self.peek(), copy, accept);
-        if let Looked::Taken(_) = looked {
-            self.take();
-        }
-        looked
-    }
-
-    /// Takes the next entry to be flushed; once there is none, whoever posts another one tells.
-    pub(super) fn flush_one(&mut self) -> Option<u64> {
-        loop {
-            if let Some(wr_id) = self.peek().map(RecvRequest::wr_id) {
-                self.take();
-                return Some(wr_id);
-            }
-            match self.queue.executor.sleep() {
-                Ok(Idle::Work) => {}
-                Ok(Idle::Asleep) | Err(_) => return None,
-            }
-        }
-    }
-}
-
-/// Copies an entry, if there is one, unless `accept` refuses it.
-fn copy_accepted(
-    entry: Option<&[u8]>,
-    copy: &mut [u8],
-    accept: impl FnOnce(&Receive<'_>) -> bool,
-) -> Looked {
-    let Some(entry) = entry else {
-        return Looked::Empty;
-    };
-    let Some(copy) = copy.get_mut(..entry.len()) else {
-        return Looked::Empty;
-    };
-    copy.copy_from_slice(entry);
-    if let Ok((request, scatter)) = RecvRequest::decode(copy) {
-        let wr_id = request.wr_id;
-        if !accept(&Receive { wr_id, scatter }) {
-            return Looked::Refused;
-        }
-    }
-    Looked::Taken(entry.len())
-}
-
-/// Receives that were taken for messages whose memory is not there yet, or that are not all copied yet, and
-/// given back: they are the next ones.
-pub(crate) struct GivenBack {
-    /// Room for so many of them, each as long as an entry of the queue that they are of.
-    entries: KVec<u8>,
-    stride: usize,
-    /// How many bytes of each are a receive.
-    lens: [usize; MOST_GIVEN_BACK],
-    /// The place of the first one.
-    first: usize,
-    count: usize,
-}
-
-/// How many receives of a UD queue pair can be given back at the same time: by so many threads and bottom
-/// halves that deliver to it. A connected one has one sender.
-const MOST_GIVEN_BACK: usize = 16;
-
-impl GivenBack {
-    /// For a queue pair whose receives are `stride` bytes long.
-    pub(super) fn new(qp_type: QpType, stride: usize, flags: Flags) -> Result<Self> {
-        let room = match qp_type.is_datagram() {
-            true => MOST_GIVEN_BACK,
-            false => 1,
-        };
-        let mut entries = KVec::new();
-        entries.resize(room * stride, 0, flags)?;
-        Ok(Self {
-            entries,
-            stride,
-            lens: [0; MOST_GIVEN_BACK],
-            first: 0,
-            count: 0,
-        })
-    }
-
-    /// Where the next one is.
-    fn get(&self) -> Option<&[u8]> {
-        if self.count == 0 {
-            return None;
-        }
-        let len = *self.lens.get(self.first)?;
-        self.entries.get(self.first * self.stride..)?.get(..len)
-    }
-
-    /// Takes the next one, unless `accept` refuses it.
-    fn take_into(&mut self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
-        let looked = copy_accepted(self.get(), copy, accept);
-        if let Looked::Taken(_) = looked {
-            self.drop_first();
-        }
-        looked
-    }
-
-    /// Gives a receive back, if there is room.
-    fn put(&mut self, entry: &[u8]) -> bool {
-        let room = match self.entries.len().checked_div(self.stride) {
-            Some(room) if self.count < room => room,
-            _ => return false,
-        };
-        let at = (self.first + self.count) % room;
-        let place = self.entries.get_mut(at * self.stride..);
-        let place = place.and_then(|rest| rest.get_mut(..entry.len()));
-        let (Some(place), Some(len)) = (place, self.lens.get_mut(at)) else {
-            return false;
-        };
-        place.copy_from_slice(entry);
-        *len = entry.len();
-        self.count += 1;
-        true
-    }
-
-    fn drop_first(&mut self) {
-        let room = self.entries.len() / self.stride.max(1);
-        self.first = (self.first + 1) % room.max(1);
-        self.count = self.count.saturating_sub(1);
-    }
-
-    /// Takes all away.
-    pub(super) fn forget(&mut self) {
-        self.count = 0;
-    }
-
-    /// Takes the next one to be flushed.
-    pub(super) fn flush(&mut self) -> Option<u64> {
-        let wr_id = self.get().map(RecvRequest::wr_id)?;
-        self.drop_first();
-        Some(wr_id)
-    }
+/// For a queue pair whose receives are `stride` bytes long.
+pub(super) fn given_back(qp_type: QpType, stride: usize, flags: Flags) -> Result<GivenBack> {
+    let mut entries = KVec::new();
+    entries.resize(GivenBack::size(qp_type, stride), 0, flags)?;
+    Ok(GivenBack::new(entries, stride))
 }
 
 /// A queue pair as its peer sees it. `L` says how its keys are looked up.
@@ -347,14 +153,14 @@ impl<L> Peer<'_, L> {
         let looked = {
             let mut shared = self.qp.shared.lock();
             let (given_back, receives) = shared.receiving();
-            match (given_back.get(), &self.qp.srq, receives) {
-                (Some(_), ..) => given_back.take_into(copy, accept),
-                (None, None, Some(receives)) => receives.take_into(copy, accept),
-                (None, Some(srq), _) => {
+            match (&self.qp.srq, receives) {
+                _ if !given_back.is_empty() => given_back.take_into(copy, accept),
+                (None, Some(receives)) => receives.take_into(copy, accept),
+                (Some(srq), _) => {
                     drop(shared);
                     srq::take(srq, copy, accept)
                 }
-                (None, None, None) => Looked::Empty,
+                (None, None) => Looked::Empty,
             }
         };
         let entry = match looked {
@@ -389,37 +195,24 @@ impl<L> Peer<'_, L> {
 
     /// Makes a receive that was taken the next one again.
     fn give_back(&self, entry: &[u8]) {
-        let state = {
+        let result = {
             let mut shared = self.qp.shared.lock();
-            let state = shared.attr.state;
-            let takes = state::accepts_requests(state);
             // Of one that is being destroyed nobody waits for completions.
-            if shared.is_gone || takes && shared.receiving().0.put(entry) {
+            if shared.is_gone {
                 return;
             }
-            state
+            let state = shared.attr.state;
+            shared.receiving().0.give_back(entry, state)
         };
-        match state {
-            // It has been flushed with the others meanwhile, or would have been.
-            QpState::Reset | QpState::Init => {}
-            QpState::Err => {
-                let cqe = Cqe::new(
-                    RecvRequest::wr_id(entry),
-                    self.qp.number,
-                    WcOpcode::Recv,
-                    WcStatus::WrFlushErr,
-                );
-                cq::complete(&self.qp.recv_cq, &cqe, false);
-            }
-            // So many datagrams have given theirs back at the same time that there is no room.
-            _ => self.complete_failed(entry, WcStatus::LocProtErr),
+        match result {
+            Return::Done => {}
+            Return::Complete(status) => self.complete_failed(entry, status),
         }
     }
 
     /// Completes a receive that cannot be used, and moves the queue pair to the error state.
     fn complete_failed(&self, entry: &[u8], status: WcStatus) {
-        let wr_id = RecvRequest::wr_id(entry);
-        let cqe = Cqe::new(wr_id, self.qp.number, WcOpcode::Recv, status);
+        let cqe = receive::ended(RecvRequest::wr_id(entry), self.qp.number, status);
         cq::complete(&self.qp.recv_cq, &cqe, false);
         fail(self.qp, None);
     }
@@ -497,26 +290,7 @@ impl<L: Lookup> Responder for Peer<'_, L> {
 
     fn complete(&self, received: &Received) {
         self.qp.device().counters.count(PortCounter::RdmaRecvs);
-        let mut cqe = Cqe::new(
-            received.wr_id,
-            self.qp.number,
-            received.opcode,
-            received.status,
-        );
-        cqe.byte_len = received.byte_len;
-        cqe = match received.extra {
-            Extra::None => cqe,
-            Extra::Immediate(data) => cqe.with_imm(data),
-            Extra::Invalidated(rkey) => cqe.with_invalidated(rkey),
-        };
-        if let Some(source) = &received.source {
-            cqe.src_qp = source.qpn;
-            let network_type = address::network_type(&source.grh);
-            cqe.network_hdr_type = network_type as u8;
-            cqe.sl = address::l3_type(network_type);
-            cqe.flags = cqe.flags.union(WcFlags::GRH);
-        }
-        let solicited = received.solicited || received.status != WcStatus::Success;
+        let (cqe, solicited) = receive::completion(received, self.qp.number);
         cq::complete(&self.qp.recv_cq, &cqe, solicited);
     }
 

@@ -7,7 +7,6 @@ use super::{
     datagram::{datagram, Datagrams},
     known::Known,
     receive::Own,
-    tries::Tries,
     work::Timer,
     Qp,
 };
@@ -17,12 +16,13 @@ use crate::{
     local::{self, AccessError, Outcome},
     mr::{self, Cache},
     mw,
-    qp::state::{self, Processing},
+    qp::state,
     rdma::{self, qp::QpEvent, Details},
-    ring::{Cqe, Data, Idle, Operation, Origin, SendQueue, SendRequest},
+    ring::{Data, Operation, Origin, SendQueue, SendRequest},
     rings::WorkQueue,
     roce,
-    verbs::{QpState, QpType, SendFlags, SendOpcode, WcOpcode, WcStatus, RNR_RETRY_INFINITE},
+    send::{self, Execution, Next, Tries},
+    verbs::{QpState, QpType, WcStatus},
 };
 use kernel::{
     error::Result,
@@ -30,38 +30,14 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// A send queue as whoever holds its mutex has it.
+/// A send queue as the thread that holds its mutex has it.
 pub(crate) struct SendSide {
     queue: WorkQueue<SendQueue>,
-    /// How many bytes of the buffer are the entry that is being executed.
-    current: Option<usize>,
-    /// Of the current entry.
-    tries: Tries,
-    /// When to try the current entry again.
-    not_before: Option<Instant<Monotonic>>,
-    /// Has it tried again then.
+    execution: Execution,
+    /// Has the current request tried again.
     timer: Option<Timer>,
     datagrams: Datagrams,
 }
-
-/// What came of an attempt at a request.
-pub(super) enum Attempt {
-    Done(u32),
-    Failed(WcStatus),
-    /// To be tried again after this.
-    Wait(Delta),
-    /// To be tried again never: no timer runs (a local ACK timeout of zero).
-    Stuck,
-    /// Own memory is not there: to be tried again by who waits for that.
-    Paging,
-    /// The thread has other things to do, or the peer has changed.
-    Paused,
-    /// The peer is on another host.
-    Elsewhere,
-}
-
-/// When to try again what there was no memory for.
-pub(super) const NO_MEMORY: Delta = Delta::from_millis(1);
 
 /// How many requests are executed before others get a chance.
 pub(super) const BATCH: u32 = 64;
@@ -70,9 +46,7 @@ impl SendSide {
     pub(super) fn new(queue: WorkQueue<SendQueue>) -> Self {
         Self {
             queue,
-            current: None,
-            tries: Tries::default(),
-            not_before: None,
+            execution: Execution::default(),
             timer: None,
             datagrams: Datagrams::default(),
         }
@@ -80,55 +54,55 @@ impl SendSide {
 
     /// Writes where the two sides are, and what the current entry waits for.
     pub(super) fn details(&self, details: &mut Details<'_>) -> Result {
-        let at = self.queue.executor.positions();
+        let at = self.queue.ring.positions();
+        let tries = &self.execution.tries;
         details
             .u32(c"sq_producer", at.producer)?
             .u32(c"sq_consumer", at.consumer)?
             .u32(c"sq_need_doorbell", at.need_doorbell.into())?
-            .u32(c"sq_waits", self.not_before.is_some().into())?
-            .u32(c"rnr_tries", self.tries.not_ready.into())?
-            .u32(c"ack_tries", self.tries.no_answer.into())?;
+            .u32(c"sq_waits", self.execution.is_waiting().into())?
+            .u32(c"rnr_tries", tries.not_ready().into())?
+            .u32(c"ack_tries", tries.no_answer().into())?;
         Ok(())
     }
 
     /// Forgets all that was posted.
     pub(super) fn reset(&mut self) {
         self.forget_current();
-        self.queue.executor.discard_all();
+        self.queue.ring.discard_all();
     }
 
     /// Leaves the current entry, for good. No timer runs any more.
     pub(super) fn forget_current(&mut self) {
-        self.current = None;
-        self.tries.forget();
-        self.not_before = None;
+        self.execution.abandon();
         self.timer = None;
     }
 
     /// Has what is posted from now on found by whoever comes to look, without a doorbell.
     pub(super) fn stay_awake(&mut self) {
-        self.queue.executor.stay_awake();
+        self.queue.ring.stay_awake();
     }
 
     /// Whether there is nothing to execute now. Whoever posts something need not ring, and it is found by
     /// the next look.
     pub(super) fn is_idle(&mut self, qp: &rdma::Qp<Qp>) -> bool {
         self.stay_awake();
-        let is_empty = self.current.is_none() && self.queue.executor.available() == Ok(0);
+        let is_empty = self.execution.is_idle() && self.queue.ring.available() == Ok(0);
         is_empty && !qp.connection.is_engaged()
     }
 
-    /// The current entry is done, and its slot is the poster's again. To be called before its
-    /// completion is written: whoever sees that on another CPU may post at once, and has room.
+    /// The current request is done.
     fn finish_current(&mut self) {
-        self.forget_current();
-        self.queue.executor.hand_back(1);
+        self.execution.finish(&mut self.queue);
+        self.timer = None;
     }
 
-    /// Has the current entry tried again after a time, and not before.
-    fn wait(&mut self, qp: &rdma::Qp<Qp>, delay: Delta) {
-        let time = Instant::<Monotonic>::now() + delay;
-        self.not_before = Some(time);
+    /// Has the current request tried again after so many nanoseconds, and not before.
+    fn wait(&mut self, qp: &rdma::Qp<Qp>, nanos: u64) {
+        // Both are the same clock. This one first: when the timer rings it is time.
+        self.execution
+            .wait_until(rdma::clock().saturating_add(nanos));
+        let time = Instant::<Monotonic>::now() + Delta::from_nanos(nanos as i64);
         // The former one first: there is one timer, which the handle of either stops.
         self.timer = None;
         self.timer = Some(qp.deferred.at(time));
@@ -218,27 +192,35 @@ pub(super) fn drain(
             return drain_by_wire(qp, send, extent);
         }
         known.refresh();
-        let processing = state::send_queue(known.own.attr.state);
-        if known.own.is_gone || processing == Processing::Hold {
+        if known.own.is_gone {
             return Stopped::Waiting;
         }
-        if processing == Processing::Drain && send.current.is_none() {
-            if qp.change(|facts| facts.attr.drained()) {
-                super::dispatch(qp, QpEvent::SqDrained);
+        let next = send.execution.next(
+            &mut send.queue,
+            known.own.attr.state,
+            extent.is_to_sleep(),
+            rdma::clock,
+        );
+        match next {
+            Ok(Next::Held) => return Stopped::Waiting,
+            Ok(Next::Drained) => {
+                if qp.change(|facts| facts.attr.drained()) {
+                    super::dispatch(qp, QpEvent::SqDrained);
+                }
+                return Stopped::Waiting;
             }
-            return Stopped::Waiting;
-        }
-        if send.current.is_none() && !fetch(qp, send, extent) {
-            return Stopped::After(executed);
-        }
-        match processing {
-            Processing::Flush => {
-                let wr_id = send.queue.buffer.get(..send.current.unwrap_or(0));
-                let wr_id = wr_id.map_or(0, SendRequest::wr_id);
-                send.finish_current();
-                complete(qp, wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
+            Ok(Next::Idle) => return Stopped::After(executed),
+            // The timer runs.
+            Ok(Next::Later) => return Stopped::Waiting,
+            Err(_) => {
+                broken(qp);
+                return Stopped::After(executed);
             }
-            _ => match execute(qp, send, &mut known, cache) {
+            Ok(Next::Flush(wr_id)) => {
+                send.timer = None;
+                cq::complete(&qp.send_cq, &send::flushed(wr_id, qp.number), false);
+            }
+            Ok(Next::Execute) => match execute(qp, send, &mut known, cache) {
                 Then::Next(moved) => bytes = bytes.saturating_add(moved),
                 Then::Stop => return Stopped::Waiting,
                 // The thread comes back by itself. That it was busy it has seen.
@@ -268,36 +250,6 @@ pub(super) fn drain(
 fn drain_by_wire(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> Stopped {
     send.stay_awake();
     by_wire::drain(qp, &mut send.queue, extent)
-}
-
-/// Makes the next entry the current one. If there is none, whoever posts one rings, unless this side
-/// comes back by itself.
-fn fetch(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) -> bool {
-    loop {
-        let entry = send.queue.executor.fetch(&mut send.queue.buffer);
-        let entry = match entry {
-            Ok(entry) => entry.map(<[u8]>::len),
-            Err(_) => {
-                broken(qp);
-                return false;
-            }
-        };
-        if entry.is_some() {
-            send.current = entry;
-            return true;
-        }
-        if !extent.is_to_sleep() {
-            return false;
-        }
-        match send.queue.executor.sleep() {
-            Ok(Idle::Work) => {}
-            Ok(Idle::Asleep) => return false,
-            Err(_) => {
-                broken(qp);
-                return false;
-            }
-        }
-    }
 }
 
 /// The process has written nonsense to its ring: nothing in it can be told from anything else.
@@ -332,61 +284,66 @@ enum Then {
     Pause,
 }
 
-/// Executes the current entry.
-fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache: &Cache) -> Then {
-    if let Some(time) = send.not_before {
-        let left = time - Instant::<Monotonic>::now();
-        if !left.is_negative() && !left.is_zero() {
-            // The timer runs.
-            return Then::Stop;
-        }
-        send.not_before = None;
+/// What came of an attempt at a request.
+pub(super) enum Attempt {
+    Local(send::Attempt),
+    /// The peer is on another host.
+    Remote,
+}
+
+impl From<send::Attempt> for Attempt {
+    fn from(attempt: send::Attempt) -> Self {
+        Self::Local(attempt)
     }
-    let entry = send
-        .queue
-        .buffer
-        .get(..send.current.unwrap_or(0))
-        .unwrap_or(&[]);
-    let wr_id = SendRequest::wr_id(entry);
+}
+
+/// Executes the current request.
+fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache: &Cache) -> Then {
     let origin = match qp.user {
         Some(_) => Origin::Kernel,
         None => Origin::User,
     };
-    let (opcode, signaled, attempt) = match SendRequest::decode(entry, qp.qp_type, origin) {
+    let (completion, request) =
+        send.execution
+            .request(&send.queue, qp.qp_type, origin, qp.caps.signal_all);
+    let attempt = match request {
         Ok((request, data)) => {
-            let opcode = request.operation.opcode();
-            let signaled = qp.caps.signal_all || request.flags.contains(SendFlags::SIGNALED);
-            (
-                opcode,
-                signaled,
-                attempt(
-                    qp,
-                    &request,
-                    data,
-                    &mut send.tries,
-                    &mut send.datagrams,
-                    known,
-                    cache,
-                ),
-            )
+            let (tries, datagrams) = (&mut send.execution.tries, &mut send.datagrams);
+            attempt(qp, &request, data, tries, datagrams, known, cache)
         }
-        Err(error) => (SendOpcode::Send, true, Attempt::Failed(error.status())),
+        Err(status) => send::Attempt::Failed(status).into(),
+    };
+    let attempt = match attempt {
+        Attempt::Local(attempt) => attempt,
+        Attempt::Remote => {
+            let entry = send.execution.entry(&send.queue);
+            return match qp.connection.engage(qp, &send.queue, entry) {
+                Ok(()) => {
+                    send.forget_current();
+                    Then::Next(0)
+                }
+                Err(_) => {
+                    send.wait(qp, send::NO_MEMORY);
+                    Then::Stop
+                }
+            };
+        }
     };
     match attempt {
-        Attempt::Done(length) => {
+        send::Attempt::Done(length) => {
             send.datagrams.send(qp);
             send.finish_current();
-            if signaled {
+            if let Some(cqe) = completion.done(qp.number, length) {
                 // Whoever sees the completion finds it counted.
                 known.settle();
-                complete(qp, wr_id, opcode.completion(), WcStatus::Success, length);
+                cq::complete(&qp.send_cq, &cqe, false);
             }
             Then::Next(length)
         }
-        Attempt::Failed(status) => {
+        send::Attempt::Failed(status) => {
             known.settle();
             send.finish_current();
-            complete(qp, wr_id, opcode.completion(), status, 0);
+            cq::complete(&qp.send_cq, &completion.failed(qp.number, status), false);
             let (before, after) = qp.change(|facts| {
                 let before = facts.attr.state;
                 facts.attr.state = state::after_send_error(qp.qp_type, before);
@@ -397,22 +354,12 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
             }
             Then::Next(0)
         }
-        Attempt::Wait(delay) => {
-            send.wait(qp, delay);
+        send::Attempt::Wait(nanos) => {
+            send.wait(qp, nanos);
             Then::Stop
         }
-        Attempt::Stuck | Attempt::Paging => Then::Stop,
-        Attempt::Paused => Then::Pause,
-        Attempt::Elsewhere => match qp.connection.engage(qp, &send.queue, entry) {
-            Ok(()) => {
-                send.forget_current();
-                Then::Next(0)
-            }
-            Err(_) => {
-                send.wait(qp, NO_MEMORY);
-                Then::Stop
-            }
-        },
+        send::Attempt::Stuck | send::Attempt::OwnMemory => Then::Stop,
+        send::Attempt::Paused => Then::Pause,
     }
 }
 
@@ -449,83 +396,50 @@ fn attempt(
     cache: &Cache,
 ) -> Attempt {
     if let Some(result) = execute_local(qp, &request.operation) {
-        return result.map_or_else(Attempt::Failed, |()| Attempt::Done(0));
+        let done = |()| send::Attempt::Done(0);
+        return result.map_or_else(send::Attempt::Failed, done).into();
     }
     if qp.qp_type.is_datagram() {
-        return datagram(qp, request, data, datagrams, tries);
+        return datagram(qp, request, data, datagrams, tries).into();
     }
-    let reliable = qp.qp_type == QpType::Rc;
     let counters = &qp.device().counters;
-    let depth = known.own.attr.max_rd_atomic;
-    let Some((peer, changes)) = known.peer(cache) else {
-        let attr = &known.own.attr;
+    let attr = known.own.attr;
+    let Some((peer, version)) = known.peer(cache) else {
         if roce::is_elsewhere(qp.device(), &attr.ah_attr.dgid) {
-            return Attempt::Elsewhere;
+            return Attempt::Remote;
         }
-        return match attr.timeout.nanos() {
-            _ if !reliable => {
-                counters.count(PortCounter::RdmaSends);
-                counters.count(PortCounter::Undelivered);
-                Attempt::Done(u32::try_from(data.length()).unwrap_or(0))
-            }
-            None => Attempt::Stuck,
-            Some(_) if tries.no_answer >= attr.retry_cnt => {
-                counters.count(PortCounter::RetryExceeded);
-                Attempt::Failed(WcStatus::RetryExcErr)
-            }
-            Some(nanos) => {
-                counters.count(PortCounter::AckTimeout);
-                tries.no_answer += 1;
-                Attempt::Wait(Delta::from_nanos(nanos as i64))
-            }
-        };
+        if qp.qp_type != QpType::Rc {
+            counters.count(PortCounter::RdmaSends);
+        }
+        let (attempt, counter) = tries.no_peer(qp.qp_type, &attr, data.length());
+        counter
+            .into_iter()
+            .for_each(|counter| counters.count(counter));
+        return attempt.into();
     };
+    let reliable = qp.qp_type == QpType::Rc;
     let own = Own(qp, cache);
-    let progress = tries.progress_with(changes);
-    match local::execute(request, data, &own, depth, &peer, reliable, progress) {
-        Outcome::Done(length) => {
-            known.tally.add(&request.operation, length);
-            Attempt::Done(length)
-        }
+    let progress = tries.progress_with(version);
+    let outcome = local::execute(
+        request,
+        data,
+        &own,
+        attr.max_rd_atomic,
+        &peer,
+        reliable,
+        progress,
+    );
+    match outcome {
+        Outcome::Done(length) => known.tally.add(&request.operation, length),
         Outcome::Dropped(length) => {
             counters.count(PortCounter::RdmaSends);
             counters.add(PortCounter::SentBytes, length.into());
-            Attempt::Done(length)
         }
-        Outcome::Failed(status) => {
-            match status {
-                WcStatus::RemInvReqErr => counters.count(PortCounter::RequestInvalid),
-                WcStatus::RemAccessErr => counters.count(PortCounter::RequestAccess),
-                _ => {}
-            }
-            Attempt::Failed(status)
-        }
-        Outcome::NotReady(timer) => {
-            counters.count(PortCounter::RcvdRnr);
-            let attr = &known.own.attr;
-            if attr.rnr_retry != RNR_RETRY_INFINITE {
-                if tries.not_ready >= attr.rnr_retry {
-                    counters.count(PortCounter::RnrRetryExceeded);
-                    return Attempt::Failed(WcStatus::RnrRetryExcErr);
-                }
-                tries.not_ready += 1;
-            }
-            Attempt::Wait(tries.backoff(timer))
-        }
-        Outcome::MemoryLater => match tries.wait_for_memory() {
-            Some(delay) => Attempt::Wait(delay),
-            None => {
-                counters.count(PortCounter::Undelivered);
-                Attempt::Done(u32::try_from(data.length()).unwrap_or(0))
-            }
-        },
-        Outcome::OwnMemoryLater => Attempt::Paging,
-        Outcome::Paused => Attempt::Paused,
+        _ => {}
     }
-}
-
-fn complete(qp: &rdma::Qp<Qp>, wr_id: u64, opcode: WcOpcode, status: WcStatus, length: u32) {
-    let mut cqe = Cqe::new(wr_id, qp.number, opcode, status);
-    cqe.byte_len = length;
-    cq::complete(&qp.send_cq, &cqe, false);
+    let (attempt, counter) = tries.outcome(outcome, &attr, data.length(), rdma::clock);
+    counter
+        .into_iter()
+        .for_each(|counter| counters.count(counter));
+    attempt.into()
 }

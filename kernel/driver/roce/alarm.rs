@@ -48,7 +48,9 @@ impl HrTimerCallback for Clock {
         if let Some(qp) = qp {
             let began = rdma::clock();
             (this.expired)(&qp);
-            qp.device().counters.took(HostCounter::LongestBottomHalf, began);
+            qp.device()
+                .counters
+                .took(HostCounter::LongestBottomHalf, began);
         }
         HrTimerRestart::NoRestart
     }

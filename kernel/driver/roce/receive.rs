@@ -4,8 +4,8 @@
 
 use super::{datagram, path::preceding};
 use crate::{
-    counters::HostCounter,
     counter::PortCounter,
+    counters::HostCounter,
     device::Ferroce,
     net::{Datagram, IpHeader, Receiver},
     qp::state,
@@ -195,7 +195,10 @@ fn take<'a>(
             datagram::receive(device, &ip, first.bth.dest_qp, first)
         }
         Service::Rc | Service::Uc => {
-            let qp = device.qps.get(first.bth.dest_qp).ok_or(PortCounter::UnknownQp)?;
+            let qp = device
+                .qps
+                .get(first.bth.dest_qp)
+                .ok_or(PortCounter::UnknownQp)?;
             if Service::of(qp.qp_type) != service {
                 return Err(PortCounter::UnknownQp);
             }

@@ -21,7 +21,7 @@ use crate::{
     rdma::{self, qp::QpEvent, Device},
     requester::{Requester, Response, Slot, TimedOut, Transmit},
     ring::{Idle, Origin, RingError, SendQueue, SendRequest},
-    rings::{SlotReturner, WorkQueue},
+    rings::{self, SlotReturner, WorkQueue},
     verbs::WcStatus,
     wire::Packet,
 };
@@ -63,7 +63,7 @@ impl Requesting {
         current: &[u8],
     ) -> Result<KBox<Self>> {
         let flags = qp.flags();
-        let geometry = queue.executor.geometry();
+        let geometry = queue.ring.geometry();
         let (slots, stride) = (geometry.entries(), geometry.stride());
         let mut entries = KVVec::new();
         entries.resize(slots as usize * stride, 0, flags)?;
@@ -81,7 +81,7 @@ impl Requesting {
             stride,
             slots,
             next: 1 & (slots - 1),
-            returner: RefCell::new(queue.returner()),
+            returner: RefCell::new(rings::returner(queue)),
             processing: None,
         };
         let requesting = Self {
@@ -101,7 +101,7 @@ impl Requesting {
     /// Copies what is posted to its slots. Returns how many requests there were.
     pub(super) fn fetch(&mut self, queue: &mut WorkQueue<SendQueue>) -> Result<u32, RingError> {
         self.sending.note_returned(queue);
-        let posted = queue.executor.available()?.min(REQUESTS_AT_ONCE);
+        let posted = queue.ring.available()?.min(REQUESTS_AT_ONCE);
         for _ in 0..posted {
             self.sending.fetch(queue)?;
         }
@@ -111,7 +111,7 @@ impl Requesting {
     /// Whoever posts a request from now on rings, unless there is one already.
     pub(super) fn sleep(&mut self, queue: &mut WorkQueue<SendQueue>) -> Result<Idle, RingError> {
         self.sending.note_returned(queue);
-        queue.executor.sleep()
+        queue.ring.sleep()
     }
 
     /// Notes how a request of this host's alone ended.
@@ -229,7 +229,7 @@ impl Sending {
     /// Lets the executor know which slots the poster has again.
     fn note_returned(&mut self, queue: &mut WorkQueue<SendQueue>) {
         let position = self.returner.get_mut().returner.position();
-        queue.executor.returned(position);
+        queue.ring.returned(position);
     }
 
     /// Copies the next entry, of those that there are, to its slot.
@@ -237,7 +237,7 @@ impl Sending {
         let at = self.next as usize * self.stride;
         let place = self.entries.get_mut(at..at + self.stride);
         let place = place.ok_or(RingError::Buffer)?;
-        if queue.executor.fetch(place)?.is_some() {
+        if queue.ring.fetch(place)?.is_some() {
             self.next = (self.next + 1) & (self.slots - 1);
             self.requester.posted();
         }

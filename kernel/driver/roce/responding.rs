@@ -118,9 +118,7 @@ fn count(counters: &Counters, request: Request, packet: &Packet<'_>) {
 /// Counts what came with a request, or is sent in answer to it.
 fn count_bytes(counters: &Counters, packet: &Packet<'_>) {
     let (counter, length) = match (packet.bth.opcode.kind(), packet.headers) {
-        (Kind::ReadRequest, Headers::Reth(reth)) => {
-            (PortCounter::SentBytes, reth.dma_len.into())
-        }
+        (Kind::ReadRequest, Headers::Reth(reth)) => (PortCounter::SentBytes, reth.dma_len.into()),
         (_, Headers::Atomic(_)) => (PortCounter::SentBytes, ATOMIC_LENGTH.into()),
         _ => (PortCounter::RcvdBytes, packet.payload.len() as u64),
     };
