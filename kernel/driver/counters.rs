@@ -22,7 +22,7 @@ counters! {
         /// System calls to have a queue looked at.
         Doorbells = c"doorbells",
         /// Requests that were executed without one, on a CPU that had nothing else to do.
-        Drained = c"drained_requests",
+        Polled = c"polled_requests",
         /// Queues looked at by a thread of the kernel's: after a wait, or to flush.
         Deferred = c"deferred",
         /// Completion events: whoever waits is woken.

@@ -11,7 +11,7 @@ use super::{
     mw::Mw,
     place::Place,
     port,
-    queue_pair::{self, Drainer, Qp, QpRef},
+    queue_pair::{self, Qp, QpRef, SqPoller},
     quota::{Counted, Kind, Quota, MAX_AH},
     roce::{
         self,
@@ -46,11 +46,11 @@ pub(crate) struct Ferroce {
     pub(crate) counters: Counters,
     pub(crate) quota: Arc<Quota>,
     pub(crate) port: port::Port,
-    pub(crate) drainer: thread::Thread<Drainer>,
+    pub(crate) sq_poller: thread::Thread<SqPoller>,
     /// Does the deferred work of kernel users' queue pairs.
     pub(crate) queue: Arc<WorkQueue>,
-    /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::settle`].
-    apart: AtomicBool,
+    /// Whether its addresses are in a network namespace that it is not in itself, see [`Self::update_netns`].
+    netns_mismatch: AtomicBool,
     /// See [`Ferroce::is_removed`].
     is_removed: AtomicBool,
     /// See [`Ferroce::gids_removed`].
@@ -82,9 +82,9 @@ impl Ferroce {
             counters: Counters::new()?,
             quota: Quota::new()?,
             port: port::Port::new(),
-            drainer: Drainer::start()?,
+            sq_poller: SqPoller::start()?,
             queue: Arc::new(WorkQueue::with_rescuer(c"ferroce", 0)?, GFP_KERNEL)?,
-            apart: AtomicBool::new(false),
+            netns_mismatch: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
             gids_removed: AtomicU32::new(0),
             settling <- new_mutex!(place, "ferroce::Ferroce::settling"),
@@ -131,8 +131,8 @@ impl Ferroce {
 /// Where RDMA devices are shared by all namespaces (`rdma system show`) there is no such difference.
 impl Ferroce {
     /// Whether the device reaches, and is reached by, nobody.
-    pub(crate) fn is_apart(&self) -> bool {
-        self.apart.load(Ordering::Relaxed)
+    pub(crate) fn netns_mismatch(&self) -> bool {
+        self.netns_mismatch.load(Ordering::Relaxed)
     }
 
     /// Whether the device is being taken away from its users.
@@ -142,7 +142,7 @@ impl Ferroce {
 
     /// The UDP port by which its packets go, if the device reaches anybody.
     pub(crate) fn port<'a>(&self, known: &'a mut KnownPort) -> Option<&'a Port> {
-        if self.is_apart() {
+        if self.netns_mismatch() {
             return None;
         }
         // Pairs with the addition in `set_share`: whoever sees this number finds what it counted.
@@ -173,23 +173,23 @@ impl Ferroce {
         drop(before);
     }
 
-    /// To be called when the network device is about to move; [`Self::settle`] is to follow.
+    /// To be called when the network device is about to move; [`Self::update_netns`] is to follow.
     fn leave(&self) {
         let _guard = self.settling.lock();
-        self.apart.store(true, Ordering::Relaxed);
+        self.netns_mismatch.store(true, Ordering::Relaxed);
         self.set_share(None);
     }
 
     /// Looks at where the device and its network device are. To be called when one of them has moved, or
     /// has another name.
-    fn settle(device: &Device<Self>) {
+    fn update_netns(device: &Device<Self>) {
         // So that who comes last has seen both moves.
         let mut place = device.settling.lock();
         let netdev = device.netdev(1);
         let netdev = netdev.as_deref();
         place.show(netdev);
         let together = netdev.is_some_and(|netdev| device.shares_netns(netdev));
-        device.apart.store(!together, Ordering::Relaxed);
+        device.netns_mismatch.store(!together, Ordering::Relaxed);
         let Some(netdev) = netdev else { return };
         let is_there = device
             .share
@@ -356,7 +356,7 @@ impl rdma::Operations for Ferroce {
     }
 
     fn enable(device: &Device<Self>) -> Result {
-        Self::settle(device);
+        Self::update_netns(device);
         Ok(())
     }
 
@@ -474,16 +474,16 @@ impl rdma::NetEvents for NetEvents {
         };
         match event {
             NetEvent::Unregister => {
-                Ferroce::settle(&device);
+                Ferroce::update_netns(&device);
                 Ferroce::unregistering(&device);
                 device.unregister_queued();
             }
             NetEvent::Leave => device.leave(),
-            NetEvent::Register | NetEvent::ChangeName => Ferroce::settle(&device),
+            NetEvent::Register | NetEvent::ChangeName => Ferroce::update_netns(&device),
             NetEvent::Up | NetEvent::Down | NetEvent::Change => device.dispatch_port_state(netdev),
             _ => {}
         }
-        Groups::settle(&device, netdev, rtnl);
+        Groups::rejoin(&device, netdev, rtnl);
     }
 }
 

@@ -158,7 +158,7 @@ impl Groups {
 
     /// Looks at whether the network device still is in all groups that it should be in. To be called when
     /// anything has happened to it.
-    pub(crate) fn settle(device: &Device<Ferroce>, netdev: &NetDevice, rtnl: &Rtnl) {
+    pub(crate) fn rejoin(device: &Device<Ferroce>, netdev: &NetDevice, rtnl: &Rtnl) {
         let members = &device.groups.members;
         for at in 0.. {
             let Some((group, had_joined)) = members.lock().get(at).map(|m| (m.group, m.has_joined))
@@ -194,7 +194,7 @@ fn find(members: &Members, qp: &rdma::Qp<Qp>, group: &Gid) -> Option<usize> {
 
 /// Has the network device join a group; or not, if the device reaches nobody by it.
 fn join(device: &Device<Ferroce>, netdev: &NetDevice, group: &Gid, rtnl: &Rtnl) -> Result<bool> {
-    if device.is_apart() || !netdev.has_ip_of(group.ip(), rtnl) {
+    if device.netns_mismatch() || !netdev.has_ip_of(group.ip(), rtnl) {
         return Ok(false);
     }
     netdev.join(group.ip(), rtnl).map(|()| true)

@@ -69,7 +69,7 @@ impl Port {
 /// Fills in the attributes.
 pub(crate) fn query(device: &Device<Ferroce>, attr: &mut PortAttr) -> Result {
     let netdev = device.netdev(1).ok_or(ENODEV)?;
-    let (state, phys_state) = match device.is_apart() {
+    let (state, phys_state) = match device.netns_mismatch() {
         false => netdev.port_state(),
         true => (PortState::Down, PhysState::Disabled),
     };

@@ -19,7 +19,7 @@ pub(super) fn drain(
         let Ok((now, next)) = qp.connection.post(qp, queue, extent.is_to_sleep()) else {
             broken(qp);
             // What was fetched before is flushed.
-            qp.connection.settle(qp);
+            qp.connection.run_requester(qp);
             return Stopped::Waiting;
         };
         fetched += now;

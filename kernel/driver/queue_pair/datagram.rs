@@ -4,7 +4,7 @@
 
 use super::{
     inbound::Entered,
-    known::at,
+    peer_cache::at,
     receive::{Own, Peer},
     Qp, QpRef,
 };
@@ -98,7 +98,7 @@ pub(super) fn datagram(
                 Ok(delivery)
             };
             let mut delivered = None;
-            if to.remote_qpn == limits::MULTICAST_QPN && !device.is_apart() {
+            if to.remote_qpn == limits::MULTICAST_QPN && !device.netns_mismatch() {
                 let mut members = 0..;
                 let next = || device.groups.member(&address.dgid, members.next()?);
                 // IBTA 10.5.1: to all members but the sender itself.
@@ -127,7 +127,7 @@ pub(super) fn datagram(
                 }
                 _ => {}
             }
-            if roce::is_elsewhere(device, &address.dgid) {
+            if roce::is_remote_gid(device, &address.dgid) {
                 datagrams.sent = datagrams.sent.wrapping_add(1);
                 let (way, to) = (ah::way(&address, qp.number), (to.remote_qpn, qkey));
                 let psn = datagrams.sent;

@@ -8,7 +8,7 @@
 //!   spinlock, held for a few instructions.
 //! - its *send queue*, [`send::SendSide`]: whoever holds this mutex executes its requests. Nobody
 //!   waits for it to post: [`kick`] leaves a note for the holder.
-//!   Of a busy one, the device's [`Drainer`] does.
+//!   Of a busy one, the device's [`SqPoller`] does.
 //! - its *deferred work*, [`work::Deferred`]: to execute requests later, or from where the mutex
 //!   cannot be taken.
 //!
@@ -17,12 +17,12 @@
 
 mod by_wire;
 mod datagram;
-mod drainer;
 mod inbound;
-mod known;
+mod peer_cache;
 mod receive;
 mod send;
 mod shared;
+mod sq_poller;
 mod work;
 
 use super::{
@@ -61,11 +61,11 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-pub(crate) use drainer::Drainer;
 use inbound::Inbound;
 pub(crate) use receive::{Own, Peer, ReceiveQueue};
 use send::Extent;
-use shared::{Near, Shared};
+use shared::{LocalHint, Shared};
+pub(crate) use sq_poller::SqPoller;
 
 /// A queue pair, as peers hold on to it.
 pub(crate) type QpRef = ARef<rdma::Qp<Qp>>;
@@ -84,7 +84,7 @@ pub(crate) struct Qp {
     pub(crate) shared: SpinLockBh<Shared>,
     /// See [`Qp::changes`].
     changes: AtomicU32,
-    near: Near,
+    local_hint: LocalHint,
     /// Its part for peers on other hosts.
     #[pin]
     pub(crate) connection: Connection,
@@ -94,8 +94,8 @@ pub(crate) struct Qp {
     send: Mutex<send::SendSide>,
     /// There may be something to do on the send queue that its holder has not seen.
     kicked: AtomicBool,
-    /// The device's drainer has it, or it was offered to it.
-    attended: AtomicBool,
+    /// The device's SQ poller has it, or it was offered to it.
+    polled: AtomicBool,
     pub(crate) deferred: Arc<work::Deferred>,
     /// The user's side, if that is the kernel.
     pub(crate) user: Option<Pin<KBox<Posting>>>,
@@ -206,12 +206,12 @@ impl Operations for Qp {
             shared <- SpinLockBh::new(shared, c"ferroce::Qp::shared", static_lock_class!()),
             // Not the same for two queue pairs that have a number one after the other.
             changes: AtomicU32::new(u32::from_ne_bytes(rdma::random())),
-            near: Near::unknown(),
+            local_hint: LocalHint::unknown(),
             connection <- Connection::new(),
             inbound <- Inbound::new(),
             send <- new_mutex!(send, "ferroce::Qp::send"),
             kicked: AtomicBool::new(false),
-            attended: AtomicBool::new(false),
+            polled: AtomicBool::new(false),
             deferred,
             user,
             _counted: counted,
@@ -239,13 +239,13 @@ impl Operations for Qp {
             // long as it maps them. (Kernel users end their traffic before they let go of a device.)
             qp.connection.flush_receive(qp);
             send::end(qp);
-            settle(qp);
+            execute_now(qp);
         }
         qp.device().qps.take(qp.number);
         qp.for_each_polling(|polling| polling.remove(qp.number));
-        qp.change(|facts| facts.is_gone = true);
+        qp.change(|attrs| attrs.is_gone = true);
         qp.deferred.detach();
-        qp.device().drainer.forget(qp);
+        qp.device().sq_poller.forget(qp);
         // Whoever executes its requests notices, and lets go; and from here on nobody starts a timer.
         let mut send = qp.send.lock();
         send.forget_current();
@@ -435,19 +435,19 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
         av,
     } = Attributes::of(attr);
     // Its holder stops at the state that it finds when it begins a request.
-    let transition = qp.change(|facts| -> Result<_> {
+    let transition = qp.change(|attrs| -> Result<_> {
         let modified = qp::modify(
             qp.qp_type,
-            &facts.attr,
+            &attrs.attr,
             mask,
             &requested,
             &DeviceLimits::FERROCE,
         )
         .map_err(|e| errno(e.errno()))?;
-        facts.attr = modified.attr;
+        attrs.attr = modified.attr;
         if let Some(sgid) = sgid {
-            facts.sgid = sgid;
-            facts.av = av;
+            attrs.sgid = sgid;
+            attrs.av = av;
         }
         if let Some(user) = &qp.user {
             user.set_state(modified.attr.state);
@@ -485,9 +485,9 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             qp.connection.flush_receive(qp);
             flush_all_receives(qp);
             receiving_ends(qp);
-            settle(qp);
+            execute_now(qp);
         }
-        Transition::StartSending | Transition::ResumeSending | Transition::Drain => settle(qp),
+        Transition::StartSending | Transition::ResumeSending | Transition::Drain => execute_now(qp),
         // Without memory now there may be some when the first packet comes.
         Transition::StartReceiving => qp.connection.prepare(qp).unwrap_or(()),
         Transition::Attributes | Transition::Init => {}
@@ -496,7 +496,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
 }
 
 /// Has the send queue executed up to where its state says, before this returns.
-fn settle(qp: &rdma::Qp<Qp>) {
+fn execute_now(qp: &rdma::Qp<Qp>) {
     let mut send = qp.send.lock();
     qp.kicked.store(false, Ordering::SeqCst);
     send::drain_all(qp, &mut send, Extent::All);
@@ -550,15 +550,15 @@ fn take_turn(qp: &rdma::Qp<Qp>) {
 fn doorbell(qp: &rdma::Qp<Qp>) {
     kick(qp);
     qp.device().counters.count_host(HostCounter::Doorbells);
-    drainer::doorbell(qp);
+    sq_poller::doorbell(qp);
 }
 
 /// Moves to the error state because of something on the receiving side, and has all flushed.
 fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
-    let (before, after) = qp.change(|facts| {
-        let before = facts.attr.state;
-        facts.attr.state = state::after_receive_error(before);
-        (before, facts.attr.state)
+    let (before, after) = qp.change(|attrs| {
+        let before = attrs.attr.state;
+        attrs.attr.state = state::after_receive_error(before);
+        (before, attrs.attr.state)
     });
     if before == after {
         return;

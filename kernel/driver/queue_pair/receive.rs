@@ -258,7 +258,7 @@ impl<L: Lookup> Responder for Peer<'_, L> {
 
     fn established(&self) {
         // What was read under the lock is a guess by now: the change has the last word.
-        if self.terms.awaits_peer && self.qp.change(|facts| facts.attr.established()) {
+        if self.terms.awaits_peer && self.qp.change(|attrs| attrs.attr.established()) {
             dispatch(self.qp, QpEvent::CommEstablished);
         }
     }

@@ -5,7 +5,7 @@
 use super::{
     by_wire,
     datagram::{datagram, Datagrams},
-    known::Known,
+    peer_cache::PeerCache,
     receive::Own,
     work::Timer,
     Qp,
@@ -88,7 +88,7 @@ impl SendSide {
     pub(super) fn is_idle(&mut self, qp: &rdma::Qp<Qp>) -> bool {
         self.stay_awake();
         let is_empty = self.execution.is_idle() && self.queue.ring.available() == Ok(0);
-        is_empty && !qp.connection.is_engaged()
+        is_empty && !qp.connection.is_remote()
     }
 
     /// The current request is done.
@@ -160,7 +160,7 @@ pub(super) enum Stopped {
 
 /// Executes requests until there is none, or one that has to wait.
 pub(super) fn drain_all(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) {
-    let mut batch = || match qp.connection.is_engaged() {
+    let mut batch = || match qp.connection.is_remote() {
         // What goes by the wire has no use for the other's cache.
         true => drain_by_wire(qp, send, extent),
         false => drain(qp, send, extent, &Cache::new()),
@@ -180,31 +180,31 @@ pub(super) fn drain(
     extent: Extent,
     cache: &Cache,
 ) -> Stopped {
-    if qp.connection.is_engaged() {
+    if qp.connection.is_remote() {
         return drain_by_wire(qp, send, extent);
     }
     send.stay_awake();
-    let mut known = Known::of(qp, extent);
+    let mut peer_cache = PeerCache::of(qp, extent);
     let (mut executed, mut bytes) = (0, 0_u32);
     loop {
-        if qp.connection.is_engaged() {
-            drop(known);
+        if qp.connection.is_remote() {
+            drop(peer_cache);
             return drain_by_wire(qp, send, extent);
         }
-        known.refresh();
-        if known.own.is_gone {
+        peer_cache.refresh();
+        if peer_cache.own.is_gone {
             return Stopped::Waiting;
         }
         let next = send.execution.next(
             &mut send.queue,
-            known.own.attr.state,
+            peer_cache.own.attr.state,
             extent.is_to_sleep(),
             rdma::clock,
         );
         match next {
             Ok(Next::Held) => return Stopped::Waiting,
             Ok(Next::Drained) => {
-                if qp.change(|facts| facts.attr.drained()) {
+                if qp.change(|attrs| attrs.attr.drained()) {
                     super::dispatch(qp, QpEvent::SqDrained);
                 }
                 return Stopped::Waiting;
@@ -220,7 +220,7 @@ pub(super) fn drain(
                 send.timer = None;
                 cq::complete(&qp.send_cq, &send::flushed(wr_id, qp.number), false);
             }
-            Ok(Next::Execute) => match execute(qp, send, &mut known, cache) {
+            Ok(Next::Execute) => match execute(qp, send, &mut peer_cache, cache) {
                 Then::Next(moved) => bytes = bytes.saturating_add(moved),
                 Then::Stop => return Stopped::Waiting,
                 // The thread comes back by itself. That it was busy it has seen.
@@ -263,9 +263,9 @@ pub(super) fn broken(qp: &rdma::Qp<Qp>) {
 
 /// No request is executed any more, and none that comes.
 pub(super) fn end(qp: &rdma::Qp<Qp>) {
-    let before = qp.change(|facts| {
-        let before = facts.attr.state;
-        facts.attr.state = state::after_fatal_error(before);
+    let before = qp.change(|attrs| {
+        let before = attrs.attr.state;
+        attrs.attr.state = state::after_fatal_error(before);
         before
     });
     if before != QpState::Err {
@@ -298,7 +298,12 @@ impl From<send::Attempt> for Attempt {
 }
 
 /// Executes the current request.
-fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache: &Cache) -> Then {
+fn execute(
+    qp: &rdma::Qp<Qp>,
+    send: &mut SendSide,
+    peer_cache: &mut PeerCache<'_>,
+    cache: &Cache,
+) -> Then {
     let origin = match qp.user {
         Some(_) => Origin::Kernel,
         None => Origin::User,
@@ -309,7 +314,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
     let attempt = match request {
         Ok((request, data)) => {
             let (tries, datagrams) = (&mut send.execution.tries, &mut send.datagrams);
-            attempt(qp, &request, data, tries, datagrams, known, cache)
+            attempt(qp, &request, data, tries, datagrams, peer_cache, cache)
         }
         Err(status) => send::Attempt::Failed(status).into(),
     };
@@ -317,7 +322,7 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
         Attempt::Local(attempt) => attempt,
         Attempt::Remote => {
             let entry = send.execution.entry(&send.queue);
-            return match qp.connection.engage(qp, &send.queue, entry) {
+            return match qp.connection.go_remote(qp, &send.queue, entry) {
                 Ok(()) => {
                     send.forget_current();
                     Then::Next(0)
@@ -335,19 +340,19 @@ fn execute(qp: &rdma::Qp<Qp>, send: &mut SendSide, known: &mut Known<'_>, cache:
             send.finish_current();
             if let Some(cqe) = completion.done(qp.number, length) {
                 // Whoever sees the completion finds it counted.
-                known.settle();
+                peer_cache.add_counts();
                 cq::complete(&qp.send_cq, &cqe, false);
             }
             Then::Next(length)
         }
         send::Attempt::Failed(status) => {
-            known.settle();
+            peer_cache.add_counts();
             send.finish_current();
             cq::complete(&qp.send_cq, &completion.failed(qp.number, status), false);
-            let (before, after) = qp.change(|facts| {
-                let before = facts.attr.state;
-                facts.attr.state = state::after_send_error(qp.qp_type, before);
-                (before, facts.attr.state)
+            let (before, after) = qp.change(|attrs| {
+                let before = attrs.attr.state;
+                attrs.attr.state = state::after_send_error(qp.qp_type, before);
+                (before, attrs.attr.state)
             });
             if before != after && after == QpState::Err {
                 super::receiving_ends(qp);
@@ -392,7 +397,7 @@ fn attempt(
     data: Data<'_>,
     tries: &mut Tries,
     datagrams: &mut Datagrams,
-    known: &mut Known<'_>,
+    peer_cache: &mut PeerCache<'_>,
     cache: &Cache,
 ) -> Attempt {
     if let Some(result) = execute_local(qp, &request.operation) {
@@ -403,9 +408,9 @@ fn attempt(
         return datagram(qp, request, data, datagrams, tries).into();
     }
     let counters = &qp.device().counters;
-    let attr = known.own.attr;
-    let Some((peer, version)) = known.peer(cache) else {
-        if roce::is_elsewhere(qp.device(), &attr.ah_attr.dgid) {
+    let attr = peer_cache.own.attr;
+    let Some((peer, version)) = peer_cache.peer(cache) else {
+        if roce::is_remote_gid(qp.device(), &attr.ah_attr.dgid) {
             return Attempt::Remote;
         }
         if qp.qp_type != QpType::Rc {
@@ -430,7 +435,7 @@ fn attempt(
         progress,
     );
     match outcome {
-        Outcome::Done(length) => known.tally.add(&request.operation, length),
+        Outcome::Done(length) => peer_cache.counts.add(&request.operation, length),
         Outcome::Dropped(length) => {
             counters.count(PortCounter::RdmaSends);
             counters.add(PortCounter::SentBytes, length.into());

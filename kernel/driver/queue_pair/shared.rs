@@ -11,9 +11,9 @@ use core::{
 
 /// The part of a queue pair that peers look at, with its lock held.
 ///
-/// [`Facts`] can be read here. To change them there is [`Qp::change`].
+/// [`Attrs`] can be read here. To change them there is [`Qp::change`].
 pub(crate) struct Shared {
-    facts: Facts,
+    attrs: Attrs,
     /// `None` if receives come from a shared receive queue.
     pub(super) receives: Option<ReceiveQueue>,
     /// Before all others.
@@ -22,7 +22,7 @@ pub(crate) struct Shared {
 
 /// What a queue pair is.
 #[derive(Clone, Copy)]
-pub(crate) struct Facts {
+pub(crate) struct Attrs {
     pub(crate) attr: QpAttr,
     /// The GID that packets come from.
     pub(crate) sgid: [u8; 16],
@@ -35,7 +35,7 @@ pub(crate) struct Facts {
 impl Shared {
     pub(super) fn new(receives: Option<ReceiveQueue>, given_back: GivenBack) -> Self {
         Self {
-            facts: Facts {
+            attrs: Attrs {
                 attr: QpAttr::new(),
                 sgid: [0; 16],
                 av: None,
@@ -53,18 +53,18 @@ impl Shared {
 }
 
 impl Deref for Shared {
-    type Target = Facts;
+    type Target = Attrs;
 
-    fn deref(&self) -> &Facts {
-        &self.facts
+    fn deref(&self) -> &Attrs {
+        &self.attrs
     }
 }
 
 impl Qp {
     /// Changes what the queue pair is.
-    pub(crate) fn change<R>(&self, op: impl FnOnce(&mut Facts) -> R) -> R {
+    pub(crate) fn change<R>(&self, op: impl FnOnce(&mut Attrs) -> R) -> R {
         let mut shared = self.shared.lock();
-        let result = op(&mut shared.facts);
+        let result = op(&mut shared.attrs);
         // Nobody else changes it at the same time. Pairs with the load in `changes`: whoever sees this
         // number, and takes the lock, finds the change.
         let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);
@@ -72,7 +72,7 @@ impl Qp {
         result
     }
 
-    /// How often the facts have changed: as long as this is the same, so are they, and nobody has to look
+    /// How often the attrs have changed: as long as this is the same, so are they, and nobody has to look
     /// at them again. Whoever has seen a change return sees it counted.
     pub(crate) fn changes(&self) -> u32 {
         self.changes.load(Ordering::Acquire)
@@ -81,13 +81,13 @@ impl Qp {
 
 /// A note that the address which a queue pair is connected to is one of its own device, as that of most
 /// peers on this host is.
-pub(super) struct Near(AtomicU64);
+pub(super) struct LocalHint(AtomicU64);
 
 /// As of when that is so.
 #[derive(Clone, Copy)]
 pub(super) struct AsOf(u64);
 
-impl Near {
+impl LocalHint {
     pub(super) const fn unknown() -> Self {
         Self(AtomicU64::new(u64::MAX))
     }

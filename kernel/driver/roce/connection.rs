@@ -28,7 +28,7 @@ use kernel::{prelude::*, sync::static_lock_class};
 #[pin_data]
 pub(crate) struct Connection {
     /// Requests go by the wire.
-    is_engaged: AtomicBool,
+    is_remote: AtomicBool,
     #[pin]
     paging: Paging,
     #[pin]
@@ -41,7 +41,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            is_engaged: AtomicBool::new(false),
+            is_remote: AtomicBool::new(false),
             paging <- Paging::new(),
             requesting <- SpinLockBh::new(
                 None, c"ferroce::Connection::requesting", static_lock_class!()
@@ -53,12 +53,12 @@ impl Connection {
     }
 
     /// Whether requests go by the wire. Whoever holds the send queue's mutex sees to that.
-    pub(crate) fn is_engaged(&self) -> bool {
-        self.is_engaged.load(Ordering::Relaxed)
+    pub(crate) fn is_remote(&self) -> bool {
+        self.is_remote.load(Ordering::Relaxed)
     }
 
     /// Has requests go by the wire from here on. `current` is one that was fetched already.
-    pub(crate) fn engage(
+    pub(crate) fn go_remote(
         &self,
         qp: &rdma::Qp<Qp>,
         queue: &WorkQueue<SendQueue>,
@@ -66,7 +66,7 @@ impl Connection {
     ) -> Result {
         let requesting = qp.charge(|| Requesting::new(qp, queue, current))?;
         *self.requesting.lock() = Some(requesting);
-        self.is_engaged.store(true, Ordering::Relaxed);
+        self.is_remote.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -91,7 +91,7 @@ impl Connection {
     }
 
     /// Does what the queue pair's state calls for.
-    pub(crate) fn settle(&self, qp: &rdma::Qp<Qp>) {
+    pub(crate) fn run_requester(&self, qp: &rdma::Qp<Qp>) {
         let next = match &mut *self.requesting.lock() {
             Some(requesting) => requesting.request(qp, rdma::clock()),
             None => Next::Idle,
@@ -153,7 +153,7 @@ impl Connection {
             let takes =
                 !is_gone && !qp.qp_type.is_datagram() && state::accepts_requests(attr.state);
             // What a peer on this host asks for, that executes itself: nobody else is to ask in its name.
-            let is_needed = is_elsewhere(qp.device(), &attr.ah_attr.dgid);
+            let is_needed = is_remote_gid(qp.device(), &attr.ah_attr.dgid);
             if !takes || !is_needed || self.responding.lock().is_some() {
                 return Ok(());
             }
@@ -182,7 +182,7 @@ impl Connection {
 
     /// Forgets all. Whoever calls it holds the send queue's mutex, or has the queue pair to itself.
     pub(crate) fn reset(&self) {
-        self.is_engaged.store(false, Ordering::Relaxed);
+        self.is_remote.store(false, Ordering::Relaxed);
         let requesting = self.requesting.lock().take();
         let responding = self.responding.lock().take();
         // Dropped with the locks released, which the timers' calls take.
@@ -279,9 +279,9 @@ impl Connection {
 
 /// Whether an address is not one of this host's, in the device's network namespace, or local traffic
 /// goes by the wire as well.
-pub(crate) fn is_elsewhere(device: &Device<Ferroce>, dgid: &[u8; 16]) -> bool {
+pub(crate) fn is_remote_gid(device: &Device<Ferroce>, dgid: &[u8; 16]) -> bool {
     let dgid = Gid(*dgid);
-    if device.is_apart() {
+    if device.netns_mismatch() {
         return false;
     }
     if dgid.ip().is_multicast() {

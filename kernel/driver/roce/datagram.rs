@@ -2,7 +2,7 @@
 
 //! Datagrams.
 
-use super::{burst::Burst, path::Path};
+use super::{gso::GsoBatch, path::Path};
 use crate::{
     counter::PortCounter,
     device::Ferroce,
@@ -29,16 +29,16 @@ pub(crate) fn make(
         Err(too_short) => too_short.0,
         Ok(_) => return Ok(None),
     };
-    let Some(mut burst) = Burst::new(path, length, 1) else {
+    let Some(mut batch) = GsoBatch::new(path, length, 1) else {
         return Ok(None);
     };
-    let emitted = burst.add(|room| match emit(room) {
+    let emitted = batch.add(|room| match emit(room) {
         Ok(Ok(length)) => (Some(length), Ok(())),
         Ok(Err(fault)) => (None, Err(fault)),
         // There is room.
         Err(_) => (None, Ok(())),
     });
-    emitted.map(|()| Some(burst.finish()))
+    emitted.map(|()| Some(batch.finish()))
 }
 
 /// Takes a datagram to its queue pair, or to those of a multicast group.

@@ -53,10 +53,10 @@ impl requester::Host for Host<'_> {
             WcStatus::Success => self.count(completed),
             WcStatus::WrFlushErr => {}
             _ => {
-                let ends = qp.change(|facts| {
-                    let before = facts.attr.state;
-                    facts.attr.state = state::after_send_error(qp.qp_type, before);
-                    before != facts.attr.state && facts.attr.state == QpState::Err
+                let ends = qp.change(|attrs| {
+                    let before = attrs.attr.state;
+                    attrs.attr.state = state::after_send_error(qp.qp_type, before);
+                    before != attrs.attr.state && attrs.attr.state == QpState::Err
                 });
                 self.has_failed.set(self.has_failed.get() || ends);
             }

@@ -7,8 +7,8 @@
 //!
 //! - [`port`]: UDP port 4791 of each network namespace that has a device.
 //! - [`path`]: how packets get to a peer, and their IP and UDP headers.
-//! - [`lane`]: how those of a connection keep their order.
-//! - [`burst`]: packets in the making, with their ICRC.
+//! - [`tx_flow`]: how those of a connection keep their order.
+//! - [`batch`]: packets in the making, with their ICRC.
 //! - [`connection`]: what a connected queue pair has for the wire, under locks that bottom halves take.
 //!   It has two halves: [`requesting`] and [`responding`]. Requests get there by `queue_pair::send`,
 //!   packets by [`receive`], time by [`alarm`], and [`transmit`] sends what there is to send.
@@ -18,11 +18,10 @@
 //! All that a packet leads to is done where it arrives, in a bottom half: nothing there sleeps.
 
 mod alarm;
-mod burst;
 mod connection;
 pub(crate) mod datagram;
+mod gso;
 mod host;
-mod lane;
 mod paging;
 mod path;
 pub(crate) mod port;
@@ -30,11 +29,12 @@ mod receive;
 mod requesting;
 mod responding;
 mod transmit;
+mod tx_flow;
 
-pub(crate) use connection::{is_elsewhere, Connection};
-pub(crate) use lane::in_flight;
+pub(crate) use connection::{is_remote_gid, Connection};
 pub(crate) use path::{Address, Path, PAUSE};
 pub(crate) use transmit::Next;
+pub(crate) use tx_flow::in_flight;
 
 pub(crate) use crate::wire::UDP_PORT;
 

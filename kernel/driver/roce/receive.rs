@@ -24,7 +24,7 @@ impl Receiver for Incoming {
         let Some(device) = device_of(&datagram) else {
             return;
         };
-        if device.is_apart() {
+        if device.netns_mismatch() {
             return;
         }
         if is_from_this_host(&datagram) && !super::takes_from_this_host(&datagram) {

@@ -5,9 +5,9 @@
 use super::{
     alarm::Alarm,
     host::Host,
-    lane::Lane,
     path::PAUSE,
     transmit::{transmit, Next, Source, Stopped},
+    tx_flow::TxFlow,
 };
 use crate::{
     counter::PortCounter,
@@ -34,7 +34,7 @@ const REQUESTS_AT_ONCE: u32 = 64;
 /// The requester, its queue, and its way to the peer.
 pub(super) struct Requesting {
     sending: Sending,
-    lane: Lane,
+    tx_flow: TxFlow,
     alarm: Alarm,
 }
 
@@ -86,7 +86,7 @@ impl Requesting {
         };
         let requesting = Self {
             sending,
-            lane: Lane::new(qp.device())?,
+            tx_flow: TxFlow::new(qp.device())?,
             alarm: Alarm::new(ARef::from(qp), |qp| qp.connection.expired(qp))?,
         };
         Ok(KBox::new(requesting, flags)?)
@@ -95,7 +95,7 @@ impl Requesting {
     /// Takes over attributes that can change while requests are under way.
     pub(super) fn configure(&mut self, attr: &QpAttr) {
         self.sending.requester.configure(attr);
-        self.lane.changed();
+        self.tx_flow.changed();
     }
 
     /// Copies what is posted to its slots. Returns how many requests there were.
@@ -172,7 +172,7 @@ impl Requesting {
         };
         if processing == Processing::Drain
             && self.sending.requester.is_drained()
-            && qp.change(|facts| facts.attr.drained())
+            && qp.change(|attrs| attrs.attr.drained())
         {
             crate::queue_pair::dispatch(qp, QpEvent::SqDrained);
         }
@@ -185,7 +185,7 @@ impl Requesting {
     /// Sends what can be sent.
     fn send(&mut self, qp: &rdma::Qp<Qp>, now: u64) -> Next {
         let sending = &mut self.sending;
-        let stopped = transmit(qp, &mut self.lane, &mut Requests { qp, sending, now });
+        let stopped = transmit(qp, &mut self.tx_flow, &mut Requests { qp, sending, now });
         // No memory is kept beyond the lock: it would be given back under it, where nothing may sleep.
         self.sending.requester.end_batch();
         match stopped {
@@ -213,8 +213,8 @@ impl Source for Requests<'_> {
         self.sending.requester.has_sent_all()
     }
 
-    fn row(&mut self) -> u32 {
-        self.sending.requester.row()
+    fn batch_len(&mut self) -> u32 {
+        self.sending.requester.batch_len()
     }
 
     fn poll(&mut self, room: &mut [u8]) -> Transmit {

@@ -4,9 +4,9 @@
 
 use super::{
     alarm::Alarm,
-    lane::Lane,
     path::PAUSE,
     transmit::{transmit, Next, Source, Stopped},
+    tx_flow::TxFlow,
 };
 use crate::{
     counter::PortCounter,
@@ -25,7 +25,7 @@ use kernel::{prelude::*, sync::aref::ARef};
 /// The responder, and its way to the peer.
 pub(super) struct Responding {
     responder: Responder<KVVec<Resource>, Range>,
-    lane: Lane,
+    tx_flow: TxFlow,
     alarm: Alarm,
 }
 
@@ -38,7 +38,7 @@ impl Responding {
         resources.resize(count, Resource::default(), flags)?;
         let responding = Self {
             responder: Responder::new(qp.qp_type, attr, resources),
-            lane: Lane::new(qp.device())?,
+            tx_flow: TxFlow::new(qp.device())?,
             alarm: Alarm::new(ARef::from(qp), |qp| qp.connection.respond_again(qp))?,
         };
         Ok(KBox::new(responding, flags)?)
@@ -46,7 +46,7 @@ impl Responding {
 
     /// The queue pair's attributes have changed.
     pub(super) fn changed(&mut self) {
-        self.lane.changed();
+        self.tx_flow.changed();
     }
 
     /// Completes the receive that a message is in the middle of, if there is one.
@@ -68,7 +68,7 @@ impl Responding {
     /// Sends what there is to say to requests.
     pub(super) fn respond(&mut self, qp: &rdma::Qp<Qp>, peer: Peer<'_>) -> Next {
         let responder = &mut self.responder;
-        let stopped = transmit(qp, &mut self.lane, &mut Responses { responder, peer });
+        let stopped = transmit(qp, &mut self.tx_flow, &mut Responses { responder, peer });
         // As of the requester.
         self.responder.end_batch();
         match stopped {
@@ -94,8 +94,8 @@ impl Source for Responses<'_> {
         self.responder.has_sent_all()
     }
 
-    fn row(&mut self) -> u32 {
-        self.responder.row().unwrap_or(1)
+    fn batch_len(&mut self) -> u32 {
+        self.responder.batch_len().unwrap_or(1)
     }
 
     fn poll(&mut self, room: &mut [u8]) -> Transmit {

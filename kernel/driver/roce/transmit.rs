@@ -2,7 +2,7 @@
 
 //! Sending what a requester or a responder has to send.
 
-use super::{burst::Burst, lane::Lane};
+use super::{gso::GsoBatch, tx_flow::TxFlow};
 use crate::{
     queue_pair::Qp, rdma, requester::Transmit, ring::Operation, verbs::QpType,
     wire::MAX_HEADERS_LEN,
@@ -14,7 +14,7 @@ pub(super) trait Source {
     fn has_sent_all(&self) -> bool;
 
     /// How many packets may go as one with that which is next.
-    fn row(&mut self) -> u32;
+    fn batch_len(&mut self) -> u32;
 
     /// Makes the next packet.
     fn poll(&mut self, room: &mut [u8]) -> Transmit;
@@ -63,7 +63,11 @@ const PACKETS_AT_ONCE: u32 = 64;
 const SMALL: usize = MAX_HEADERS_LEN + 24;
 
 /// Sends packets, until there is none or there have been enough. With bottom halves off.
-pub(super) fn transmit(qp: &rdma::Qp<Qp>, lane: &mut Lane, source: &mut impl Source) -> Stopped {
+pub(super) fn transmit(
+    qp: &rdma::Qp<Qp>,
+    tx_flow: &mut TxFlow,
+    source: &mut impl Source,
+) -> Stopped {
     let device = qp.device();
     let mut sent = 0;
     while !source.has_sent_all() {
@@ -71,11 +75,11 @@ pub(super) fn transmit(qp: &rdma::Qp<Qp>, lane: &mut Lane, source: &mut impl Sou
             return Stopped::More;
         }
         // Who has a reliable connection is held back by the peer.
-        if !lane.keeps_order() || (qp.qp_type == QpType::Uc && lane.is_full()) {
+        if !tx_flow.keeps_order() || (qp.qp_type == QpType::Uc && tx_flow.is_full()) {
             return Stopped::Busy;
         }
-        let (path, in_flight) = lane.path(qp);
-        let row = source.row().min(PACKETS_AT_ONCE - sent);
+        let (path, in_flight) = tx_flow.path(qp);
+        let batch_len = source.batch_len().min(PACKETS_AT_ONCE - sent);
         // A small one is there already. Of another this is to learn how much room it takes.
         let mut small = [0; SMALL];
         let (length, mut made) = match poll(source, &mut small) {
@@ -85,13 +89,13 @@ pub(super) fn transmit(qp: &rdma::Qp<Qp>, lane: &mut Lane, source: &mut impl Sou
             Transmit::Later => return Stopped::Later,
             Transmit::Local(slot) => return Stopped::Local(slot),
         };
-        let Some(mut burst) = Burst::new(path, length, row) else {
+        let Some(mut batch) = GsoBatch::new(path, length, batch_len) else {
             // Later there may be memory. A packet that was made is as good as lost.
             return Stopped::More;
         };
         let mut last = Transmit::Nothing;
-        while burst.has_room() && u32::from(burst.count()) < row {
-            last = burst.add(|room| {
+        while batch.has_room() && u32::from(batch.count()) < batch_len {
+            last = batch.add(|room| {
                 let transmit = match made.take() {
                     Some(packet) => copy(packet, room),
                     None => poll(source, room),
@@ -105,7 +109,7 @@ pub(super) fn transmit(qp: &rdma::Qp<Qp>, lane: &mut Lane, source: &mut impl Sou
                 break;
             }
         }
-        let count = burst.count();
+        let count = batch.count();
         if count == 0 {
             // What would have been sent could not be made. That memory is missing is said once.
             match last {
@@ -114,7 +118,7 @@ pub(super) fn transmit(qp: &rdma::Qp<Qp>, lane: &mut Lane, source: &mut impl Sou
             }
         }
         sent += u32::from(count);
-        let packet = burst.finish();
+        let packet = batch.finish();
         path.send(device, packet, count, in_flight);
     }
     Stopped::Idle

@@ -58,7 +58,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     /// How many packets there are in a row, from the next one on, that are as long as that, but for the
     /// last, which may be shorter. At least one. It is a guess: of the requests after the one that is
     /// being sent nothing is known but that they were posted.
-    pub fn row(&self) -> u32 {
+    pub fn batch_len(&self) -> u32 {
         let posted = self.posted.wrapping_sub(self.current).max(1);
         if self.current == self.begun {
             return posted;

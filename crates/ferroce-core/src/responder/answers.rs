@@ -34,7 +34,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
 
     /// How many packets there are in a row, from the next one on, that are as long as that, but for the
     /// last, which may be shorter; `None` if there is nothing to be sent. It is a guess.
-    pub fn row(&mut self) -> Option<u32> {
+    pub fn batch_len(&mut self) -> Option<u32> {
         let Some(resource) = self.resources.pending() else {
             return self.answer.map(|_| 1);
         };

@@ -15,7 +15,7 @@ impl Pair {
                 return rows;
             };
             let mut row = Vec::new();
-            for _ in 0..requester.row() {
+            for _ in 0..requester.batch_len() {
                 match requester.poll_transmit(now, queues, &mut buffer[..room]) {
                     Transmit::Packet(length) => row.push(length),
                     _ => break,
@@ -65,10 +65,10 @@ fn the_answers_to_a_read_are_a_row_after_the_first_which_has_an_aeth() {
     let mut pair = Pair::rc();
     pair.post(Operation::RdmaRead(TARGET), 5 * MTU);
     let request = pair.requests().pop_front().unwrap();
-    assert_eq!(pair.peer.responder.row(), None);
+    assert_eq!(pair.peer.responder.batch_len(), None);
     pair.give(&request);
     let mut rows = Vec::new();
-    while let Some(row) = pair.peer.responder.row() {
+    while let Some(row) = pair.peer.responder.batch_len() {
         rows.push(row);
         pair.peer.respond().unwrap();
     }

@@ -25,7 +25,7 @@ def main():
     connect(qp, qp)
 
     def drained():
-        return int(open(f"/sys/class/infiniband/{name}/hw_counters/drained_requests").read())
+        return int(open(f"/sys/class/infiniband/{name}/hw_counters/polled_requests").read())
 
     def work():
         """Some messages, from the queue pair to itself, one at a time."""

@@ -4,8 +4,8 @@
 //!
 //! A program that posts one request after another would ring a doorbell for each, and a system call
 //! takes longer than most requests. So after a number of doorbells in a short time the queue is
-//! [offered](doorbell) to its device's drainer, and while that is at work, each queue that rings. If
-//! there is a CPU with nothing else to do, the drainer executes what is posted from then on, and the
+//! [offered](doorbell) to its device's SQ poller, and while that is at work, each queue that rings. If
+//! there is a CPU with nothing else to do, the SQ poller executes what is posted from then on, and the
 //! programs need not ring: until they pause, or anybody else wants the CPU. If there is none, the
 //! offer comes to nothing, and is repeated less and less often.
 //!
@@ -34,14 +34,14 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
-/// What a device's drainer is about to look after.
+/// What a device's SQ poller is about to look after.
 #[pin_data]
-pub(crate) struct Drainer {
+pub(crate) struct SqPoller {
     #[pin]
     offered: Mutex<KVec<QpRef>>,
-    rhythm: Rhythm,
+    offer_rate: OfferRate,
     /// Whose queues it looks after at the moment.
-    attends_to: AtomicU64,
+    polls_for: AtomicU64,
     /// The number of the CPU that it is to run on.
     cpu: AtomicU32,
 }
@@ -51,20 +51,20 @@ const NOBODY: u64 = 0;
 
 /// How often a device's programs ring. Doorbells that two threads ring at once may count as one.
 #[derive(Default)]
-struct Rhythm {
+struct OfferRate {
     /// The tick of the kernel's clock that the doorbells are counted in.
     tick: AtomicUsize,
     doorbells: AtomicUsize,
     /// For how many ticks no further offer is made.
-    patience: AtomicUsize,
+    backoff: AtomicUsize,
 }
 
-impl Rhythm {
+impl OfferRate {
     /// So many in a second are worth an offer. They are counted in one tick of 1 to 10 ms. A doorbell
     /// takes 10 to 60 µs in User-Mode Linux.
     const MANY: usize = 8_000;
 
-    const LONGEST_PATIENCE: usize = 64;
+    const LONGEST_BACKOFF: usize = 64;
 
     /// Counts a doorbell. Returns whether there are many.
     fn rung(&self) -> bool {
@@ -80,27 +80,27 @@ impl Rhythm {
         if doorbells != Self::MANY / thread::jiffies_per_second() {
             return false;
         }
-        let patience = self.patience.load(Relaxed);
-        self.tick.store(now.wrapping_add(patience), Relaxed);
-        let patience = (2 * patience).clamp(1, Self::LONGEST_PATIENCE);
-        self.patience.store(patience, Relaxed);
+        let backoff = self.backoff.load(Relaxed);
+        self.tick.store(now.wrapping_add(backoff), Relaxed);
+        let backoff = (2 * backoff).clamp(1, Self::LONGEST_BACKOFF);
+        self.backoff.store(backoff, Relaxed);
         true
     }
 
     /// How many offers in a row were made to no avail, more or less.
     fn offers(&self) -> usize {
-        self.patience.load(Relaxed).checked_ilog2().unwrap_or(0) as usize
+        self.backoff.load(Relaxed).checked_ilog2().unwrap_or(0) as usize
     }
 
     /// The offer was of use: the next one may come soon.
     fn served(&self) {
-        self.patience.store(0, Relaxed);
+        self.backoff.store(0, Relaxed);
         self.doorbells.store(0, Relaxed);
     }
 }
 
-/// A queue that the drainer looks after.
-struct Attended {
+/// A queue that the SQ poller looks after.
+struct Polled {
     qp: QpRef,
     /// When something was found there for the last time.
     busy_at: Instant<Monotonic>,
@@ -120,15 +120,15 @@ const LONG_PAUSE: Delta = Delta::from_millis(200);
 /// anew on which CPUs they may run: that can change at any time.
 const LONGEST: Delta = Delta::from_millis(1000);
 
-impl Drainer {
-    /// Makes a device's drainer.
+impl SqPoller {
+    /// Makes a device's poller.
     pub(crate) fn start() -> Result<Thread<Self>> {
         Thread::new(
-            c"ferroce_drainer",
+            c"ferroce_sqpoll",
             try_pin_init!(Self {
-                offered <- new_mutex!(KVec::new(), "ferroce::Drainer::offered"),
-                rhythm: Rhythm::default(),
-                attends_to: AtomicU64::new(NOBODY),
+                offered <- new_mutex!(KVec::new(), "ferroce::SqPoller::offered"),
+                offer_rate: OfferRate::default(),
+                polls_for: AtomicU64::new(NOBODY),
                 cpu: AtomicU32::new(0),
             }? Error),
         )
@@ -143,12 +143,12 @@ impl Drainer {
         drop(gone);
     }
 
-    /// Moves the queues that were offered to those that are attended. Returns whether there were any.
-    fn accept(&self, attended: &mut KVec<Attended>, now: Instant<Monotonic>) -> bool {
+    /// Moves the queues that were offered to those that are polled. Returns whether there were any.
+    fn accept(&self, polled: &mut KVec<Polled>, now: Instant<Monotonic>) -> bool {
         let offered = core::mem::take(&mut *self.offered.lock());
         let any = !offered.is_empty();
         for qp in offered {
-            let queue = Attended {
+            let queue = Polled {
                 qp,
                 busy_at: now,
                 changes: None,
@@ -156,74 +156,74 @@ impl Drainer {
             // One protection domain's at a time: a request may wait for memory that is had on demand
             // from who knows where, and meanwhile nobody attends to the others. They are their
             // owner's own.
-            let first = attended.first();
+            let first = polled.first();
             if first.is_none_or(|first| first.qp.pd == queue.qp.pd) {
                 // Without memory it is as if it had not been offered.
-                let _ = attended.push(queue, GFP_KERNEL);
+                let _ = polled.push(queue, GFP_KERNEL);
             }
         }
         any
     }
 }
 
-/// Takes note of a doorbell that has been answered, and perhaps offers the queue to the drainer.
+/// Takes note of a doorbell that has been answered, and perhaps offers the queue to the poller.
 pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
-    if *crate::module_parameters::poll.value() == 0 || qp.attended.load(Relaxed) {
+    if *crate::module_parameters::poll.value() == 0 || qp.polled.load(Relaxed) {
         return;
     }
-    let drainer = &qp.device().drainer;
-    let comes_soon = match drainer.attends_to.load(Relaxed) {
-        NOBODY if drainer.rhythm.rung() => false,
+    let poller = &qp.device().sq_poller;
+    let comes_soon = match poller.polls_for.load(Relaxed) {
+        NOBODY if poller.offer_rate.rung() => false,
         owner if owner == qp.pd.number() => true,
         _ => return,
     };
     let cpu = match comes_soon {
-        false => thread::another_cpu(drainer.rhythm.offers()),
+        false => thread::another_cpu(poller.offer_rate.offers()),
         // It stays where it is, for a thread of the same process, which may have an affinity of its own.
-        true => CpuId::from_u32(drainer.cpu.load(Relaxed)).filter(|cpu| thread::may_work_on(*cpu)),
+        true => CpuId::from_u32(poller.cpu.load(Relaxed)).filter(|cpu| thread::may_work_on(*cpu)),
     };
     let Some(cpu) = cpu else {
         return;
     };
-    if qp.attended.swap(true, Relaxed) {
+    if qp.polled.swap(true, Relaxed) {
         return;
     }
     if comes_soon {
         // What is posted from now on is found without a doorbell. Before the queue is offered: after that
         // it may have been let go again. Whoever has the mutex asks for a doorbell in the end, and who has
-        // left a note meanwhile is served by the drainer.
+        // left a note meanwhile is served by the poller.
         let send = qp.send.try_lock();
         let _ = send.map(|mut send| send.stay_awake());
     }
     // Before the queue is offered. If the thread runs on another CPU at the moment, it stops.
-    drainer.cpu.store(cpu.as_u32(), Relaxed);
-    match drainer.offered.lock().push(ARef::from(qp), GFP_KERNEL) {
-        Ok(()) => drainer.wake_on(cpu),
+    poller.cpu.store(cpu.as_u32(), Relaxed);
+    match poller.offered.lock().push(ARef::from(qp), GFP_KERNEL) {
+        Ok(()) => poller.wake_on(cpu),
         // Without memory there are doorbells, as before.
         Err(_) => let_go(qp),
     }
 }
 
-/// The drainer does not look after a queue, or no longer: its program rings again.
+/// The SQ poller does not look after a queue, or no longer: its program rings again.
 fn let_go(qp: &rdma::Qp<Qp>) {
-    qp.attended.store(false, Relaxed);
+    qp.polled.store(false, Relaxed);
     // Who holds the mutex sees the note, and asks for the doorbell. A program that goes on posting does not
     // keep this thread on the CPU.
     take_turn(qp);
 }
 
-impl Run for Drainer {
+impl Run for SqPoller {
     fn run(&self) {
-        let mut attended = KVec::new();
+        let mut polled = KVec::new();
         let begin = Instant::<Monotonic>::now();
         let mut busy_at = begin;
         loop {
             let now = Instant::now();
-            if self.accept(&mut attended, now) {
+            if self.accept(&mut polled, now) {
                 busy_at = now;
             }
             // The programs of those that are dropped ring again.
-            let Some(first) = attended.first().filter(|_| now - busy_at <= PAUSE) else {
+            let Some(first) = polled.first().filter(|_| now - busy_at <= PAUSE) else {
                 break;
             };
             // It is on another CPU than it should be if that has gone offline, or if a queue was offered for
@@ -235,19 +235,19 @@ impl Run for Drainer {
             let owner = first.qp.pd.number();
             if !thread::has_cpu_to_itself() {
                 // Others before this one. Meanwhile the programs ring.
-                self.attends_to.store(NOBODY, Relaxed);
-                attended.iter().for_each(|queue| take_turn(&queue.qp));
+                self.polls_for.store(NOBODY, Relaxed);
+                polled.iter().for_each(|queue| take_turn(&queue.qp));
                 thread::give_way();
                 // Whoever wants the CPU for long has it.
                 if !thread::has_cpu_to_itself() {
                     break;
                 }
             }
-            self.attends_to.store(owner, Relaxed);
+            self.polls_for.store(owner, Relaxed);
             let mut executed = 0;
             // The queues of a program often share a few regions.
             let (mut cache, mut uses) = (Cache::new(), 0);
-            attended.retain(|queue| {
+            polled.retain(|queue| {
                 if uses >= BATCH {
                     (cache, uses) = (Cache::new(), 0);
                 }
@@ -263,18 +263,18 @@ impl Run for Drainer {
                 }
             });
             if executed > 0 {
-                self.rhythm.served();
+                self.offer_rate.served();
                 // With many queues that was a while.
                 busy_at = Instant::now();
             }
             cpu_relax();
             rdma::cond_resched();
         }
-        self.attends_to.store(NOBODY, Relaxed);
+        self.polls_for.store(NOBODY, Relaxed);
     }
 }
 
-impl Attended {
+impl Polled {
     /// Executes a batch of what is posted.
     fn look(&mut self, cache: &Cache) -> Stopped {
         let qp = &*self.qp;
@@ -290,13 +290,13 @@ impl Attended {
         let stopped = drain(qp, &mut send, Extent::Batch, cache);
         if let Stopped::After(requests @ 1..) = stopped {
             let counters = &qp.device().counters;
-            counters.add_host(HostCounter::Drained, requests.into());
+            counters.add_host(HostCounter::Polled, requests.into());
         }
         stopped
     }
 }
 
-impl Drop for Attended {
+impl Drop for Polled {
     fn drop(&mut self) {
         let_go(&self.qp);
     }

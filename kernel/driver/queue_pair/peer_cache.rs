@@ -6,7 +6,7 @@ use super::{
     inbound::Entered,
     receive::{Peer, Terms, Turn},
     send::Extent,
-    shared::{Facts, Near},
+    shared::{Attrs, LocalHint},
     Qp, QpRef,
 };
 use crate::{
@@ -19,19 +19,19 @@ use crate::{
 };
 
 /// What is known of a queue pair and of its peer, for a batch: whoever destroys the peer waits no longer.
-pub(super) struct Known<'a> {
+pub(super) struct PeerCache<'a> {
     qp: &'a rdma::Qp<Qp>,
     /// How far the thread goes.
     extent: Extent,
     /// As of so many changes.
-    pub(super) own: Facts,
+    pub(super) own: Attrs,
     changes: u32,
-    peer: Option<KnownPeer>,
+    peer: Option<CachedPeer>,
     /// What was done with that peer.
-    pub(super) tally: Tally,
+    pub(super) counts: BatchCounts,
 }
 
-struct KnownPeer {
+struct CachedPeer {
     qp: Entered,
     /// As of so many changes.
     terms: Terms,
@@ -40,14 +40,14 @@ struct KnownPeer {
 
 /// What is yet to be counted.
 #[derive(Default)]
-pub(super) struct Tally {
+pub(super) struct BatchCounts {
     messages: u64,
     /// Bytes to the peer, and from it.
     sent: u64,
     received: u64,
 }
 
-impl Tally {
+impl BatchCounts {
     pub(super) fn add(&mut self, operation: &Operation, length: u32) {
         self.messages += 1;
         match operation {
@@ -59,7 +59,7 @@ impl Tally {
     }
 }
 
-impl<'a> Known<'a> {
+impl<'a> PeerCache<'a> {
     pub(super) fn of(qp: &'a rdma::Qp<Qp>, extent: Extent) -> Self {
         let shared = qp.shared.lock();
         Self {
@@ -68,7 +68,7 @@ impl<'a> Known<'a> {
             own: **shared,
             changes: qp.changes(),
             peer: None,
-            tally: Tally::default(),
+            counts: BatchCounts::default(),
         }
     }
 
@@ -81,23 +81,23 @@ impl<'a> Known<'a> {
 
     /// The peer, if it takes messages of this queue pair, and the number of its changes.
     pub(super) fn peer<'b>(&'b mut self, cache: &'b Cache) -> Option<(Peer<'b, &'b Cache>, u32)> {
-        let is_current = |peer: &KnownPeer| peer.qp.changes() == peer.changes;
+        let is_current = |peer: &CachedPeer| peer.qp.changes() == peer.changes;
         if !self.peer.as_ref().is_some_and(is_current) {
-            self.settle();
+            self.add_counts();
             let (qp, own) = (self.qp, &self.own);
             // Before another one is looked for, which may be the same.
             self.peer = None;
             self.peer = self.find().and_then(|peer| {
                 let peer = Entered::new(peer);
                 let (terms, changes) = Terms::connected(&peer, qp, &own.sgid)?;
-                Some(KnownPeer {
+                Some(CachedPeer {
                     qp: peer,
                     terms,
                     changes,
                 })
             });
         }
-        let KnownPeer { qp, terms, changes } = self.peer.as_ref()?;
+        let CachedPeer { qp, terms, changes } = self.peer.as_ref()?;
         let turn = Turn {
             extent: self.extent,
             changes: *changes,
@@ -116,27 +116,27 @@ impl<'a> Known<'a> {
         let (qp, attr) = (self.qp, &self.own.attr);
         let device = qp.device();
         // Taken down before it is looked for.
-        let as_of = Near::as_of(self.changes, device.gids_removed());
-        if qp.near.is(as_of) && reaches(device) {
+        let as_of = LocalHint::as_of(self.changes, device.gids_removed());
+        if qp.local_hint.is(as_of) && reaches(device) {
             return device.qps.get(attr.dest_qp_num);
         }
         at(device, Gid(attr.ah_attr.dgid), |peer| {
             if core::ptr::eq(peer, device) {
-                qp.near.set(as_of);
+                qp.local_hint.set(as_of);
             }
             peer.qps.get(attr.dest_qp_num)
         })
     }
 
     /// Counts what was done.
-    pub(super) fn settle(&mut self) {
-        let tally = core::mem::take(&mut self.tally);
-        let Some(peer) = self.peer.as_ref().filter(|_| tally.messages > 0) else {
+    pub(super) fn add_counts(&mut self) {
+        let counts = core::mem::take(&mut self.counts);
+        let Some(peer) = self.peer.as_ref().filter(|_| counts.messages > 0) else {
             return;
         };
         let (mine, theirs) = (&self.qp.device().counters, &peer.qp.device().counters);
-        mine.add(PortCounter::RdmaSends, tally.messages);
-        for (from, to, length) in [(mine, theirs, tally.sent), (theirs, mine, tally.received)] {
+        mine.add(PortCounter::RdmaSends, counts.messages);
+        for (from, to, length) in [(mine, theirs, counts.sent), (theirs, mine, counts.received)] {
             if length > 0 {
                 from.add(PortCounter::SentBytes, length);
                 to.add(PortCounter::RcvdBytes, length);
@@ -145,15 +145,15 @@ impl<'a> Known<'a> {
     }
 }
 
-impl Drop for Known<'_> {
+impl Drop for PeerCache<'_> {
     fn drop(&mut self) {
-        self.settle();
+        self.add_counts();
     }
 }
 
 /// Whether a device reaches others of this host, and itself, without the wire.
 fn reaches(device: &Device<Ferroce>) -> bool {
-    !device.is_apart() && roce::delivers_locally()
+    !device.netns_mismatch() && roce::delivers_locally()
 }
 
 /// Looks for something on the device at an address, if that is where IP would deliver locally: an address
@@ -175,5 +175,5 @@ pub(super) fn at<R>(
     let peer = Device::<Ferroce>::from_netdev(&netdev).or_else(|| {
         netdev.find_below(|lower| Device::<Ferroce>::from_netdev(lower).filter(|d| has_gid(d)))
     })?;
-    (!peer.is_apart()).then(|| look(&peer))?
+    (!peer.netns_mismatch()).then(|| look(&peer))?
 }

@@ -10,7 +10,7 @@ use crate::{net::Packet, wire::ICRC_LEN};
 const LIMIT: usize = 31 << 10;
 
 /// Packets in the making, of one length but the last, that are sent as one.
-pub(super) struct Burst<'a> {
+pub(super) struct GsoBatch<'a> {
     path: &'a mut Path,
     packet: Packet,
     /// What the first has behind its UDP header.
@@ -20,7 +20,7 @@ pub(super) struct Burst<'a> {
     is_complete: bool,
 }
 
-impl<'a> Burst<'a> {
+impl<'a> GsoBatch<'a> {
     /// An empty one, with room for `count` packets of so many bytes from the BTH on, without the ICRC,
     /// or for fewer, one at least. `None` without memory.
     pub(super) fn new(path: &'a mut Path, length: usize, count: u32) -> Option<Self> {

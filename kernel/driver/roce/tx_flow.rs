@@ -11,7 +11,7 @@ use kernel::{cpu::CpuId, prelude::*};
 /// What two CPUs send may arrive in any order: each has queues of its own, in this host and in hardware. So
 /// the CPU that has sent the last packet sends the next one as well, unless all have arrived. The kernel
 /// does the same for what sockets send (`ooo_okay` of an `sk_buff`).
-pub(super) struct Lane {
+pub(super) struct TxFlow {
     /// Where it leads, once that is known.
     path: Option<Path>,
     in_flight: InFlight,
@@ -19,7 +19,7 @@ pub(super) struct Lane {
     cpu: CpuId,
 }
 
-impl Lane {
+impl TxFlow {
     /// Of a connection of a device. It may sleep.
     pub(super) fn new(device: &rdma::Device<Ferroce>) -> Result<Self> {
         Ok(Self {
