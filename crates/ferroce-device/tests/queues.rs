@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Work queues over real rings, with a poster at the other end.
 
-use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+mod rings;
 
 use ferroce_core::local::Outcome;
 use ferroce_core::qp::QpAttr;
 use ferroce_core::ring::{
-    Data, Doorbell, Executor, Operation, Origin, Payload, Poster, Queue, RecvQueue, RecvRequest,
+    Data, Doorbell, Operation, Origin, Payload, Poster, RecvQueue, RecvRequest,
     RingError, SendQueue, SendRequest, Sge, WqGeometry, MAX_RECV_STRIDE,
 };
 use ferroce_core::verbs::{
@@ -17,39 +16,7 @@ use ferroce_device::counter::PortCounter;
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::receive::{GivenBack, Looked, ReceiveQueue, Return};
 use ferroce_device::send::{self, Attempt, Execution, Next, Tries};
-
-/// Memory of rings, which keeps its place and is accessed by atomics alone.
-#[repr(C, align(64))]
-struct Line([AtomicU64; 8]);
-
-struct Memory(Vec<Line>);
-
-impl Memory {
-    fn new(len: usize) -> Self {
-        let lines = (0..len.div_ceil(64)).map(|_| Line(Default::default()));
-        Self(lines.collect())
-    }
-
-    fn base(&self) -> (NonNull<u8>, usize) {
-        let base = NonNull::new(self.0.as_ptr().cast_mut().cast()).unwrap();
-        (base, 64 * self.0.len())
-    }
-
-    fn poster<Q: Queue>(&self, size: WqGeometry<Q>) -> Poster<Q> {
-        let (base, len) = self.base();
-        // SAFETY: The tests keep the memory longer than its users.
-        unsafe { Poster::new(base, len, size) }.unwrap()
-    }
-
-    fn queue<Q: Queue>(&self, size: WqGeometry<Q>) -> WorkQueue<Q, Box<[u8]>> {
-        let (base, len) = self.base();
-        WorkQueue {
-            // SAFETY: As above.
-            ring: unsafe { Executor::new(base, len, size) }.unwrap(),
-            buffer: vec![0; size.stride()].into_boxed_slice(),
-        }
-    }
-}
+use rings::Memory;
 
 const QPN: u32 = 17;
 
@@ -168,10 +135,7 @@ fn a_request_that_waits_is_flushed_all_the_same() {
 #[test]
 fn an_index_that_makes_no_sense_is_an_error() {
     let mut sender = Sender::new();
-    let (base, _) = sender._memory.base();
-    // SAFETY: The memory is there, and accessed by atomics alone.
-    let line = unsafe { base.cast::<Line>().as_ref() };
-    line.0[0].store(u64::MAX, std::sync::atomic::Ordering::SeqCst);
+    sender._memory.scribble(u64::MAX);
     let next = sender
         .execution
         .next(&mut sender.queue, QpState::Rts, true, || 0);
