@@ -6,8 +6,8 @@ mod rings;
 use ferroce_core::local::Outcome;
 use ferroce_core::qp::QpAttr;
 use ferroce_core::ring::{
-    Data, Doorbell, Operation, Origin, Payload, Poster, RecvQueue, RecvRequest,
-    RingError, SendQueue, SendRequest, Sge, WqGeometry, MAX_RECV_STRIDE,
+    Data, Doorbell, Operation, Origin, Payload, Poster, RecvQueue, RecvRequest, RingError,
+    SendQueue, SendRequest, Sge, WqGeometry, MAX_RECV_STRIDE,
 };
 use ferroce_core::verbs::{
     AckTimeout, QpState, QpType, RnrTimer, SendFlags, WcOpcode, WcStatus, RNR_RETRY_INFINITE,

@@ -11,8 +11,8 @@ use ferroce_core::local::{
 };
 use ferroce_core::qp::{state, QpAttr};
 use ferroce_core::ring::{
-    Cqe, Operation, Origin, Payload, PostError, Poster, RecvQueue, RecvRequest, Remote,
-    SendQueue, SendRequest, Sge, WqGeometry, MAX_RECV_STRIDE,
+    Cqe, Operation, Origin, Payload, PostError, Poster, RecvQueue, RecvRequest, Remote, SendQueue,
+    SendRequest, Sge, WqGeometry, MAX_RECV_STRIDE,
 };
 use ferroce_core::verbs::{
     AccessFlags, AckTimeout, EventType, QpState, QpType, RnrTimer, WcStatus,
@@ -194,12 +194,7 @@ impl Host {
                         Ok(()) => Attempt::Done(0),
                         Err(AccessError) => Attempt::Failed(WcStatus::LocQpOpErr),
                     },
-                    (_, None) => {
-                        execution
-                            .tries
-                            .no_peer(QpType::Rc, &attr, data.length())
-                            .0
-                    }
+                    (_, None) => execution.tries.no_peer(QpType::Rc, &attr, data.length()).0,
                     (_, Some(peer)) => {
                         let progress = execution.tries.progress_with(peer.version.get());
                         let peer = Own {
@@ -393,9 +388,7 @@ impl LocalMemory for Own<'_> {
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range, AccessError> {
         match self.host.named(sge.lkey) {
-            Some(Named::Region(_)) => {
-                self.range(&Access::local(PD, self.qp.number, sge, write))
-            }
+            Some(Named::Region(_)) => self.range(&Access::local(PD, self.qp.number, sge, write)),
             _ => Err(AccessError),
         }
     }

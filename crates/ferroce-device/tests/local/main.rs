@@ -102,7 +102,7 @@ fn step() -> impl Strategy<Value = Step> {
         any::<Index>(),
         range(),
         any::<Index>(),
-        0..MEMORY as u64,
+        0..600_u64,
     );
     prop_oneof![
         2 => (prop_oneof![3 => large, 1 => range()], access())
@@ -115,6 +115,24 @@ fn step() -> impl Strategy<Value = Step> {
             qp, kind, signaled, own, range, other, addr,
         }),
         8 => qp.prop_map(Step::Run),
+    ]
+}
+
+/// What there is from the beginning: a region that allows everything, and a window of each type.
+fn prologue() -> [Step; 3] {
+    let range = Range {
+        addr: 0,
+        length: 900,
+    };
+    let access = AccessFlags::LOCAL_WRITE
+        .union(AccessFlags::REMOTE_WRITE)
+        .union(AccessFlags::REMOTE_READ)
+        .union(AccessFlags::REMOTE_ATOMIC)
+        .union(AccessFlags::MW_BIND);
+    [
+        Step::Register { range, access },
+        Step::AllocateWindow(false),
+        Step::AllocateWindow(true),
     ]
 }
 
@@ -135,10 +153,14 @@ fn execute(plan: &[Step]) -> Result<Outcome, TestCaseError> {
         *byte = (at ^ at >> 8) as u8;
     }
     host.memory.borrow_mut().copy_from_slice(&model.memory);
+    // Keys that were good for something once.
+    let mut stale: Vec<u32> = Vec::new();
     let mut outcome = Outcome::default();
-    for (number, step) in plan.iter().enumerate() {
+    let prologue = prologue();
+    for (number, step) in prologue.iter().chain(plan).enumerate() {
         let wr_id = number as u64;
         let pick = |of: &[u32], index: &Index| match of {
+            _ if !stale.is_empty() && index.index(16) == 0 => *index.get(&stale),
             [] => 0x7700,
             keys => *index.get(keys),
         };
@@ -153,7 +175,12 @@ fn execute(plan: &[Step]) -> Result<Outcome, TestCaseError> {
             }
             Step::Deregister(index) => {
                 let key = pick(&regions, index);
-                prop_assert_eq!(host.deregister(key), model.deregister(key));
+                let is_gone = model.deregister(key);
+                prop_assert_eq!(host.deregister(key), is_gone);
+                if is_gone {
+                    regions.retain(|other| *other != key);
+                    stale.push(key);
+                }
             }
             Step::AllocateWindow(belongs_to_qp) => {
                 if regions.len() + windows.len() < 40 {
@@ -189,14 +216,14 @@ fn execute(plan: &[Step]) -> Result<Outcome, TestCaseError> {
                     [] => 0x7700,
                     windows => model.key_of_window(*other.get(windows)),
                 };
-                // Often that of a window, if there is one.
-                let rkey = match addr % 3 {
+                // Often that of a window.
+                let rkey = match addr % 2 {
                     0 => window,
                     _ => pick(&regions, other),
                 };
                 let remote = Remote { addr: *addr, rkey };
                 let aligned = Remote {
-                    addr: addr & !7 | u64::from(*addr > 1000),
+                    addr: addr & !7 | u64::from(*addr > 590),
                     rkey,
                 };
                 let mut length = range.length;
@@ -214,8 +241,8 @@ fn execute(plan: &[Step]) -> Result<Outcome, TestCaseError> {
                         }
                     }
                     Kinds::Bind => Operation::BindMw(BindMw {
-                        addr: range.addr,
-                        length: u64::from(range.length) * 4 + 1,
+                        addr: range.addr / 8,
+                        length: u64::from(range.length) * 8 + 1,
                         mr_lkey: lkey,
                         mw_rkey: window,
                         new_rkey: *addr as u32,
@@ -239,6 +266,9 @@ fn execute(plan: &[Step]) -> Result<Outcome, TestCaseError> {
                 };
                 let has_data = !matches!(kind, Kinds::Bind | Kinds::Invalidate) && length > 0;
                 let sges = if has_data { &[sge][..] } else { &[] };
+                if let Kinds::Bind | Kinds::Invalidate = kind {
+                    stale.push(window);
+                }
                 let posted = qps[*qp].post_send(&request, sges).is_ok();
                 prop_assert_eq!(posted, model.post_send(*qp, request, sges));
             }
