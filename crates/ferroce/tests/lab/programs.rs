@@ -302,7 +302,8 @@ fn libfabric(flavor: &Flavor, route: Route) {
 /// Options of perftest's programs, beside those of `device.rs`. None looks at the data: `verbs.rs` does.
 fn perftest(flavor: &Flavor, route: Route) {
     // Lists of requests; a queue that all queue pairs receive by; connections by rdma_cm; going by the
-    // clock, which perftest does not do with events; and waiting for events with completions left in the queue, which hangs on rdma_rxe (`wire.rs`).
+    // clock, which perftest does not do with events; and waiting for events with completions left in the queue,
+    // which hangs on rdma_rxe (`wire.rs`).
     let short = [
         "ib_send_bw -l 16",
         "ib_send_bw --use-srq -q 4 -R",
