@@ -80,12 +80,15 @@ const VERBS: [Need; 7] = [
     // Keys to sign modules with, for the tests.
     Need(Probe::Program("openssl"), "openssl"),
 ];
-const PROGRAMS: [Need; 5] = [
+const PROGRAMS: [Need; 7] = [
     Need(Probe::Program("mpirun"), "openmpi-bin"),
     Need(Probe::Program("mpicc"), "libopenmpi-dev"),
     Need(Probe::Program("ucx_perftest"), "ucx-utils"),
     Need(Probe::Program("fi_pingpong"), "libfabric-bin"),
     Need(Probe::Program("qperf"), "qperf"),
+    Need(Probe::Program("nc.traditional"), "netcat-traditional"),
+    // To build Rust crates that bring C code of rdma-core.
+    Need(Probe::Program("cmake"), "cmake"),
 ];
 const RUN_QEMU: [Need; 1] = [Need(
     Probe::Program("qemu-system-x86_64"),

@@ -94,6 +94,7 @@ fn trials() -> Vec<Trial> {
         (UML, strict::TESTS),
         (UML, wire::TESTS),
         (UML, programs::TESTS),
+        (UML, programs::long_tests()),
         (UML, trace::TESTS),
         (DEBUG, build::DEBUG_TESTS),
         (DEBUG, modules::DEBUG_TESTS),

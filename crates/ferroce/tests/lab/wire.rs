@@ -105,7 +105,7 @@ pub const DEBUG_TESTS: &[Test] = &[
 /// The devices fa and fb of two drivers, in the namespaces a and b. All addresses are usable at once: one
 /// that comes later would be an event that programs hear of. Neighbours know each other: a bad network
 /// loses questions of ARP as well, and then it takes seconds to connect.
-fn hosts(one: &str, other: &str) -> String {
+pub fn hosts(one: &str, other: &str) -> String {
     format!(
         "set -e; modprobe rdma_rxe; for n in a b; do ip netns add $n; ip -n $n link set lo up; done; \
          ip link add va netns a mtu 4300 type veth peer name vb netns b mtu 4300; \
