@@ -16,7 +16,8 @@ pub struct Malformed {
     pub field: String,
     /// What is wrong with it.
     pub what: String,
-    /// The line that the kernel's loader logs on meeting it, where it logs one.
+    /// The line that the kernel's loader logs on meeting it, where it logs one,
+    /// as /dev/kmsg has it.
     pub kernel_says: Option<String>,
 }
 
@@ -32,7 +33,7 @@ impl Malformed {
 
     /// With the kernel's own words for it.
     pub(crate) fn says(mut self, line: impl Into<String>) -> Self {
-        self.kernel_says = Some(line.into());
+        self.kernel_says = Some(crate::live::as_logged(&line.into()));
         self
     }
 }

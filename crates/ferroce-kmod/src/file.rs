@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::decompress;
 use crate::error::{Error, Result};
 
 /// More than any module has, and less than any machine's memory: a file that
@@ -19,7 +20,7 @@ const XZ_MEMORY: u64 = u64::MAX;
 
 /// The largest window that zstd frames of the kernel's build ask for is 8 MiB
 /// (`zstd -19`, scripts/Makefile.modinst); `--ultra` goes up to this.
-const ZSTD_WINDOW: u64 = 128 << 20;
+pub(crate) const ZSTD_WINDOW: u64 = 128 << 20;
 
 /// How a file is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -43,6 +44,18 @@ impl Compression {
         ];
         let known = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic));
         known.map(|(_, compression)| *compression)
+    }
+
+    /// All of them, in the order in which the kernel's build asks for one.
+    pub const ALL: [Self; 3] = [Self::Gzip, Self::Xz, Self::Zstd];
+
+    /// The option of a kernel whose modules are compressed so.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Gzip => "CONFIG_MODULE_COMPRESS_GZIP",
+            Self::Xz => "CONFIG_MODULE_COMPRESS_XZ",
+            Self::Zstd => "CONFIG_MODULE_COMPRESS_ZSTD",
+        }
     }
 
     /// What the kernel calls it in /sys/module/compression.
@@ -131,10 +144,24 @@ pub struct ModuleFile {
 impl ModuleFile {
     /// Reads and decompresses a file, up to [`LARGEST`] bytes of either.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        Self::read_for(path, None)
+    }
+
+    /// The same for a kernel that itself decompresses what is compressed so:
+    /// insmod(8) and modprobe(8) give it such a file as it is.
+    pub fn read_for(path: impl AsRef<Path>, kernel: Option<Compression>) -> Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).map_err(Error::file("open", path))?;
         let bytes = read_limited(file, LARGEST).map_err(Error::file("read", path))?;
-        Self::from_bytes(path, bytes)
+        let compression = Compression::of(&bytes);
+        match compression {
+            Some(known) if compression == kernel => Ok(Self {
+                path: path.to_owned(),
+                compression,
+                bytes: decompress::in_kernel(known, &bytes).map_err(Error::malformed(path))?,
+            }),
+            _ => Self::from_bytes(path, bytes),
+        }
     }
 
     /// The same of bytes that came from elsewhere.

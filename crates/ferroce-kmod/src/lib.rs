@@ -6,7 +6,8 @@
 //! `kernel/module/main.c`), and this crate goes through the same ones, outside
 //! the kernel:
 //!
-//! 1. *copy and check*: [`file`] reads and decompresses, [`signature`] takes a
+//! 1. *copy and check*: [`file`] reads and decompresses (or [`decompress`], as the
+//!    kernel), [`signature`] takes a
 //!    signature off, [`elf`] checks the file;
 //! 2. *layout*: [`layout`] puts the sections into the kernel's kinds of memory;
 //! 3. *symbols*: [`linkage`] says what a module takes and offers;
@@ -22,6 +23,7 @@
 
 pub mod arch;
 pub mod check;
+pub mod decompress;
 pub mod elf;
 pub mod error;
 pub mod exec;

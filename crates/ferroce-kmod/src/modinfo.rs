@@ -12,15 +12,26 @@ pub struct Modinfo<'a> {
 }
 
 impl<'a> Modinfo<'a> {
-    /// Reads it; a module without the section says nothing.
+    /// Reads it; a module without the section says nothing. As in
+    /// `get_next_modinfo()`, a text that begins in the section may end behind it,
+    /// and the section's type does not matter.
     pub fn of(elf: &Elf<'a>) -> Self {
-        let pairs = elf.contents(elf::MODINFO).split(|b| *b == 0);
-        let pairs = pairs.filter_map(|text| {
-            let equals = text.iter().position(|b| *b == b'=')?;
-            Some((elf::text(&text[..equals]), elf::text(&text[equals + 1..])))
-        });
-        Self {
-            pairs: pairs.collect(),
+        let Some(section) = elf.section(elf::MODINFO) else {
+            return Self::default();
+        };
+        let (bytes, size) = (elf.from(&section), section.size());
+        let mut pairs = Vec::new();
+        let mut at = 0;
+        loop {
+            let text = elf::until_nul(&bytes[at..]);
+            if let Some(equals) = text.iter().position(|b| *b == b'=') {
+                pairs.push((elf::text(&text[..equals]), elf::text(&text[equals + 1..])));
+            }
+            at += text.len();
+            at += bytes[at..].iter().take_while(|b| **b == 0).count();
+            if at as u64 >= size || at >= bytes.len() {
+                return Self { pairs };
+            }
         }
     }
 

@@ -6,8 +6,9 @@ use std::collections::HashSet;
 use rustix::io::Errno;
 
 use super::{Finding, Reason};
-use crate::elf::{Elf, Symbol};
+use crate::elf::{Elf, Section, Symbol};
 use crate::kernel::Kernel;
+use crate::layout::Layout;
 use crate::linkage::Linkage;
 use crate::modinfo::Modinfo;
 use crate::params;
@@ -88,18 +89,55 @@ pub fn check(
     }
 }
 
-/// `mod_sysfs_setup()`: each parameter with permissions has a file of its name
-/// in /sys/module/NAME/parameters, and two of one name cannot be there.
+/// `mod_sysfs_setup()`: two files of one name cannot be there.
 pub fn check_sysfs(
     kernel: &Kernel,
     elf: &Elf,
     modinfo: &Modinfo,
+    layout: &Layout,
     linkage: &Linkage,
     findings: &mut Vec<Finding>,
 ) {
     if kernel.is_set("CONFIG_SYSFS") == Some(false) {
         return;
     }
+    check_parameter_files(elf, modinfo, linkage, findings);
+    if kernel.is_set("CONFIG_KALLSYMS") != Some(false) {
+        check_section_files(elf, layout, linkage, findings);
+    }
+}
+
+/// `add_sect_attrs()`: each section in memory has a file of its name in
+/// /sys/module/NAME/sections.
+fn check_section_files(elf: &Elf, layout: &Layout, linkage: &Linkage, findings: &mut Vec<Finding>) {
+    let in_memory = |s: &&Section| layout.place(s.index).is_some() && s.size() > 0;
+    let mut names = HashSet::new();
+    let mut sections = elf.sections.iter().filter(in_memory);
+    let Some(twice) = sections.find(|s| !names.insert(s.name())) else {
+        return;
+    };
+    let (module, name) = (&linkage.name, twice.name());
+    findings.push(
+        Finding::refused(
+            Reason::DuplicateSection,
+            Errno::EXIST,
+            format!("it has two sections {name} in memory, and one file in sysfs for both"),
+        )
+        .says(format!(
+            "sysfs: cannot create duplicate filename '/module/{module}/sections/{name}'"
+        ))
+        .help("link it with the kernel's scripts/module.lds, which makes one of them"),
+    );
+}
+
+/// Each parameter with permissions has a file of its name in
+/// /sys/module/NAME/parameters.
+fn check_parameter_files(
+    elf: &Elf,
+    modinfo: &Modinfo,
+    linkage: &Linkage,
+    findings: &mut Vec<Finding>,
+) {
     let mut names = HashSet::new();
     let params = params::of(elf, modinfo);
     let mut visible = params.iter().filter(|p| p.perm != 0);

@@ -10,6 +10,7 @@ mod init;
 mod memory;
 mod order;
 mod place;
+mod pointers;
 mod relocate;
 mod resolve;
 mod set;
@@ -116,6 +117,8 @@ pub enum Reason {
     UnknownParameter,
     /// Two parameters have one name.
     DuplicateParameter,
+    /// Two sections have one name.
+    DuplicateSection,
     /// It changes what the kernel is trusted for.
     Taint,
     /// It needs to be known that something is not known.
@@ -145,7 +148,7 @@ pub struct Finding {
     pub reason: Reason,
     /// What is the matter, in words.
     pub what: String,
-    /// The line that the kernel logs, if it logs one.
+    /// The line that the kernel logs, if it logs one, as /dev/kmsg has it.
     pub kernel_says: Option<String>,
     /// What the system call returns, such as `ENOEXEC`.
     pub errno: Option<String>,
@@ -184,7 +187,7 @@ impl Finding {
     }
 
     fn says(mut self, line: impl Into<String>) -> Self {
-        self.kernel_says = Some(line.into());
+        self.kernel_says = Some(crate::live::as_logged(&line.into()));
         self
     }
 

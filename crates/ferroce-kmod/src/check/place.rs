@@ -15,6 +15,9 @@ use crate::linkage::Linkage;
 /// asm/pgtable_64_types.h), and more than most machines have to give.
 const LARGEST: u64 = 1 << 30;
 
+/// `name` in `struct module`, all of it that a build fills.
+const NAME: std::ops::Range<usize> = 24..80;
+
 /// The memory that it takes.
 pub fn summary(layout: &Layout) -> String {
     let pages = Class::ALL.iter().map(|class| (class, layout.pages(*class)));
@@ -83,8 +86,62 @@ pub fn check(
         );
         findings.push(Finding::warning(Reason::Section, what));
     }
+    if let Some(section) = module
+        && section
+            .data()
+            .iter()
+            .enumerate()
+            .any(|(at, byte)| *byte != 0 && !NAME.contains(&at))
+    {
+        let what = "its struct module has more in it than a name: the kernel takes it as it is, \
+                    and may refuse it or crash";
+        findings.push(Finding::undecided(Reason::Section, what));
+    }
+    export_sections(kernel, elf, linkage, findings);
     findings.extend(layout.oddities().iter().map(|what| {
         let what = format!("{what}; it does not look, and sections may overlap");
         Finding::warning(Reason::Section, what)
     }));
+}
+
+/// `check_export_symbol_sections()`.
+fn export_sections(kernel: &Kernel, elf: &Elf, linkage: &Linkage, findings: &mut Vec<Finding>) {
+    let name = &linkage.name;
+    let exports = |section: &str| elf.allocated(section).is_some_and(|s| s.size() >= ENTRY);
+    if exports("__ksymtab")
+        && kernel.release.as_deref().is_some_and(has_flags)
+        && elf.allocated("__kflagstab").is_none()
+    {
+        let what = "it exports symbols, and has no flags of theirs (section __kflagstab)";
+        findings.push(
+            Finding::refused(Reason::Section, Errno::NOEXEC, what)
+                .says(format!("{name}: no flags for exported symbols"))
+                .help("build it against this kernel's own tree"),
+        );
+    }
+    let tables = [
+        ("__ksymtab", "__kcrctab"),
+        ("__ksymtab_gpl", "__kcrctab_gpl"),
+    ];
+    let without =
+        |(symbols, crcs): &(&str, &str)| exports(symbols) && elf.allocated(crcs).is_none();
+    if kernel.modversions() && tables.iter().any(without) {
+        let what = "it exports symbols, and has no checksums of theirs (section __kcrctab)";
+        findings.push(match kernel.is_set("CONFIG_MODULE_FORCE_LOAD") {
+            Some(true) => Finding::warning(Reason::NoVersion, what),
+            _ => Finding::refused(Reason::NoVersion, Errno::NOEXEC, what)
+                .help("build it against this kernel's tree, with its Module.symvers there"),
+        });
+    }
+}
+
+/// The smallest that `struct kernel_symbol` is.
+const ENTRY: u64 = 12;
+
+/// Whether a release's modules have a table of flags: since Linux 7.2, or before, that is
+/// where GPL-only symbols are told from others.
+fn has_flags(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0u32);
+    (next(), next()) >= (7, 2)
 }

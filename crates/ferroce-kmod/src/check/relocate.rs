@@ -8,6 +8,7 @@ use object::elf as abi;
 use rustix::io::Errno;
 
 use super::memory::{Memory, Spot};
+use super::pointers::{self, Applied};
 use super::{Finding, Reason};
 use crate::arch::{Arch, Fit, Handling, Value};
 use crate::elf::{Elf, Relocation, Section, THIS_MODULE};
@@ -57,6 +58,7 @@ pub fn check(
     // In the order in which the loader meets them.
     let mut cases = Vec::<((Matter, u32), Case)>::new();
     let mut memory = Memory::new(elf, layout);
+    let mut applied = Applied::new();
     for section in elf.relocation_sections() {
         let target = section.target;
         if !memory.has(&target) {
@@ -78,6 +80,9 @@ pub fn check(
         }
         for relocation in section.iter() {
             *kinds.entry(relocation.kind).or_default() += 1;
+            if pointers::has(&target) {
+                applied.insert((target.index, relocation.offset), relocation);
+            }
             let matters = apply(kernel, elf, layout, arch, &target, &relocation, &mut memory);
             for (matter, says) in matters {
                 let key = (matter, relocation.kind);
@@ -99,6 +104,7 @@ pub fn check(
     for ((matter, kind), case) in cases {
         findings.push(finding(arch, linkage, matter, kind, case));
     }
+    pointers::check(kernel, elf, layout, arch, &applied, findings);
     let total: u64 = kinds.values().sum();
     let kinds: Vec<String> = kinds
         .iter()
@@ -123,9 +129,8 @@ fn apply(
 ) -> Vec<(Matter, Option<String>)> {
     let handling = elf.machine.handling(relocation.kind);
     let mut matters = Vec::new();
-    // All that these have relocations for are pointers.
-    let pointers = target.is(THIS_MODULE) || target.is("__param");
-    if pointers && handling != Handling::Data(Value::Absolute, Fit::Any, 8) {
+    // All that it has relocations for are pointers.
+    if target.is(THIS_MODULE) && handling != Handling::Data(Value::Absolute, Fit::Any, 8) {
         matters.push((Matter::NotAddress, None));
     }
     let width = match handling {
@@ -244,11 +249,11 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
                 .says(arch.unknown_relocation(&linkage.name, kind))
                 .help(help)
         }
-        Matter::OutOfPlace => refused(
+        Matter::OutOfPlace => Finding::undecided(
             Reason::BadRelocation,
             format!(
                 "{name} is to write outside of the module ({at}): the kernel does not look, and \
-                 crashes or overwrites something else"
+                 crashes, overwrites something else, or refuses because of what is there"
             ),
         ),
         Matter::Beside => Finding::warning(

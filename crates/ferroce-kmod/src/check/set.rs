@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::{copy, init, place, relocate, Finding, ModuleReport, Reason, Request, Stage};
 use crate::elf::Elf;
 use crate::error::{Error, Malformed};
-use crate::file::ModuleFile;
+use crate::file::{Compression, ModuleFile};
 use crate::kernel::{is_module, Kernel, Owner};
 use crate::layout::Layout;
 use crate::linkage::{name_of_path, Linkage};
@@ -153,7 +153,7 @@ fn module_name_of(path: &Path) -> Option<String> {
 }
 
 fn examine(kernel: &Kernel, request: &Request, asked_for: bool) -> Examined {
-    match ModuleFile::read(&request.path) {
+    match ModuleFile::read_for(&request.path, kernel.decompresses()) {
         Ok(file) => examine_file(kernel, &file, &request.params, asked_for),
         Err(error) => {
             let mut report = empty_report(&request.path, asked_for);
@@ -218,6 +218,7 @@ pub fn examine_file(
             params,
             &mut report,
             (&elf, &modinfo, &linkage),
+            file.compression,
             &signature,
         );
     }
@@ -234,9 +235,11 @@ fn go_through(
     params: &[(String, Option<String>)],
     report: &mut ModuleReport,
     (elf, modinfo, linkage): (&Elf, &Modinfo, &Linkage),
+    compression: Option<Compression>,
     signature: &Result<Option<signature::Signature>, Malformed>,
 ) {
-    let findings = report.stage(Stage::CopyAndCheck, copy::summary(modinfo));
+    let summary = copy::summary(modinfo) + &decompression(kernel, compression);
+    let findings = report.stage(Stage::CopyAndCheck, summary);
     copy::signature(kernel, signature, findings);
     copy::check(kernel, elf, modinfo, linkage, findings);
     let layout = Layout::of(elf, kernel.layout_options());
@@ -253,17 +256,35 @@ fn go_through(
     *report.stage(Stage::Relocations, summary) = findings;
     let findings = report.stage(Stage::Init, init::summary(elf));
     init::check(elf, modinfo, linkage, params, findings);
-    init::check_sysfs(kernel, elf, modinfo, linkage, findings);
+    init::check_sysfs(kernel, elf, modinfo, &layout, linkage, findings);
+}
+
+/// Who decompresses a file.
+fn decompression(kernel: &Kernel, compression: Option<Compression>) -> String {
+    let Some(compression) = compression else {
+        return String::new();
+    };
+    let by = match kernel.decompresses() == Some(compression) {
+        true => "this kernel",
+        false => "kmod, not by this kernel",
+    };
+    format!("; {} data, decompressed by {by}", compression.name())
 }
 
 fn unreadable(error: &Error) -> Finding {
     let errno = match error {
         Error::File { source, .. } => Errno::from_io_error(source).unwrap_or(Errno::IO),
         // What kmod's library returns.
-        Error::Compressed { .. } => Errno::INVAL,
+        Error::Compressed { .. } | Error::Malformed { .. } => Errno::INVAL,
         _ => Errno::NOEXEC,
     };
-    Finding::refused(Reason::Unreadable, errno, error.to_string())
+    let mut finding = Finding::refused(Reason::Unreadable, errno, error.to_string());
+    if let Error::Malformed { reason, .. } = error {
+        // module_decompress().
+        finding.kernel_says = reason.kernel_says.clone();
+        finding.help = Some("kmod before version 31 decompresses it itself".to_owned());
+    }
+    finding
 }
 
 fn malformed(reason: &Malformed, empty: bool) -> Finding {

@@ -40,7 +40,7 @@ pub(super) fn file_header(bytes: &[u8]) -> Result<(&FileHeader64<LE>, Machine), 
     };
     if header.e_ident.magic != elf::ELFMAG {
         return Err(Malformed::new(0, "e_ident", "this is not an ELF file")
-            .says("Invalid ELF header magic: != \\x7fELF"));
+            .says("Invalid ELF header magic: != \x7fELF"));
     }
     let machine = header.e_machine.get(LE);
     let wrong_machine = format!("Invalid architecture in ELF header: {}", machine.0);

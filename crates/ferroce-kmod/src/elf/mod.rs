@@ -37,6 +37,7 @@ pub struct Elf<'a> {
     pub machine: Machine,
     /// All sections, the empty one of index 0 included.
     pub sections: Vec<Section<'a>>,
+    file: &'a [u8],
     symbols: &'a [Sym64<LE>],
     strings: &'a [u8],
     symtab: usize,
@@ -96,9 +97,18 @@ impl RelocationSection<'_> {
     }
 }
 
-/// Text of a module, which is mostly ASCII, but may be anything.
+/// Text of a module, which is mostly ASCII, but may be anything: bytes that are
+/// no UTF-8 become `\xff` and the like, as the kernel's log has them.
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return text.into();
+    }
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text += chunk.valid();
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text.into()
 }
 
 /// The bytes up to the first NUL, or all.
@@ -219,6 +229,7 @@ impl<'a> Elf<'a> {
         let mut elf = Self {
             machine,
             sections,
+            file: bytes,
             symbols: &[],
             strings: &[],
             symtab: 0,
@@ -245,6 +256,12 @@ impl<'a> Elf<'a> {
     /// The contents of the first section of that name, or nothing.
     pub fn contents(&self, name: &str) -> &'a [u8] {
         self.section(name).map_or(&[], |s| s.data())
+    }
+
+    /// The file from a section's contents on, whatever its type is.
+    pub(crate) fn from(&self, section: &Section) -> &'a [u8] {
+        let start = usize::try_from(section.offset()).unwrap_or(usize::MAX);
+        self.file.get(start..).unwrap_or(&[])
     }
 
     /// The symbol table's section.

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use crate::arch::Arch;
 use crate::elf::{self, Elf};
-use crate::file::ModuleFile;
+use crate::file::{Compression, ModuleFile};
 use crate::layout::Options;
 use crate::linkage::Export;
 use crate::modinfo::Modinfo;
@@ -100,6 +100,17 @@ impl Kernel {
     /// Whether an option is set to `y`; nothing without a configuration.
     pub fn is_set(&self, option: &str) -> Option<bool> {
         Some(self.config.as_ref()?.is_set(option))
+    }
+
+    /// How modules may be compressed that it decompresses itself
+    /// (CONFIG_MODULE_DECOMPRESS); all others are kmod's to decompress.
+    pub fn decompresses(&self) -> Option<Compression> {
+        if let Some(running) = &self.running {
+            return running.compression;
+        }
+        let own = self.is_set("CONFIG_MODULE_DECOMPRESS") == Some(true);
+        let mut all = Compression::ALL.into_iter().filter(|_| own);
+        all.find(|known| self.is_set(known.option()) == Some(true))
     }
 
     /// Whether it compares checksums of symbols.

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::file::Compression;
 
 /// What there is to know of a kernel because it runs.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +20,8 @@ pub struct Running {
     pub locked_down: bool,
     /// `kernel.modules_disabled`: nothing more is to be loaded.
     pub modules_disabled: bool,
+    /// How modules may be compressed that it decompresses itself.
+    pub compression: Option<Compression>,
     /// `module_blacklist=` of its command line.
     pub blacklist: Vec<String>,
 }
@@ -59,6 +62,11 @@ impl Running {
             locked_down: {
                 let levels = read("/sys/kernel/security/lockdown");
                 !levels.is_empty() && !levels.contains("[none]")
+            },
+            compression: {
+                let name = read("/sys/module/compression");
+                let mut all = Compression::ALL.into_iter();
+                all.find(|known| known.name() == name.trim())
             },
             modules_disabled: read("/proc/sys/kernel/modules_disabled").trim() == "1",
             blacklist: names.map(str::to_owned).collect(),

@@ -98,6 +98,26 @@ fn parse(record: &str) -> Option<Record> {
     })
 }
 
+/// A line as /dev/kmsg has it: bytes that are not printable ASCII, and the
+/// backslash, are escaped (`append_char()` in kernel/printk/printk.c). What
+/// [`crate::elf::text()`] has escaped stays so.
+pub fn as_logged(line: &str) -> String {
+    let mut logged = String::with_capacity(line.len());
+    for (index, byte) in line.bytes().enumerate() {
+        match byte {
+            b'\\' if is_escape(&line.as_bytes()[index..]) => logged.push('\\'),
+            b' '..127 if byte != b'\\' => logged.push(byte.into()),
+            _ => logged += &format!("\\x{byte:02x}"),
+        }
+    }
+    logged
+}
+
+/// Whether a byte that is no ASCII is escaped here.
+fn is_escape(text: &[u8]) -> bool {
+    matches!(text, [_, b'x', b'8'..=b'9' | b'a'..=b'f', low, ..] if low.is_ascii_hexdigit())
+}
+
 impl Record {
     /// Whether it is by a module, or about it: `hello: ...`, or a place in its
     /// code, as oopses have them: `init_module+0x10/0x20 [hello]`.
@@ -128,6 +148,14 @@ mod tests {
         assert_eq!(record.time, Duration::from_micros(5_140_900));
         assert_eq!(record.text, "hello: hello, world");
         assert!(parse("nonsense").is_none());
+    }
+
+    #[test]
+    fn a_line_is_escaped_as_the_kernel_does() {
+        assert_eq!(as_logged("a: b"), "a: b");
+        assert_eq!(as_logged("a\nb\\c\u{e9}"), "a\\x0ab\\x5cc\\xc3\\xa9");
+        let text = crate::elf::text(b"\xffad");
+        assert_eq!(as_logged(&text), "\\xffad");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 pub use crate::kernel::Loaded;
 pub use explain::{explain, Explanation};
-pub use kmsg::{KernelLog, Record};
+pub use kmsg::{as_logged, KernelLog, Record};
 pub use load::{load, unload, LoadError, LoadedNow, UnloadError};
 
 /// The name of an errno, such as `ENOEXEC`, as far as module loading has it.

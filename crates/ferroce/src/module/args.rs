@@ -23,6 +23,9 @@ pub enum Module {
     /// and are listed in the order to load them in.
     /// What a module's own init does is not known before it runs.
     ///
+    /// A compressed file is decompressed as this kernel would, if it does that
+    /// itself (CONFIG_MODULE_DECOMPRESS), or as insmod(8) does.
+    ///
     /// Exit status:
     ///     0  if all FILEs would load
     ///     1  if the kernel would refuse one

@@ -26,6 +26,7 @@ mod programs;
 mod run;
 mod strict;
 mod support;
+mod sweep;
 mod trace;
 mod verbs;
 mod wire;
@@ -37,8 +38,13 @@ use support::{DEBUG, QEMU, QEMU_DEBUG, UML};
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().collect();
-    if args.get(1).is_some_and(|a| a == support::SERVE) {
-        support::serve(&args.split_off(2));
+    let role = match args.get(1).map(String::as_str) {
+        Some(support::SERVE) => Some(support::serve as fn(&[String])),
+        Some(sweep::LOAD_EACH) => Some(sweep::load_each as fn(&[String])),
+        _ => None,
+    };
+    if let Some(role) = role {
+        role(&args.split_off(2));
         return ExitCode::SUCCESS;
     }
     let args = Arguments::from_args();
@@ -90,7 +96,7 @@ fn trials() -> Vec<Trial> {
         (UML, bench::TESTS),
         (UML, loader::TESTS),
         (UML, mutants::TESTS),
-        (UML, mutants::tests_at_random()),
+        (UML, sweep::tests_at_random()),
         (UML, strict::TESTS),
         (UML, wire::TESTS),
         (UML, programs::TESTS),

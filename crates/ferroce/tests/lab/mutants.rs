@@ -1,19 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A module with one thing changed in its file, many times over: what is said of
 //! each is what the kernel does with it.
-//!
-//! `FERROCE_MUTANTS=5000` tries that many at random, `FERROCE_SEED=7` others.
 
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use ferroce_kmod::check::{ModuleReport, Reason, Severity, Verdict};
 use ferroce_kmod::elf::Elf;
 
 use crate::loader::{cases_of, said_of, Built};
 use crate::support::{ran, Flavor, Test};
+use crate::sweep::{agrees, Agreement, Sweep};
 
 pub const TESTS: &[Test] = &[
     (
@@ -25,24 +23,6 @@ pub const TESTS: &[Test] = &[
         small_modules,
     ),
 ];
-
-/// Of random changes some crash the guest, or hang it, in ways that nothing in the file tells: on request.
-const AT_RANDOM: &[Test] = &[(
-    "of modules mangled at random, what is said is what the kernel does",
-    random_mutants,
-)];
-
-/// The test of random changes, if a number of them is given.
-pub fn tests_at_random() -> &'static [Test] {
-    match number("FERROCE_MUTANTS") {
-        Some(_) => AT_RANDOM,
-        None => &[],
-    }
-}
-
-fn number(name: &str) -> Option<u32> {
-    std::env::var(name).ok()?.parse().ok()
-}
 
 /// Without an init: all that loading can trip over is the file.
 const LIB0: &str = r#"
@@ -74,7 +54,7 @@ const FIELDS: [(&str, Range<usize>); 10] = [
 
 /// What is changed.
 #[derive(Debug, Clone)]
-enum Mutation {
+pub enum Mutation {
     /// A byte of the ELF header.
     Header(usize, u8),
     /// A field of a section's header.
@@ -103,7 +83,8 @@ fn trailer(length: u32) -> Vec<u8> {
 }
 
 impl Mutation {
-    fn of(&self, base: &[u8]) -> Vec<u8> {
+    /// The module with that changed.
+    pub fn of(&self, base: &[u8]) -> Vec<u8> {
         let mut bytes = base.to_vec();
         let elf = Elf::parse(base).unwrap();
         let section = |name: &str| elf.section(name).unwrap();
@@ -149,6 +130,13 @@ fn known(base: &[u8]) -> Vec<Mutation> {
     let section = |name: &str| elf.section(name).unwrap();
     let change = |name: &str, field, value| Mutation::Section(name.to_owned(), field, value);
     let params = section("__param").size();
+    let info = section(".modinfo").data();
+    let vermagic = info
+        .windows(9)
+        .position(|text| text == b"vermagic=")
+        .unwrap();
+    let header = section_header(base, section(".symtab").index);
+    let symtab = u32::from_le_bytes(*base[header..].first_chunk().unwrap());
     vec![
         change("__ksymtab", "addralign", 3),
         change(".data", "addralign", 9),
@@ -170,12 +158,24 @@ fn known(base: &[u8]) -> Vec<Mutation> {
         // Code is there already.
         change(".rela.data", "info", section(".text").index as u64),
         change(".bss", "size", 0xffff_ffff),
-        // e_ident: the class, the order of bytes, and what has no meaning.
+        // e_ident: the magic, the class, the order of bytes, and what has no meaning.
+        Mutation::Header(0, 255),
         Mutation::Header(4, 1),
         Mutation::Header(5, 2),
         Mutation::Header(9, 255),
         Mutation::Header(16, 2),
         Mutation::Header(58, 40),
+        // Of the line that is logged a byte is escaped; a text ends behind its section.
+        Mutation::Byte(".modinfo", vermagic + 12, 255),
+        Mutation::Byte(".modinfo", vermagic + 12, b'\n'),
+        change(".modinfo", "size", vermagic as u64 + 12),
+        change(".note.Linux", "name", symtab.into()),
+        change("__kflagstab", "flags", 0),
+        change(".gnu.linkonce.this_module", "offset", 2),
+        // What the loader follows to nowhere, and dies of.
+        change(".rela__param", "size", 8),
+        Mutation::Kind(".rela__ksymtab".to_owned(), 4, 0),
+        Mutation::Place(symbol("param_ops_charp"), 0xff20),
     ]
     .into_iter()
     .filter(|mutation| match mutation {
@@ -186,7 +186,7 @@ fn known(base: &[u8]) -> Vec<Mutation> {
 }
 
 /// Numbers from a seed (splitmix64).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -206,7 +206,8 @@ impl Random {
     }
 }
 
-fn random(base: &[u8], random: &mut Random) -> Mutation {
+/// Any change.
+pub fn random(base: &[u8], random: &mut Random) -> Mutation {
     let elf = Elf::parse(base).unwrap();
     let symbols = elf.symtab().data().len() / 24;
     let count = elf.sections.len();
@@ -308,7 +309,8 @@ fn build(built: &Built, folder: &Path, sources: &[(&str, &str)], kbuild: &str) {
     .ends_with(0);
 }
 
-fn lib0(built: &Built, folder: &Path) -> Vec<u8> {
+/// The module that is changed.
+pub fn lib0(built: &Built, folder: &Path) -> Vec<u8> {
     build(built, folder, &[("lib0.c", LIB0)], "obj-m := lib0.o\n");
     fs::read(folder.join("lib0.ko")).unwrap()
 }
@@ -317,105 +319,12 @@ fn known_mutants(flavor: &Flavor) {
     let built = Built::of(flavor);
     let dir = tempfile::tempdir().unwrap();
     let base = lib0(&built, dir.path());
-    compare(flavor, &built, dir.path(), &base, &known(&base));
-}
-
-fn random_mutants(flavor: &Flavor) {
-    let count = number("FERROCE_MUTANTS").unwrap_or(0);
-    let mut numbers = Random(number("FERROCE_SEED").unwrap_or(1).into());
-    let built = Built::of(flavor);
-    let dir = tempfile::tempdir().unwrap();
-    let base = lib0(&built, dir.path());
-    let mutations: Vec<_> = (0..count).map(|_| random(&base, &mut numbers)).collect();
-    // A guest's log and a shell's script have their limits.
-    for mutations in mutations.chunks(150) {
-        compare(flavor, &built, dir.path(), &base, mutations);
-    }
-}
-
-/// Whether it was said that the kernel may overwrite something: it may crash.
-fn may_crash(report: &ModuleReport) -> bool {
-    let crash = [Reason::BadRelocation, Reason::Section, Reason::Overflow];
-    let mut findings = report.findings();
-    findings.any(|(_, f)| f.severity == Severity::Warning && crash.contains(&f.reason))
-        || report
-            .findings()
-            .any(|(_, f)| f.reason == Reason::BadRelocation && f.kernel_says.is_none())
-}
-
-/// Tries each on the kernel of a guest, and compares.
-fn compare(flavor: &Flavor, built: &Built, dir: &Path, base: &[u8], mutations: &[Mutation]) {
-    let kernel = built.kernel();
-    let mut script = String::new();
-    let mut expected = Vec::new();
-    let reported: Vec<(PathBuf, ModuleReport)> = mutations
-        .iter()
-        .enumerate()
-        .map(|(index, mutation)| {
-            let path = dir.join(format!("mutant-{index}.ko"));
-            fs::write(&path, mutation.of(base)).unwrap();
-            let report = said_of(&kernel, &path, &[]);
-            (path, report)
-        })
-        .collect();
-    for (index, (path, report)) in reported.iter().enumerate() {
-        if mutations.len() > 100 && may_crash(report) {
-            continue;
-        }
-        script += &format!(
-            "echo; echo 'case {index}'; {} module load {} 2>&1; \
-             while read name rest; do rmmod $name; done < /proc/modules\n",
-            env!("CARGO_BIN_EXE_ferroce"),
-            path.display(),
-        );
-        expected.push(index);
-    }
-    let file = dir.join("script");
-    fs::write(&file, script + "true").unwrap();
-    let unload = "for round in 1 2 3 4 5; do\n\
-                  while read name rest; do rmmod $name; done < /proc/modules 2> /dev/null\n\
-                  done; [ -z \"$(cat /proc/modules)\" ] || exit 3\n";
-    let ran = flavor
-        .sh(&format!("{unload} sh {}", file.display()))
-        .ends_with(0);
-    let said = cases_of(&ran);
-    let mut wrong = Vec::new();
-    for index in &expected {
-        let (mutation, (_, report)) = (&mutations[*index], &reported[*index]);
-        let key = index.to_string();
-        let said = said.get(&key).map_or("nothing", String::as_str);
-        if let Err(what) = agrees(report, said) {
-            wrong.push(format!("{mutation:?}: {what}\nthe kernel: {said}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    eprintln!("{} of {} mutants compared", expected.len(), mutations.len());
-}
-
-/// Whether a guest's kernel did what was said of a module.
-fn agrees(report: &ModuleReport, said: &str) -> Result<(), String> {
-    let loaded = said.lines().any(|line| line.starts_with("loaded "));
-    let Some((stage, finding)) = report.refusal() else {
-        return match (report.verdict(), loaded) {
-            (Verdict::Loads, true) => Ok(()),
-            (verdict, _) => Err(format!("foretold {verdict:?}")),
-        };
-    };
-    let errno = finding.errno.clone().unwrap_or_default();
-    if loaded || !said.contains(&format!("({errno})")) {
-        return Err(format!(
-            "foretold {errno} at {}: {}",
-            stage.name(),
-            finding.what
-        ));
-    }
-    // The address is another one in each guest.
-    let line = finding.kernel_says.as_deref().unwrap_or_default();
-    let line = line.split(" val ").next().unwrap_or_default();
-    match said.contains(line) {
-        true => Ok(()),
-        false => Err(format!("foretold {line:?}")),
-    }
+    let mutants = known(&base)
+        .into_iter()
+        .map(|m| (format!("{m:?}"), m.of(&base)));
+    let tried = Sweep::new(flavor, &built, dir.path(), mutants.collect()).run();
+    tried.agree();
+    tried.deaths_are_foretold();
 }
 
 /// Modules built in ways that were once judged wrongly.
