@@ -202,7 +202,8 @@ fn refused(flavor: &Flavor) {
     assert!(ours.lines().all(|line| line.len() <= 80), "{ours}");
 }
 
-fn for_uml(flavor: &Flavor) {
+/// A module for User-Mode Linux without debugging, on another kernel: `why` is what that has against it.
+fn for_other(flavor: &Flavor, why: &str) {
     let dir = copies(&UML, &["hello.ko"]);
     let hello = dir.path().join("hello.ko");
     ran(flavor
@@ -210,18 +211,15 @@ fn for_uml(flavor: &Flavor) {
         .arg("true"))
     .ends_with(125)
     .says("built for another kernel (this is Linux 7.2.")
-    .says("struct module");
+    .says(why);
+}
+
+fn for_uml(flavor: &Flavor) {
+    for_other(flavor, "struct module");
 }
 
 fn for_uml_without_debug(flavor: &Flavor) {
-    let dir = copies(&UML, &["hello.ko"]);
-    let hello = dir.path().join("hello.ko");
-    ran(flavor
-        .lab(&["--module", hello.to_str().unwrap()])
-        .arg("true"))
-    .ends_with(125)
-    .says("built for another kernel (this is Linux 7.2.")
-    .says("-ferroce-uml ");
+    for_other(flavor, "-ferroce-uml ");
 }
 
 fn classic_makefile(flavor: &Flavor) {
