@@ -52,7 +52,7 @@ fn place(index: u32) -> (usize, usize) {
 }
 
 impl<T> Slots<T> for Segments<T> {
-    fn len(&self) -> u32 {
+    fn count(&self) -> u32 {
         self.len
     }
 

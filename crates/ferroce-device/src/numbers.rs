@@ -47,7 +47,7 @@ pub struct Config {
 /// The memory of a table.
 pub trait Slots<T> {
     /// How many slots there are. That may grow.
-    fn len(&self) -> u32;
+    fn count(&self) -> u32;
 
     /// One of them.
     fn get(&self, index: u32) -> Option<&Slot<T>>;
@@ -131,7 +131,7 @@ impl<T, S: Slots<T>> Numbers<T, S> {
         let (index, last) = if self.used == self.config.count || self.has_old() {
             self.take_free().ok_or(Full::Numbers)?
         } else {
-            let (index, len) = (self.used, self.slots.len());
+            let (index, len) = (self.used, self.slots.count());
             match self.slots.get_mut(index) {
                 Some(slot) if index < len => *slot = Slot::Reserved,
                 _ => return Err(Full::Slots(len)),
@@ -294,7 +294,7 @@ mod tests {
     use std::vec::Vec;
 
     impl<T> Slots<T> for Vec<Slot<T>> {
-        fn len(&self) -> u32 {
+        fn count(&self) -> u32 {
             self.len() as u32
         }
 

@@ -65,7 +65,7 @@ impl Sender {
                 .request(&self.queue, QpType::Rc, Origin::User, false);
         let (request, data) = request.unwrap();
         assert_eq!(request.operation, Operation::Send);
-        assert!(matches!(data, Data::Sges(sges) if sges.len() == 0));
+        assert!(matches!(data, Data::Sges(sges) if sges.is_empty()));
         completion
     }
 }

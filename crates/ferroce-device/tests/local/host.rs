@@ -51,7 +51,7 @@ pub struct Registered {
 pub struct Segments(Vec<Slot<Named>>);
 
 impl Slots<Named> for Segments {
-    fn len(&self) -> u32 {
+    fn count(&self) -> u32 {
         self.0.len() as u32
     }
 
