@@ -29,6 +29,9 @@ pub mod responder;
 #[path = "../../crates/ferroce-core/src/ring/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod ring;
+#[path = "../../crates/ferroce-core/src/rules.rs"]
+#[allow(dead_code, unused_imports)]
+mod rules;
 #[path = "../../crates/ferroce-core/src/uapi.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod uapi;

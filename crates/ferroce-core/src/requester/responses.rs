@@ -92,10 +92,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             Syndrome::Nak(Nak::PsnSequenceError) => {
                 return self.again(Response::SequenceError, host)
             }
-            Syndrome::Nak(Nak::InvalidRequest) => WcStatus::RemInvReqErr,
-            Syndrome::Nak(Nak::RemoteAccessError) => WcStatus::RemAccessErr,
-            Syndrome::Nak(Nak::RemoteOperationalError) => WcStatus::RemOpErr,
-            Syndrome::Nak(Nak::InvalidRdRequest) => WcStatus::BadRespErr,
+            Syndrome::Nak(nak) => nak.status(),
         };
         self.fail(status, host);
         Response::Failed(status)

@@ -4,10 +4,11 @@
 use core::ops::DerefMut;
 
 use super::resource::Answer;
-use super::{Refusal, Resource, Responder};
+use super::{Resource, Responder};
 use crate::local::{self, Fault, Region};
 use crate::requester::Transmit;
 use crate::ring::Remote;
+use crate::rules::{self, Refusal};
 use crate::verbs::AccessFlags;
 use crate::wire::{
     emit_with, Aeth, Bth, EmitError, Headers, Kind, Opcode, Packet, Part, Psn, Reth, Syndrome,
@@ -61,7 +62,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                     }
                     return Transmit::Packet(length);
                 }
-                Ok(Err(Refusal::NotReady)) => return self.wait(&resource, peer, buffer),
+                Ok(Err(Refusal::MemoryLater)) => return self.wait(&resource, peer, buffer),
                 Ok(Err(refusal)) => {
                     // What the key allowed when the request came, it does not any more.
                     self.resources.clear();
@@ -179,15 +180,15 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             Part::Last => (Kind::ReadResponseLast, Headers::Aeth(self.positive())),
             Part::Only => (Kind::ReadResponseOnly, Headers::Aeth(self.positive())),
         };
-        if self.reading.is_none() && length > 0 {
+        if self.reading.is_none() {
             let rest = Remote {
                 addr: reth.remote.addr.wrapping_add(at.into()),
                 ..reth.remote
             };
             let left = reth.dma_len - at;
-            match peer.remote(rest, left, AccessFlags::REMOTE_READ) {
-                Ok(region) => self.reading = Some((at, region)),
-                Err(error) => return Ok(Err(error.into())),
+            match rules::range(peer, rest, left, AccessFlags::REMOTE_READ) {
+                Ok(region) => self.reading = region.map(|region| (at, region)),
+                Err(refusal) => return Ok(Err(refusal)),
             }
         }
         let bth = Bth::new(Opcode::rc(kind), self.dest_qp, resource.first + index);

@@ -4,8 +4,9 @@
 use core::ops::DerefMut;
 
 use super::resource::Answer;
-use super::{Refusal, Request, Resource, Responder};
+use super::{Request, Resource, Responder};
 use crate::local::{self, AtomicChange, Region};
+use crate::rules;
 use crate::verbs::AccessFlags;
 use crate::wire::{Headers, Kind, Packet, Reth};
 
@@ -28,12 +29,10 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                     return Request::Dropped;
                 };
                 // It is a request of its own, and its key is checked again.
-                let is_allowed = reth.dma_len == 0
-                    || peer
-                        .remote(reth.remote, reth.dma_len, AccessFlags::REMOTE_READ)
-                        .is_ok();
-                if !is_allowed {
-                    return self.refuse(bth.psn, Refusal::Access, peer);
+                let allowed =
+                    rules::range(peer, reth.remote, reth.dma_len, AccessFlags::REMOTE_READ);
+                if let Err(refusal) = allowed {
+                    return self.refuse(bth.psn, refusal, peer);
                 }
                 self.resources.repeat(place, index, packets);
                 self.asked_again = true;

@@ -3,12 +3,13 @@
 
 use core::ops::DerefMut;
 
-use super::{Refusal, Resource, Responder};
-use crate::local::{self, Denied, Extra, Receive, Received, Region, Taken};
+use super::{Resource, Responder};
+use crate::local::{self, Denied, Extra, Fault, Receive, Received, Region, Taken};
 use crate::ring::{SgeList, SGE_LEN};
+use crate::rules::{self, ReceiveError, Refusal};
 use crate::verbs::limits::{MAX_MESSAGE_LENGTH, MAX_RECV_SGE};
 use crate::verbs::{QpType, WcOpcode, WcStatus};
-use crate::wire::{Nak, Part, Reth};
+use crate::wire::{Part, Reth};
 
 /// How far a message has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                 self.scatter.forget();
                 Ok(())
             }
-            Taken::Empty | Taken::Refused => Err(Refusal::NotReady),
+            Taken::Empty | Taken::Refused => Err(Refusal::NoReceive),
         }
     }
 
@@ -95,25 +96,24 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         let length = u32::try_from(payload.len()).ok();
         let length = length.and_then(|length| at.checked_add(length));
         let Some(length) = length.filter(|length| u64::from(*length) <= room) else {
-            // Without an answer, it is dropped, and the receive is there for the next (IBTA 9.8.2).
-            if self.qp_type == QpType::Rc {
-                self.complete(WcOpcode::Recv, WcStatus::LocLenErr, at, extra, false, peer);
+            let error = ReceiveError::TooLong;
+            if self.qp_type != QpType::Rc {
+                // The receive stays: see `Refusal::fails_unreliable`.
+                return Err(Refusal::Receive(error));
             }
-            return Err(Refusal::TooLong);
+            return Err(self.fail_receive(error, WcOpcode::Recv, at, extra, peer));
         };
         match self.scatter.write(peer, scatter, at, payload) {
             Ok(()) => {}
-            Err(denied) if Refusal::is_later(denied) => return Err(Refusal::NotReady),
-            Err(Denied::Access | Denied::Fault(_)) => {
-                self.complete(
+            Err(Denied::Fault(Fault::Later)) => return Err(Refusal::MemoryLater),
+            Err(Denied::Access | Denied::Fault(Fault::Gone)) => {
+                return Err(self.fail_receive(
+                    ReceiveError::Memory,
                     WcOpcode::Recv,
-                    WcStatus::LocProtErr,
                     length,
                     extra,
-                    false,
                     peer,
-                );
-                return Err(Refusal::Completed(Nak::RemoteOperationalError));
+                ));
             }
         }
         if !part.ends() {
@@ -121,14 +121,8 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             return Ok(());
         }
         self.message = None;
-        let invalidated = match extra {
-            Extra::Invalidated(rkey) => peer.invalidate(rkey),
-            _ => Ok(()),
-        };
-        if invalidated.is_err() {
-            let status = WcStatus::LocAccessErr;
-            self.complete(WcOpcode::Recv, status, length, extra, false, peer);
-            return Err(Refusal::Completed(Nak::RemoteAccessError));
+        if let Err(error) = rules::invalidate(peer, extra) {
+            return Err(self.fail_receive(error, WcOpcode::Recv, length, extra, peer));
         }
         self.complete(
             WcOpcode::Recv,
@@ -140,6 +134,19 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         );
         self.count_message();
         Ok(())
+    }
+
+    /// Completes the receive of the message as failed.
+    pub(super) fn fail_receive<P: local::Responder<Region = R>>(
+        &mut self,
+        error: ReceiveError,
+        opcode: WcOpcode,
+        byte_len: u32,
+        extra: Extra,
+        peer: &P,
+    ) -> Refusal {
+        self.complete(opcode, error.status(), byte_len, extra, false, peer);
+        Refusal::Receive(error)
     }
 
     /// Completes the receive of the message.

@@ -26,7 +26,6 @@ use crate::verbs::QpType;
 use crate::wire::{Nak, Packet, Psn, Service, Syndrome};
 
 use message::{HeldReceive, Progress};
-use refusal::Refusal;
 pub use resource::Resource;
 use resource::Resources;
 
@@ -146,11 +145,6 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                     self.acknowledge();
                 }
                 Request::Taken
-            }
-            Err(Refusal::NotReady) => {
-                self.told = true;
-                self.answer = Some((psn, Syndrome::RnrNak(peer.min_rnr_timer())));
-                Request::NotReady
             }
             Err(refusal) => self.refuse(psn, refusal, peer),
         }

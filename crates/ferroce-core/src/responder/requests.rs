@@ -4,12 +4,13 @@
 use core::ops::DerefMut;
 
 use super::resource::{Answer, Exhausted};
-use super::{Progress, Refusal, Resource, Responder};
-use crate::local::{self, AtomicChange, Extra, Region};
+use super::{Progress, Resource, Responder};
+use crate::local::{self, AtomicChange, Extra, Fault, Region};
 use crate::ring::Remote;
-use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
+use crate::rules::{self, ReceiveError, Refusal};
+use crate::verbs::limits::ATOMIC_LENGTH;
 use crate::verbs::{AccessFlags, ImmData, WcOpcode, WcStatus};
-use crate::wire::{AtomicEth, Feth, Headers, Kind, Nak, Packet, Part, Reth};
+use crate::wire::{AtomicEth, Feth, Headers, Kind, Packet, Part, Reth};
 
 impl From<Exhausted> for Refusal {
     /// The peer has more under way than it was told it may (IBTA 9.7.4.1.5).
@@ -123,11 +124,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         peer: &P,
     ) -> Result<(), Refusal> {
         if part.begins() {
-            // A QP that does not do this at all finds the request invalid, whatever its key
-            // (IBTA 9.7.4.1.5; rdma_rxe answers the same).
-            if !peer.access().contains(AccessFlags::REMOTE_WRITE) {
-                return Err(Refusal::InvalidRequest);
-            }
+            rules::check_write(peer, reth.dma_len)?;
             self.writing = None;
         }
         let left = reth
@@ -140,18 +137,17 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         } else {
             length < left
         };
-        if !fits || reth.dma_len > MAX_MESSAGE_LENGTH {
+        if !fits {
             return Err(Refusal::InvalidRequest);
         }
-        if self.writing.is_none() && left > 0 {
-            // The whole range when it begins; later, in another batch, what is left of it. A range of
-            // no bytes needs no key (IBTA 9.7.4.1.6).
+        if self.writing.is_none() {
+            // The whole range when it begins; later, in another batch, what is left of it.
             let rest = Remote {
                 addr: reth.remote.addr.wrapping_add(at.into()),
                 ..reth.remote
             };
-            let region = peer.remote(rest, left, AccessFlags::REMOTE_WRITE)?;
-            self.writing = Some((at, region));
+            let region = rules::range(peer, rest, left, AccessFlags::REMOTE_WRITE)?;
+            self.writing = region.map(|region| (at, region));
         }
         if imm.is_some() {
             self.take_receive(peer)?;
@@ -172,18 +168,17 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         };
         let opcode = WcOpcode::RecvRdmaWithImm;
         let extra = Extra::Immediate(imm);
-        match written.map_err(Refusal::from) {
+        match written {
             Ok(()) => {
                 self.end_write();
                 let status = WcStatus::Success;
                 self.complete(opcode, status, reth.dma_len, extra, solicited, peer);
                 Ok(())
             }
-            Err(Refusal::NotReady) => Err(Refusal::NotReady),
-            Err(_) => {
-                let status = WcStatus::LocAccessErr;
-                self.complete(opcode, status, reth.dma_len, extra, false, peer);
-                Err(Refusal::Completed(Nak::RemoteAccessError))
+            Err(Fault::Later) => Err(Refusal::MemoryLater),
+            Err(Fault::Gone) => {
+                let error = ReceiveError::Immediate;
+                Err(self.fail_receive(error, opcode, reth.dma_len, extra, peer))
             }
         }
     }
@@ -215,15 +210,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         reth: Reth,
         peer: &P,
     ) -> Result<u32, Refusal> {
-        let is_valid = peer.takes_reads()
-            && peer.access().contains(AccessFlags::REMOTE_READ)
-            && reth.dma_len <= MAX_MESSAGE_LENGTH;
-        if !is_valid {
-            return Err(Refusal::InvalidRequest);
-        }
-        if reth.dma_len > 0 {
-            peer.remote(reth.remote, reth.dma_len, AccessFlags::REMOTE_READ)?;
-        }
+        rules::read(peer, reth.remote, reth.dma_len)?;
         let packets = reth.dma_len.div_ceil(self.mtu.max(1)).max(1);
         self.remember(packets, Answer::Read(reth))
     }
@@ -235,16 +222,11 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         access: AccessFlags,
         peer: &P,
     ) -> Result<R, Refusal> {
-        // IBTA 9.4.5 and 9.7.4.1.8: a misaligned address makes the request invalid.
-        let aligned = remote.addr.is_multiple_of(u64::from(ATOMIC_LENGTH));
-        if !aligned || !peer.takes_reads() || !peer.access().contains(access) {
-            return Err(Refusal::InvalidRequest);
-        }
         // What cannot be answered must not be done.
         if !self.resources.has_room() {
             return Err(Refusal::InvalidRequest);
         }
-        Ok(peer.remote(remote, ATOMIC_LENGTH, access)?)
+        rules::word(peer, remote, access)
     }
 
     fn atomic<P: local::Responder<Region = R>>(
@@ -289,7 +271,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         peer: &P,
     ) -> Result<u32, Refusal> {
         let (placement, selectivity) = (feth.placement, feth.selectivity());
-        local::flush(placement, selectivity, reth.remote, reth.dma_len, peer)?;
+        rules::flush(peer, placement, selectivity, reth.remote, reth.dma_len)?;
         self.remember(1, Answer::Done)
     }
 }

@@ -4,7 +4,7 @@
 
 use core::ops::DerefMut;
 
-use super::{Refusal, Request, Resource, Responder};
+use super::{Request, Resource, Responder};
 use crate::local::{self, Region};
 use crate::wire::Packet;
 
@@ -31,18 +31,16 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         }
         match self.execute(packet, peer) {
             Ok(_) => Request::Taken,
-            Err(Refusal::Completed(_)) => {
-                // A receive that failed ends any QP (IBTA 10.3.1, Error).
+            Err(refusal) if refusal.fails_unreliable() => {
                 self.fail(None, peer);
                 Request::Refused(None)
             }
-            Err(Refusal::NotReady) => {
+            Err(refusal) => {
                 self.give_up();
-                Request::NotReady
-            }
-            Err(_) => {
-                self.give_up();
-                Request::Dropped
+                match refusal.answer() {
+                    None => Request::NotReady,
+                    Some(_) => Request::Dropped,
+                }
             }
         }
     }
