@@ -16,12 +16,12 @@ use crate::wire::{
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Fills `buffer` with the next response packet, from the BTH to the padding.
-    pub fn poll_transmit<P: local::Responder<Region = R>>(
+    pub fn poll_transmit<Q: local::Responder<Region = R>>(
         &mut self,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Transmit {
-        let transmit = self.try_transmit(peer, buffer);
+        let transmit = self.try_transmit(qp, buffer);
         if !matches!(transmit, Transmit::Packet(_) | Transmit::NeedsRoom(_)) {
             self.end_batch();
         }
@@ -48,25 +48,25 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         }
     }
 
-    fn try_transmit<P: local::Responder<Region = R>>(
+    fn try_transmit<Q: local::Responder<Region = R>>(
         &mut self,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Transmit {
         if let Some(resource) = self.resources.pending() {
-            match self.emit_pending(&resource, peer, buffer) {
+            match self.emit_pending(&resource, qp, buffer) {
                 Ok(Ok(length)) => {
-                    self.asked_again = false;
+                    self.read_repeated = false;
                     if self.resources.sent() {
                         self.reading = None;
                     }
                     return Transmit::Packet(length);
                 }
-                Ok(Err(Refusal::MemoryLater)) => return self.wait(&resource, peer, buffer),
+                Ok(Err(Refusal::MemoryLater)) => return self.wait(&resource, qp, buffer),
                 Ok(Err(refusal)) => {
                     // What the key allowed when the request came, it does not any more.
                     self.resources.clear();
-                    self.refuse(resource.first + resource.next, refusal, peer);
+                    self.refuse(resource.first + resource.next, refusal, qp);
                 }
                 Err(EmitError(length)) => return Transmit::NeedsRoom(length),
             }
@@ -94,17 +94,17 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Has a READ wait for memory on demand. If its peer has asked again, that waits in vain, and does not
     /// do so for ever: it is told that this is not ready yet, upon which its retries begin anew. (Not in
     /// the middle of a READ, where rdma_rxe takes nothing but data.)
-    fn wait<P: local::Responder<Region = R>>(
+    fn wait<Q: local::Responder<Region = R>>(
         &mut self,
         resource: &Resource,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Transmit {
-        if !self.asked_again || resource.next > 0 {
+        if !self.read_repeated || resource.next > 0 {
             return Transmit::Later;
         }
         let aeth = Aeth {
-            syndrome: Syndrome::RnrNak(peer.min_rnr_timer()),
+            syndrome: Syndrome::RnrNak(qp.min_rnr_timer()),
             msn: self.msn,
         };
         match self.emit(
@@ -114,7 +114,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             buffer,
         ) {
             Ok(length) => {
-                self.asked_again = false;
+                self.read_repeated = false;
                 Transmit::Packet(length)
             }
             Err(EmitError(length)) => Transmit::NeedsRoom(length),
@@ -122,14 +122,14 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     }
 
     /// Makes the next response of a request that has some to be sent.
-    fn emit_pending<P: local::Responder<Region = R>>(
+    fn emit_pending<Q: local::Responder<Region = R>>(
         &mut self,
         resource: &Resource,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Result<Result<usize, Refusal>, EmitError> {
         let (kind, headers) = match resource.answer {
-            Answer::Read(reth) => return self.emit_read(resource, reth, peer, buffer),
+            Answer::Read(reth) => return self.emit_read(resource, reth, qp, buffer),
             Answer::Done => (Kind::ReadResponseOnly, Headers::Aeth(self.positive())),
             Answer::Atomic { before, .. } => {
                 let headers = Headers::AtomicAck(self.positive(), before);
@@ -163,11 +163,11 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         .emit(buffer)
     }
 
-    fn emit_read<P: local::Responder<Region = R>>(
+    fn emit_read<Q: local::Responder<Region = R>>(
         &mut self,
         resource: &Resource,
         reth: Reth,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Result<Result<usize, Refusal>, EmitError> {
         let index = resource.next;
@@ -186,7 +186,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                 ..reth.remote
             };
             let left = reth.dma_len - at;
-            match rules::range(peer, rest, left, AccessFlags::REMOTE_READ) {
+            match rules::range(qp, rest, left, AccessFlags::REMOTE_READ) {
                 Ok(region) => self.reading = region.map(|region| (at, region)),
                 Err(refusal) => return Ok(Err(refusal)),
             }

@@ -59,9 +59,9 @@ impl HeldReceive {
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Has a receive for the message, if none was taken for it before.
-    pub(super) fn take_receive<P: local::Responder<Region = R>>(
+    pub(super) fn take_receive<Q: local::Responder<Region = R>>(
         &mut self,
-        peer: &P,
+        qp: &Q,
     ) -> Result<(), Refusal> {
         if self.receive.is_held {
             return Ok(());
@@ -70,7 +70,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             self.receive.hold(receive);
             Some(())
         };
-        match peer.take_receive(|_| true, hold) {
+        match qp.take_receive(|_| true, hold) {
             Taken::Done(()) => {
                 self.scatter.forget();
                 Ok(())
@@ -80,16 +80,16 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     }
 
     /// Takes a packet of a SEND: `at` bytes of the message have come before.
-    pub(super) fn send<P: local::Responder<Region = R>>(
+    pub(super) fn send<Q: local::Responder<Region = R>>(
         &mut self,
         at: u32,
         part: Part,
         extra: Extra,
         solicited: bool,
         payload: &[u8],
-        peer: &P,
+        qp: &Q,
     ) -> Result<(), Refusal> {
-        self.take_receive(peer)?;
+        self.take_receive(qp)?;
         let scatter = self.receive.scatter();
         // No message is longer, however much its receive takes (IBTA 9.7.4.1.7).
         let room = scatter.length().min(MAX_MESSAGE_LENGTH.into());
@@ -101,9 +101,9 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                 // The receive stays: see `Refusal::fails_unreliable`.
                 return Err(Refusal::Receive(error));
             }
-            return Err(self.fail_receive(error, WcOpcode::Recv, at, extra, peer));
+            return Err(self.fail_receive(error, WcOpcode::Recv, at, extra, qp));
         };
-        match self.scatter.write(peer, scatter, at, payload) {
+        match self.scatter.write(qp, scatter, at, payload) {
             Ok(()) => {}
             Err(Denied::Fault(Fault::Later)) => return Err(Refusal::MemoryLater),
             Err(Denied::Access | Denied::Fault(Fault::Gone)) => {
@@ -112,7 +112,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                     WcOpcode::Recv,
                     length,
                     extra,
-                    peer,
+                    qp,
                 ));
             }
         }
@@ -121,8 +121,8 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             return Ok(());
         }
         self.message = None;
-        if let Err(error) = rules::invalidate(peer, extra) {
-            return Err(self.fail_receive(error, WcOpcode::Recv, length, extra, peer));
+        if let Err(error) = rules::invalidate(qp, extra) {
+            return Err(self.fail_receive(error, WcOpcode::Recv, length, extra, qp));
         }
         self.complete(
             WcOpcode::Recv,
@@ -130,37 +130,37 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             length,
             extra,
             solicited,
-            peer,
+            qp,
         );
         self.count_message();
         Ok(())
     }
 
     /// Completes the receive of the message as failed.
-    pub(super) fn fail_receive<P: local::Responder<Region = R>>(
+    pub(super) fn fail_receive<Q: local::Responder<Region = R>>(
         &mut self,
         error: ReceiveError,
         opcode: WcOpcode,
         byte_len: u32,
         extra: Extra,
-        peer: &P,
+        qp: &Q,
     ) -> Refusal {
-        self.complete(opcode, error.status(), byte_len, extra, false, peer);
+        self.complete(opcode, error.status(), byte_len, extra, false, qp);
         Refusal::Receive(error)
     }
 
     /// Completes the receive of the message.
-    pub(super) fn complete<P: local::Responder<Region = R>>(
+    pub(super) fn complete<Q: local::Responder<Region = R>>(
         &mut self,
         opcode: WcOpcode,
         status: WcStatus,
         byte_len: u32,
         extra: Extra,
         solicited: bool,
-        peer: &P,
+        qp: &Q,
     ) {
         if let Some(wr_id) = self.receive.take() {
-            peer.complete(&Received {
+            qp.complete(&Received {
                 wr_id,
                 status,
                 opcode,
@@ -177,7 +177,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Completes the receive of a message that has begun to arrive with
     /// [`WrFlushErr`](WcStatus::WrFlushErr), if there is one: on the way to ERR or RESET, before the other
     /// receives are flushed.
-    pub fn flush<P: local::Responder<Region = R>>(&mut self, peer: &P) {
+    pub fn flush<Q: local::Responder<Region = R>>(&mut self, qp: &Q) {
         self.message = None;
         self.complete(
             WcOpcode::Recv,
@@ -185,7 +185,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             0,
             Extra::None,
             false,
-            peer,
+            qp,
         );
     }
 }

@@ -12,30 +12,30 @@ use crate::wire::{Psn, Syndrome};
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Tells the peer that the packet with this PSN is refused, and fails the QP; or, if the peer is to try
     /// again, that the QP is not ready.
-    pub(super) fn refuse<P: local::Responder<Region = R>>(
+    pub(super) fn refuse<Q: local::Responder<Region = R>>(
         &mut self,
         psn: Psn,
         refusal: Refusal,
-        peer: &P,
+        qp: &Q,
     ) -> Request {
         let Some((nak, event)) = refusal.answer() else {
-            self.told = true;
-            self.answer = Some((psn, Syndrome::RnrNak(peer.min_rnr_timer())));
+            self.nak_sent = true;
+            self.answer = Some((psn, Syndrome::RnrNak(qp.min_rnr_timer())));
             return Request::NotReady;
         };
         self.answer = Some((psn, Syndrome::Nak(nak)));
-        self.fail(event, peer);
+        self.fail(event, qp);
         Request::Refused(Some(nak))
     }
 
     /// Takes no more requests, and fails the QP.
-    pub(super) fn fail<P: local::Responder<Region = R>>(
+    pub(super) fn fail<Q: local::Responder<Region = R>>(
         &mut self,
         event: Option<EventType>,
-        peer: &P,
+        qp: &Q,
     ) {
         self.failed = true;
-        self.flush(peer);
-        peer.fail(event);
+        self.flush(qp);
+        qp.fail(event);
     }
 }
