@@ -21,7 +21,7 @@ mod alarm;
 mod connection;
 pub(crate) mod datagram;
 mod gso;
-mod host;
+mod owner;
 mod paging;
 mod path;
 pub(crate) mod port;
