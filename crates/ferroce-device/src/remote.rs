@@ -66,8 +66,17 @@ pub struct RemoteSend<S, E, R> {
     slots: u32,
     /// The slot of the next request.
     next: u32,
-    /// A request has failed, and the queue pair has come to ERR by that.
-    has_failed: bool,
+    failed: Option<Failed>,
+}
+
+/// What is to be flushed when a request has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// The send queue: [`RemoteSend::begin`] is to be called again.
+    Sends,
+    /// The send queue, the receive that a message is in the middle of, and then all other receives: the
+    /// queue pair has come to ERR.
+    All,
 }
 
 /// What the state of a queue pair calls for.
@@ -87,29 +96,33 @@ where
     E: DerefMut<Target = [u8]>,
     R: Region,
 {
-    /// Of a send queue of that size. `current` is an entry that was fetched from it already; `slots` and
-    /// `entries` are zero.
+    /// Of a send queue of that size. `current` is the entry that was fetched from it already, if one was;
+    /// `slots` and `entries` are zero.
     pub fn new(
         identity: Identity,
         attr: &QpAttr,
         size: WqGeometry<SendQueue>,
-        current: &[u8],
+        current: Option<&[u8]>,
         slots: S,
         mut entries: E,
     ) -> Self {
-        for (place, byte) in entries.iter_mut().zip(current) {
-            *place = *byte;
-        }
         let mut requester = Requester::new(identity.qp_type, identity.origin, attr, slots);
-        requester.posted();
+        let mut next = 0;
+        if let Some(current) = current {
+            for (place, byte) in entries.iter_mut().zip(current) {
+                *place = *byte;
+            }
+            requester.posted();
+            next = 1 & (size.entries() - 1);
+        }
         Self {
             identity,
             requester,
             entries,
             stride: size.stride(),
             slots: size.entries(),
-            next: 1 & (size.entries() - 1),
-            has_failed: false,
+            next,
+            failed: None,
         }
     }
 
@@ -179,10 +192,11 @@ where
         self.requester.is_drained()
     }
 
-    /// Whether a request has failed since the last call, and brought the queue pair to ERR: then the
-    /// receive that a message is in the middle of is flushed, and all others after it.
-    pub fn take_failed(&mut self) -> bool {
-        core::mem::take(&mut self.has_failed)
+    /// Whether a request has failed since the last call. To be called after each of the others that have an
+    /// `owner`.
+    #[must_use = "requests are to be flushed"]
+    pub fn take_failed(&mut self) -> Option<Failed> {
+        self.failed.take()
     }
 
     /// When [`expired`](Self::expired) is to be called, in nanoseconds.
@@ -287,10 +301,10 @@ where
             identity: self.identity,
             entries: &self.entries,
             stride: self.stride,
-            has_failed: Cell::new(self.has_failed),
+            failed: Cell::new(self.failed),
         };
         let result = op(&mut self.requester, &host);
-        self.has_failed = host.has_failed.get();
+        self.failed = host.failed.get();
         result
     }
 }
@@ -301,7 +315,7 @@ struct Host<'a, O> {
     identity: Identity,
     entries: &'a [u8],
     stride: usize,
-    has_failed: Cell<bool>,
+    failed: Cell<Option<Failed>>,
 }
 
 impl<O: Owner> LocalMemory for Host<'_, O> {
@@ -325,8 +339,12 @@ impl<O: Owner> requester::Host for Host<'_, O> {
             WcStatus::Success => self.count(completed),
             WcStatus::WrFlushErr => {}
             _ => self
-                .has_failed
-                .set(self.owner.fail() || self.has_failed.get()),
+                .failed
+                .set(match (self.owner.fail(), self.failed.get()) {
+                    (false, None) => Some(Failed::Sends),
+                    (false, before) => before,
+                    (true, _) => Some(Failed::All),
+                }),
         }
         let is_signaled = self.identity.signal_all || completed.flags.contains(SendFlags::SIGNALED);
         if completed.status == WcStatus::Success && !is_signaled {

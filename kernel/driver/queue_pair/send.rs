@@ -399,6 +399,10 @@ fn attempt(
         if roce::is_remote_gid(qp.device(), &attr.ah_attr.dgid) {
             return Attempt::Remote;
         }
+        let own = Own(qp, cache);
+        if let Err(status) = local::check(request, data, &own, attr.max_rd_atomic) {
+            return send::Attempt::Failed(status).into();
+        }
         if qp.qp_type != QpType::Rc {
             counters.count(PortCounter::RdmaSends);
         }

@@ -14,7 +14,7 @@ use crate::{
     qp::QpAttr,
     queue_pair::Qp,
     rdma::{self, qp::QpEvent},
-    remote::{Identity, RemoteSend, Turn},
+    remote::{Failed, Identity, RemoteSend, Turn},
     requester::{Slot, Transmit},
     ring::{Idle, RingError, SendQueue},
     rings::{self, SlotReturner, WorkQueue},
@@ -64,7 +64,7 @@ impl Requesting {
         };
         let attr = qp.shared.lock().attr;
         let sending = Sending {
-            send: RemoteSend::new(identity, &attr, size, current, slots, entries),
+            send: RemoteSend::new(identity, &attr, size, Some(current), slots, entries),
             returner: RefCell::new(rings::returner(queue)),
             state: None,
         };
@@ -205,7 +205,7 @@ impl Sending {
         }
     }
 
-    /// Calls the send queue, and flushes what is received if that has brought the queue pair to ERR.
+    /// Calls the send queue, and has flushed what is to be flushed if a request has failed.
     fn with<R>(
         &mut self,
         qp: &rdma::Qp<Qp>,
@@ -216,9 +216,14 @@ impl Sending {
             returner: &self.returner,
         };
         let result = op(&mut self.send, &owner);
-        if self.send.take_failed() {
+        let failed = self.send.take_failed();
+        if failed == Some(Failed::All) {
             qp.connection.flush_receive(qp);
             crate::queue_pair::receiving_ends(qp);
+        }
+        if failed.is_some() {
+            // What is left on the send queue is flushed by a thread.
+            qp.deferred.queue();
         }
         result
     }

@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ferroce_core::ring::{Operation, Remote, SendRequest, Sge};
-use ferroce_core::verbs::{AccessFlags, SendFlags, WcOpcode, WcStatus};
+use ferroce_core::verbs::{AccessFlags, EventType, SendFlags, WcOpcode, WcStatus};
 
-use crate::host::{DEPTH, MEMORY};
+use crate::host::{Process, DEPTH, HOSTS, MEMORY};
 
 /// A completion: what a program would look at.
-pub type Completion = (u64, WcOpcode, WcStatus, u32);
+pub type Completion = (u64, WcOpcode, WcStatus, Option<u32>);
 
 #[derive(Clone, Copy)]
 struct Region {
+    process: Process,
     addr: u64,
     length: u64,
     access: AccessFlags,
@@ -25,71 +26,122 @@ impl Region {
 }
 
 struct Window {
+    process: Process,
     belongs_to_qp: bool,
     key: u32,
     /// The region's key, the part, and who bound it.
-    bound: Option<(u32, Region, u32)>,
+    bound: Option<(u32, Region, usize)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Reset,
+    /// Connected to that one.
+    Ready(usize),
+    Failed,
+    Gone,
 }
 
 pub struct Qp {
-    number: u32,
+    pub process: Process,
+    pub state: State,
     sends: VecDeque<(SendRequest, Vec<Sge>)>,
     receives: VecDeque<(u64, Sge)>,
-    pub has_failed: bool,
     pub sent: VecDeque<Completion>,
     pub received: VecDeque<Completion>,
+    pub events: Vec<EventType>,
 }
 
-pub struct Model {
-    pub memory: Vec<u8>,
+#[derive(Default)]
+struct Keys {
     regions: BTreeMap<u32, Region>,
     /// By number.
     windows: BTreeMap<u32, Window>,
-    pub qps: [Qp; 2],
 }
 
+pub struct Model {
+    pub memory: [Vec<u8>; HOSTS],
+    keys: [Keys; HOSTS],
+    /// Those that are gone have their places still.
+    pub qps: Vec<Qp>,
+}
+
+/// How a request ended: with so many bytes moved.
+type Done = Result<u32, WcStatus>;
+
 impl Model {
-    pub fn new(numbers: [u32; 2]) -> Self {
+    pub fn new() -> Self {
         Self {
-            memory: vec![0; MEMORY],
-            regions: BTreeMap::new(),
-            windows: BTreeMap::new(),
-            qps: numbers.map(|number| Qp {
-                number,
-                sends: VecDeque::new(),
-                receives: VecDeque::new(),
-                has_failed: false,
-                sent: VecDeque::new(),
-                received: VecDeque::new(),
-            }),
+            memory: std::array::from_fn(|_| vec![0; MEMORY]),
+            keys: Default::default(),
+            qps: Vec::new(),
         }
     }
 
-    pub fn register(&mut self, key: u32, addr: u64, length: u64, access: AccessFlags) {
+    pub fn register(&mut self, of: Process, key: u32, addr: u64, length: u64, access: AccessFlags) {
         let region = Region {
+            process: of,
             addr,
             length,
             access,
         };
-        self.regions.insert(key, region);
+        self.keys[of.host].regions.insert(key, region);
     }
 
-    pub fn deregister(&mut self, key: u32) -> bool {
+    pub fn deregister(&mut self, host: usize, key: u32) -> bool {
+        let keys = &mut self.keys[host];
         let is_bound = |window: &Window| window.bound.is_some_and(|(region, ..)| region == key);
-        !self.windows.values().any(is_bound) && self.regions.remove(&key).is_some()
+        !keys.windows.values().any(is_bound) && keys.regions.remove(&key).is_some()
     }
 
-    pub fn allocate_window(&mut self, key: u32, belongs_to_qp: bool) {
+    pub fn allocate_window(&mut self, of: Process, key: u32, belongs_to_qp: bool) {
         let window = Window {
+            process: of,
             belongs_to_qp,
             key,
             bound: None,
         };
-        self.windows.insert(key >> 8, window);
+        self.keys[of.host].windows.insert(key >> 8, window);
     }
 
-    pub fn key_of_window(&self, number: u32) -> u32 {
-        self.windows[&number].key
+    pub fn deallocate_window(&mut self, host: usize, number: u32) {
+        self.keys[host].windows.remove(&number);
+    }
+
+    pub fn key_of_window(&self, host: usize, number: u32) -> u32 {
+        self.keys[host].windows[&number].key
+    }
+
+    pub fn create(&mut self, process: Process) {
+        self.qps.push(Qp {
+            process,
+            state: State::Reset,
+            sends: VecDeque::new(),
+            receives: VecDeque::new(),
+            sent: VecDeque::new(),
+            received: VecDeque::new(),
+            events: Vec::new(),
+        });
+    }
+
+    pub fn connect(&mut self, qp: usize, peer: usize) {
+        self.qps[qp].state = State::Ready(peer);
+    }
+
+    /// To RESET, or gone.
+    pub fn forget(&mut self, qp: usize, state: State) {
+        let qp = &mut self.qps[qp];
+        qp.state = state;
+        qp.sends.clear();
+        qp.receives.clear();
+    }
+
+    /// To ERR.
+    pub fn flush(&mut self, qp: usize) {
+        if self.qps[qp].state != State::Failed {
+            self.fail(qp);
+            self.run(qp);
+        }
     }
 
     pub fn post_send(&mut self, qp: usize, request: SendRequest, sges: &[Sge]) -> bool {
@@ -107,7 +159,7 @@ impl Model {
         if has_room {
             receives.push_back((wr_id, sge));
         }
-        if self.qps[qp].has_failed {
+        if self.qps[qp].state == State::Failed {
             self.fail(qp);
         }
         has_room
@@ -117,27 +169,28 @@ impl Model {
     pub fn run(&mut self, qp: usize) {
         while let Some((request, sges)) = self.qps[qp].sends.front().cloned() {
             let opcode = request.operation.opcode().completion();
-            let result = match self.qps[qp].has_failed {
-                true => Err(WcStatus::WrFlushErr),
-                false => match self.execute(qp, &request, &sges) {
+            let result = match self.qps[qp].state {
+                State::Failed => Err(WcStatus::WrFlushErr),
+                State::Ready(peer) => match self.execute(qp, peer, &request, &sges) {
                     Some(result) => result,
                     None => return,
                 },
+                State::Reset | State::Gone => return,
             };
             let this = &mut self.qps[qp];
             this.sends.pop_front();
             match result {
                 Ok(length) if request.flags.contains(SendFlags::SIGNALED) => {
-                    let done = (request.wr_id, opcode, WcStatus::Success, length);
+                    let done = (request.wr_id, opcode, WcStatus::Success, Some(length));
                     this.sent.push_back(done);
                 }
                 Ok(_) => {}
                 Err(WcStatus::WrFlushErr) => {
-                    let flushed = (request.wr_id, WcOpcode::Send, WcStatus::WrFlushErr, 0);
+                    let flushed = (request.wr_id, WcOpcode::Send, WcStatus::WrFlushErr, None);
                     this.sent.push_back(flushed);
                 }
                 Err(status) => {
-                    this.sent.push_back((request.wr_id, opcode, status, 0));
+                    this.sent.push_back((request.wr_id, opcode, status, None));
                     self.fail(qp);
                 }
             }
@@ -146,21 +199,29 @@ impl Model {
 
     fn fail(&mut self, qp: usize) {
         let qp = &mut self.qps[qp];
-        qp.has_failed = true;
+        qp.state = State::Failed;
         for (wr_id, _) in qp.receives.drain(..) {
-            let flushed = (wr_id, WcOpcode::Recv, WcStatus::WrFlushErr, 0);
+            let flushed = (wr_id, WcOpcode::Recv, WcStatus::WrFlushErr, None);
             qp.received.push_back(flushed);
         }
+    }
+
+    /// A queue pair refuses a request.
+    fn refuse(&mut self, qp: usize, event: EventType, status: WcStatus) -> Option<Done> {
+        self.qps[qp].events.push(event);
+        self.fail(qp);
+        Some(Err(status))
     }
 
     /// `None` if it has to wait.
     fn execute(
         &mut self,
         qp: usize,
+        peer: usize,
         request: &SendRequest,
         sges: &[Sge],
-    ) -> Option<Result<u32, WcStatus>> {
-        let peer = 1 - qp;
+    ) -> Option<Done> {
+        let (process, peers) = (self.qps[qp].process, self.qps[peer].process);
         let sge = sges.first().copied();
         let length = sge.map_or(0, |sge| sge.length);
         let takes_data = matches!(
@@ -169,20 +230,20 @@ impl Model {
         );
         match request.operation {
             Operation::BindMw(bind) => {
-                let ok = self.bind(self.qps[qp].number, &bind);
+                let ok = self.bind(qp, &bind);
                 return Some(ok.then_some(0).ok_or(WcStatus::MwBindErr));
             }
             Operation::LocalInvalidate { rkey } => {
-                let ok = self.invalidate(rkey, self.qps[qp].number);
+                let ok = self.invalidate(qp, rkey);
                 return Some(ok.then_some(0).ok_or(WcStatus::LocQpOpErr));
             }
             _ => {}
         }
-        if self.qps[peer].has_failed {
-            return Some(Err(WcStatus::RetryExcErr));
-        }
-        if sge.is_some_and(|sge| !self.local(sge.lkey, sge.addr, sge.length, takes_data)) {
+        if sge.is_some_and(|sge| !self.local(process, sge.lkey, sge.addr, sge.length, takes_data)) {
             return Some(Err(WcStatus::LocProtErr));
+        }
+        if self.qps[peer].state != State::Ready(qp) {
+            return Some(Err(WcStatus::RetryExcErr));
         }
         let from = sge.map_or(0, |sge| sge.addr as usize);
         let done = Some(Ok(length));
@@ -192,19 +253,18 @@ impl Model {
                 self.qps[peer].receives.pop_front();
                 let (status, answer) = if into.length < length {
                     (WcStatus::LocLenErr, Err(WcStatus::RemInvReqErr))
-                } else if length > 0 && !self.local(into.lkey, into.addr, length, true) {
+                } else if length > 0 && !self.local(peers, into.lkey, into.addr, length, true) {
                     (WcStatus::LocProtErr, Err(WcStatus::RemOpErr))
                 } else {
-                    self.copy(from, into.addr as usize, length);
+                    self.copy((process, from), (peers, into.addr as usize), length);
                     match request.operation {
-                        Operation::SendInvalidate { rkey }
-                            if !self.invalidate(rkey, self.qps[peer].number) =>
-                        {
+                        Operation::SendInvalidate { rkey } if !self.invalidate(peer, rkey) => {
                             (WcStatus::LocAccessErr, Err(WcStatus::RemAccessErr))
                         }
                         _ => (WcStatus::Success, Ok(length)),
                     }
                 };
+                let length = (status == WcStatus::Success).then_some(length);
                 let received = (wr_id, WcOpcode::Recv, status, length);
                 self.qps[peer].received.push_back(received);
                 if answer.is_err() {
@@ -214,91 +274,98 @@ impl Model {
             }
             Operation::RdmaWrite(remote) => {
                 if length > 0 && !self.remote(peer, remote, length, AccessFlags::REMOTE_WRITE) {
-                    self.fail(peer);
-                    return Some(Err(WcStatus::RemAccessErr));
+                    return self.refuse(peer, EventType::QpAccessErr, WcStatus::RemAccessErr);
                 }
-                self.copy(from, remote.addr as usize, length);
+                self.copy((process, from), (peers, remote.addr as usize), length);
                 done
             }
             Operation::RdmaWriteImm(remote, _) => {
                 if length > 0 && !self.remote(peer, remote, length, AccessFlags::REMOTE_WRITE) {
-                    self.fail(peer);
-                    return Some(Err(WcStatus::RemAccessErr));
+                    return self.refuse(peer, EventType::QpAccessErr, WcStatus::RemAccessErr);
                 }
                 let (wr_id, _) = self.qps[peer].receives.pop_front()?;
-                self.copy(from, remote.addr as usize, length);
+                self.copy((process, from), (peers, remote.addr as usize), length);
                 let opcode = WcOpcode::RecvRdmaWithImm;
-                let received = (wr_id, opcode, WcStatus::Success, length);
+                let received = (wr_id, opcode, WcStatus::Success, Some(length));
                 self.qps[peer].received.push_back(received);
                 done
             }
             Operation::RdmaRead(remote) => {
                 if length > 0 && !self.remote(peer, remote, length, AccessFlags::REMOTE_READ) {
-                    self.fail(peer);
-                    return Some(Err(WcStatus::RemAccessErr));
+                    return self.refuse(peer, EventType::QpAccessErr, WcStatus::RemAccessErr);
                 }
-                self.copy(remote.addr as usize, from, length);
+                self.copy((peers, remote.addr as usize), (process, from), length);
                 done
             }
             Operation::FetchAdd { remote, add } => {
                 if remote.addr % 8 != 0 {
-                    self.fail(peer);
-                    return Some(Err(WcStatus::RemInvReqErr));
+                    return self.refuse(peer, EventType::QpReqErr, WcStatus::RemInvReqErr);
                 }
                 if !self.remote(peer, remote, 8, AccessFlags::REMOTE_ATOMIC) {
-                    self.fail(peer);
-                    return Some(Err(WcStatus::RemAccessErr));
+                    return self.refuse(peer, EventType::QpAccessErr, WcStatus::RemAccessErr);
                 }
                 let at = remote.addr as usize;
-                let before: [u8; 8] = self.memory[at..][..8].try_into().unwrap();
+                let before: [u8; 8] = self.memory[peers.host][at..][..8].try_into().unwrap();
                 let after = u64::from_ne_bytes(before).wrapping_add(add);
-                self.memory[at..][..8].copy_from_slice(&after.to_ne_bytes());
-                self.memory[from..][..8].copy_from_slice(&before);
+                self.memory[peers.host][at..][..8].copy_from_slice(&after.to_ne_bytes());
+                self.memory[process.host][from..][..8].copy_from_slice(&before);
                 done
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn copy(&mut self, from: usize, to: usize, length: u32) {
+    fn copy(&mut self, from: (Process, usize), to: (Process, usize), length: u32) {
         if length > 0 {
-            self.memory.copy_within(from..from + length as usize, to);
+            let bytes = self.memory[from.0.host][from.1..][..length as usize].to_vec();
+            self.memory[to.0.host][to.1..][..bytes.len()].copy_from_slice(&bytes);
         }
     }
 
-    fn local(&self, key: u32, addr: u64, length: u32, write: bool) -> bool {
-        self.regions.get(&key).is_some_and(|region| {
-            region.has(addr, length.into())
+    fn local(&self, of: Process, key: u32, addr: u64, length: u32, write: bool) -> bool {
+        self.keys[of.host].regions.get(&key).is_some_and(|region| {
+            region.process == of
+                && region.has(addr, length.into())
                 && (!write || region.access.contains(AccessFlags::LOCAL_WRITE))
         })
     }
 
+    /// Whether a request to that queue pair may have access to memory.
     fn remote(&self, qp: usize, remote: Remote, length: u32, right: AccessFlags) -> bool {
         let Remote { addr, rkey } = remote;
-        if let Some(region) = self.regions.get(&rkey) {
-            return region.has(addr, length.into()) && region.access.contains(right);
+        let process = self.qps[qp].process;
+        let keys = &self.keys[process.host];
+        if let Some(region) = keys.regions.get(&rkey) {
+            return region.process == process
+                && region.has(addr, length.into())
+                && region.access.contains(right);
         }
-        let Some(window) = self.windows.get(&(rkey >> 8)) else {
+        let Some(window) = keys.windows.get(&(rkey >> 8)) else {
             return false;
         };
         let Some((_, part, binder)) = window.bound else {
             return false;
         };
-        window.key == rkey
+        window.process == process
+            && window.key == rkey
             && part.has(addr, length.into())
             && part.access.contains(right)
-            && (!window.belongs_to_qp || binder == self.qps[qp].number)
+            && (!window.belongs_to_qp || binder == qp)
     }
 
-    fn bind(&mut self, binder: u32, bind: &ferroce_core::ring::BindMw) -> bool {
-        let Some(region) = self.regions.get(&bind.mr_lkey).copied() else {
+    fn bind(&mut self, binder: usize, bind: &ferroce_core::ring::BindMw) -> bool {
+        let process = self.qps[binder].process;
+        let keys = &mut self.keys[process.host];
+        let Some(region) = keys.regions.get(&bind.mr_lkey).copied() else {
             return false;
         };
         let writes = AccessFlags::REMOTE_WRITE.union(AccessFlags::REMOTE_ATOMIC);
-        let Some(window) = self.windows.get_mut(&(bind.mw_rkey >> 8)) else {
+        let Some(window) = keys.windows.get_mut(&(bind.mw_rkey >> 8)) else {
             return false;
         };
-        let is_allowed = window.key == bind.mw_rkey
+        let is_allowed = window.process == process
+            && region.process == process
+            && window.key == bind.mw_rkey
             && (!window.belongs_to_qp || window.bound.is_none())
             && region.access.contains(AccessFlags::MW_BIND)
             && region.has(bind.addr, bind.length)
@@ -306,6 +373,7 @@ impl Model {
                 || region.access.contains(AccessFlags::LOCAL_WRITE));
         if is_allowed {
             let part = Region {
+                process,
                 addr: bind.addr,
                 length: bind.length,
                 access: bind.access,
@@ -316,8 +384,10 @@ impl Model {
         is_allowed
     }
 
-    fn invalidate(&mut self, rkey: u32, owner: u32) -> bool {
-        let Some(window) = self.windows.get_mut(&(rkey >> 8)) else {
+    /// Ends the access by a window's key, for the queue pair that has bound it.
+    fn invalidate(&mut self, owner: usize, rkey: u32) -> bool {
+        let host = self.qps[owner].process.host;
+        let Some(window) = self.keys[host].windows.get_mut(&(rkey >> 8)) else {
             return false;
         };
         let is_owner = window.bound.is_some_and(|(.., binder)| binder == owner);
