@@ -2,7 +2,7 @@
 
 //! What comes in.
 
-use super::{datagram, path::preceding};
+use super::{datagram, icrc, path::preceding};
 use crate::{
     counter::PortCounter,
     counters::HostCounter,
@@ -152,7 +152,7 @@ impl<'a> Packets<'a> {
     }
 
     fn check(&self, bytes: &'a [u8]) -> Result<&'a [u8], PortCounter> {
-        let (transport, icrc) = bytes
+        let (transport, found) = bytes
             .split_last_chunk::<ICRC_LEN>()
             .ok_or(PortCounter::Malformed)?;
         let ([a, b], [c, d]) = (self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes());
@@ -162,7 +162,7 @@ impl<'a> Packets<'a> {
             true => preceding(&self.header(bytes.len()), &udp),
             false => preceding(self.ip, &udp),
         };
-        match preceding.icrc(transport) == *icrc {
+        match icrc::icrc(preceding, transport) == *found {
             true => Ok(transport),
             false => Err(PortCounter::WrongIcrc),
         }
