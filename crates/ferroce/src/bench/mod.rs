@@ -59,6 +59,7 @@ pub fn run(args: &Bench) -> Result<i32> {
     let (csv, svg) = (output(&args.csv)?, output(&args.svg)?);
 
     let flavor = args.flavor();
+    let counts_instructions = args.clock.counts_instructions(flavor)?;
     let purposes = [Purpose::Build(flavor), Purpose::Run(flavor), Purpose::Verbs];
     let ready = Ready::ensure(&args.setup, flavor, &purposes)?;
     let started = Instant::now();
@@ -78,6 +79,7 @@ pub fn run(args: &Bench) -> Result<i32> {
             cpus: PROCESSORS,
             memory: 2 << 30,
             append: Vec::new(),
+            counts_instructions,
             timeout: None,
             writable: Vec::new(),
             module_files: Vec::new(),
