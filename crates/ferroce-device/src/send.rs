@@ -285,34 +285,37 @@ impl Tries {
         attr: &QpAttr,
         length: u64,
         now: impl FnOnce() -> u64,
-    ) -> (Attempt, Option<PortCounter>) {
+    ) -> (Attempt, &'static [PortCounter]) {
         match outcome {
-            Outcome::Done(length) | Outcome::Dropped(length) => (Attempt::Done(length), None),
+            Outcome::Done(length) | Outcome::Dropped(length) => (Attempt::Done(length), &[]),
             Outcome::Failed(status) => {
-                let counter = match status {
-                    WcStatus::RemInvReqErr => Some(PortCounter::RequestInvalid),
-                    WcStatus::RemAccessErr => Some(PortCounter::RequestAccess),
-                    _ => None,
+                let counters: &[_] = match status {
+                    WcStatus::RemInvReqErr => &[PortCounter::RequestInvalid],
+                    WcStatus::RemAccessErr => &[PortCounter::RequestAccess],
+                    _ => &[],
                 };
-                (Attempt::Failed(status), counter)
+                (Attempt::Failed(status), counters)
             }
             Outcome::NotReady(timer) => {
                 if attr.rnr_retry != RNR_RETRY_INFINITE {
                     if self.not_ready >= attr.rnr_retry {
                         let failed = Attempt::Failed(WcStatus::RnrRetryExcErr);
-                        return (failed, Some(PortCounter::RnrRetryExceeded));
+                        return (
+                            failed,
+                            &[PortCounter::RcvdRnr, PortCounter::RnrRetryExceeded],
+                        );
                     }
                     self.not_ready += 1;
                 }
                 let wait = Attempt::Wait(self.backoff(timer, now()));
-                (wait, Some(PortCounter::RcvdRnr))
+                (wait, &[PortCounter::RcvdRnr])
             }
             Outcome::MemoryLater => match self.wait_for_memory() {
-                Some(nanos) => (Attempt::Wait(nanos), None),
+                Some(nanos) => (Attempt::Wait(nanos), &[]),
                 None => lost(length),
             },
-            Outcome::OwnMemoryLater => (Attempt::OwnMemory, None),
-            Outcome::Paused => (Attempt::Paused, None),
+            Outcome::OwnMemoryLater => (Attempt::OwnMemory, &[]),
+            Outcome::Paused => (Attempt::Paused, &[]),
         }
     }
 
@@ -323,26 +326,26 @@ impl Tries {
         qp_type: QpType,
         attr: &QpAttr,
         length: u64,
-    ) -> (Attempt, Option<PortCounter>) {
+    ) -> (Attempt, &'static [PortCounter]) {
         if qp_type != QpType::Rc {
             return lost(length);
         }
         match attr.timeout.nanos() {
-            None => (Attempt::Stuck, None),
+            None => (Attempt::Stuck, &[]),
             Some(_) if self.no_answer >= attr.retry_cnt => {
                 let failed = Attempt::Failed(WcStatus::RetryExcErr);
-                (failed, Some(PortCounter::RetryExceeded))
+                (failed, &[PortCounter::RetryExceeded])
             }
             Some(nanos) => {
                 self.no_answer += 1;
-                (Attempt::Wait(nanos), Some(PortCounter::AckTimeout))
+                (Attempt::Wait(nanos), &[PortCounter::AckTimeout])
             }
         }
     }
 }
 
 /// A message of an unreliable connection that nobody takes: its sender does not learn of it.
-fn lost(length: u64) -> (Attempt, Option<PortCounter>) {
+fn lost(length: u64) -> (Attempt, &'static [PortCounter]) {
     let length = u32::try_from(length).unwrap_or(0);
-    (Attempt::Done(length), Some(PortCounter::Undelivered))
+    (Attempt::Done(length), &[PortCounter::Undelivered])
 }

@@ -406,10 +406,10 @@ fn attempt(
         if qp.qp_type != QpType::Rc {
             counters.count(PortCounter::RdmaSends);
         }
-        let (attempt, counter) = tries.no_peer(qp.qp_type, &attr, data.length());
-        counter
-            .into_iter()
-            .for_each(|counter| counters.count(counter));
+        let (attempt, counted) = tries.no_peer(qp.qp_type, &attr, data.length());
+        for counter in counted {
+            counters.count(*counter);
+        }
         return attempt.into();
     };
     let reliable = qp.qp_type == QpType::Rc;
@@ -432,9 +432,9 @@ fn attempt(
         }
         _ => {}
     }
-    let (attempt, counter) = tries.outcome(outcome, &attr, data.length(), rdma::clock);
-    counter
-        .into_iter()
-        .for_each(|counter| counters.count(counter));
+    let (attempt, counted) = tries.outcome(outcome, &attr, data.length(), rdma::clock);
+    for counter in counted {
+        counters.count(*counter);
+    }
     attempt.into()
 }

@@ -45,11 +45,11 @@ def read(path):
         return file.read().strip()
 
 
-def until(condition):
+def until(condition, instead=lambda: "it never came"):
     """The kernel follows events with threads of its own."""
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, instead()
         time.sleep(0.01)
 
 
@@ -191,7 +191,8 @@ def test_counters():
     def counted(**expected):
         nonlocal before
         # The RDMA core reads the counters every 10 ms at most.
-        until(lambda: port_counters("fr0") == {**before, **{k: before[k] + v for k, v in expected.items()}})
+        wanted = {**before, **{k: before[k] + v for k, v in expected.items()}}
+        until(lambda: port_counters("fr0") == wanted, lambda: set(port_counters("fr0").items()) ^ set(wanted.items()))
         before = port_counters("fr0")
 
     for _ in range(3):
