@@ -36,7 +36,7 @@ pub struct Pick(u8);
 impl Pick {
     /// The place of the one, of at least one.
     pub fn index(self, count: usize) -> usize {
-        usize::from(self.0) * count >> 8
+        (usize::from(self.0) * count) >> 8
     }
 
     pub fn of<T: Copy>(self, things: &[T]) -> T {
