@@ -178,6 +178,9 @@ where
 }
 
 /// Checks a request without its peer: what fails for it fails whether there is a peer or not.
+///
+/// Not inlined: its list is not to be on the stack beside that of [`execute`].
+#[inline(never)]
 pub fn check<L: LocalMemory>(
     request: &SendRequest,
     data: Data<'_>,
