@@ -12,6 +12,7 @@
 //! - [`region`], [`window`]: memory that a key gives access to.
 //! - [`queue`], [`send`], [`receive`]: work queues, the execution of one, and what becomes of a receive.
 //! - [`address`]: where datagrams go.
+//! - [`kick`], [`in_use`]: who executes a queue, and who waits for whom, when several threads come at once.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root beside those of
 //! `ferroce-core`, in edition 2021: paths between modules start with `crate::`.
@@ -23,7 +24,9 @@ extern crate std;
 
 pub mod address;
 pub mod counter;
+pub mod in_use;
 pub mod key;
+pub mod kick;
 pub mod numbers;
 pub mod queue;
 pub mod receive;
