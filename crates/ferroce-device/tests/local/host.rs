@@ -83,7 +83,9 @@ pub struct Qp {
     pub sent: RefCell<VecDeque<Cqe>>,
     pub received: RefCell<VecDeque<Cqe>>,
     pub events: RefCell<Vec<EventType>>,
-    _memory: [Memory; 2],
+    /// The rings of the send queue and of the receive queue.
+    #[allow(dead_code)] // Not every user writes to them.
+    pub rings: [Memory; 2],
 }
 
 impl Host {
@@ -124,7 +126,9 @@ impl Host {
         let Some(Named::Region(region)) = self.named(key) else {
             return false;
         };
-        if region.region.borrow_mut().deregister().is_err() {
+        // Not another region that has the number by now.
+        let mut state = region.region.borrow_mut();
+        if state.key() != key || state.deregister().is_err() {
             return false;
         }
         let (number, variant) = (key::number(key), key::variant(key));
@@ -163,7 +167,12 @@ impl Host {
         let (_, queue, execution) = &mut *send;
         let attr = *qp.attr.borrow();
         let next = execution.next(queue, attr.state, true, || self.now.get());
-        match next.unwrap() {
+        let Ok(next) = next else {
+            // Indexes that make no sense.
+            qp.end();
+            return false;
+        };
+        match next {
             Next::Held | Next::Idle | Next::Later => return false,
             Next::Drained => {
                 if qp.attr.borrow_mut().drained() {
@@ -300,7 +309,7 @@ impl Qp {
             sent: RefCell::default(),
             received: RefCell::default(),
             events: RefCell::default(),
-            _memory: memory,
+            rings: memory,
         }
     }
 
@@ -328,6 +337,28 @@ impl Qp {
         }
         self.flush_receives();
         Ok(())
+    }
+
+    /// No request is executed any more: what the process has written to its send queue makes no sense.
+    fn end(&self) {
+        let before = self.state();
+        self.set_state(state::after_fatal_error(before));
+        if before != self.state() {
+            self.events.borrow_mut().push(EventType::QpFatal);
+            self.flush_receives();
+        }
+    }
+
+    /// Begins anew, in RTS, with nothing posted.
+    #[allow(dead_code)] // Not every user does.
+    pub fn reset(&self) {
+        let (_, queue, execution) = &mut *self.send.borrow_mut();
+        execution.abandon();
+        queue.ring.discard_all();
+        let (_, queue, given_back) = &mut *self.receive.borrow_mut();
+        queue.reset();
+        given_back.forget();
+        self.set_state(QpState::Rts);
     }
 
     /// Completes what is posted as flushed, if the state is such.
@@ -367,6 +398,13 @@ impl Own<'_> {
             memory: self.host.memory.clone(),
             at: region.start + offset as usize,
         })
+    }
+
+    /// Completes a receive that cannot be used, and moves the queue pair to the error state.
+    fn complete_failed(&self, entry: &[u8], status: WcStatus) {
+        let cqe = receive::ended(RecvRequest::wr_id(entry), self.qp.number, status);
+        self.qp.received.borrow_mut().push_back(cqe);
+        self.fail(None);
     }
 
     fn invalidate_key(&self, rkey: u32) -> Result<(), AccessError> {
@@ -445,7 +483,13 @@ impl Responder for Own<'_> {
             Looked::Empty => return Taken::Empty,
             Looked::Refused => return Taken::Refused,
         };
-        let (request, scatter) = RecvRequest::decode(entry).unwrap();
+        let (request, scatter) = match RecvRequest::decode(entry) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.complete_failed(entry, error.status());
+                return Taken::Empty;
+            }
+        };
         let receive = Receive {
             wr_id: request.wr_id,
             scatter,
