@@ -55,9 +55,15 @@ pub mod completion_queue;
 #[path = "../../crates/ferroce-device/src/counter.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod counter;
+#[path = "../../crates/ferroce-device/src/in_use.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod in_use;
 #[path = "../../crates/ferroce-device/src/key.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod key;
+#[path = "../../crates/ferroce-device/src/kick.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod kick;
 #[path = "../../crates/ferroce-device/src/numbers.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod numbers;

@@ -15,6 +15,7 @@
 //! - [`send`], [`remote`]: the execution of a send queue, if the peer is on this host, or on another.
 //! - [`completion_queue`]: completion queues.
 //! - [`address`]: where datagrams go.
+//! - [`kick`], [`in_use`]: who executes a queue, and who waits for whom, when several threads come at once.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root beside those of
 //! `ferroce-core`, in edition 2021: paths between modules start with `crate::`.
@@ -28,7 +29,9 @@ pub mod address;
 pub mod attrs;
 pub mod completion_queue;
 pub mod counter;
+pub mod in_use;
 pub mod key;
+pub mod kick;
 pub mod numbers;
 pub mod queue;
 pub mod receive;

@@ -7,7 +7,7 @@
 //! - what it *is*, [`Shared`]: its attributes and its receive queue, which peers look at. A
 //!   spinlock, held for a few instructions.
 //! - its *send queue*, [`send::SendSide`]: whoever holds this mutex executes its requests. Nobody
-//!   waits for it to post: [`kick`] leaves a note for the holder.
+//!   waits for it to post: [`kick`] leaves a request to the holder.
 //!   Of a busy one, the device's [`SqPoller`] does.
 //! - its *deferred work*, [`work::Deferred`]: to execute requests later, or from where the mutex
 //!   cannot be taken.
@@ -40,6 +40,7 @@ use super::{
 use crate::{
     attrs::Attrs,
     key::PdId,
+    kick::Kick,
     net::{self, SpinLockBh},
     qp::Transition,
     rdma::{
@@ -53,7 +54,7 @@ use crate::{
     uapi,
     verbs::{limits, EventType, QpType, WcStatus},
 };
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use kernel::{
     alloc::Flags,
     new_mutex,
@@ -93,8 +94,8 @@ pub(crate) struct Qp {
     inbound: Inbound,
     #[pin]
     send: Mutex<send::SendSide>,
-    /// There may be something to do on the send queue that its holder has not seen.
-    kicked: AtomicBool,
+    /// Has the holder of `send` look once more.
+    kick: Kick,
     /// The device's SQ poller has it, or it was offered to it.
     polled: AtomicBool,
     pub(crate) deferred: Arc<work::Deferred>,
@@ -209,7 +210,7 @@ impl Operations for Qp {
             connection <- Connection::new(),
             inbound <- Inbound::new(),
             send <- new_mutex!(send, "ferroce::Qp::send"),
-            kicked: AtomicBool::new(false),
+            kick: Kick::new(),
             polled: AtomicBool::new(false),
             deferred,
             user,
@@ -286,7 +287,7 @@ impl Operations for Qp {
             let written = send.details(details);
             drop(send);
             // Who came in the meantime found the mutex taken.
-            if qp.kicked.load(Ordering::SeqCst) {
+            if qp.kick.is_requested() {
                 qp.deferred.queue();
             }
             written?;
@@ -490,29 +491,21 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
 /// Has the send queue executed up to where its state says, before this returns.
 fn execute_now(qp: &rdma::Qp<Qp>) {
     let mut send = qp.send.lock();
-    qp.kicked.store(false, Ordering::SeqCst);
+    qp.kick.take();
     send::drain_all(qp, &mut send, Extent::All);
     drop(send);
     // What came in the meantime found the mutex taken.
-    if qp.kicked.load(Ordering::SeqCst) {
+    if qp.kick.is_requested() {
         kick(qp);
     }
 }
 
 /// Has the send queue executed: by this thread, or by the one that is at it.
 pub(crate) fn kick(qp: &rdma::Qp<Qp>) {
-    // Pairs with the swap below, of another thread: either that sees the note, or this gets the
-    // mutex.
-    qp.kicked.store(true, Ordering::SeqCst);
-    while qp.kicked.load(Ordering::SeqCst) {
-        let Some(mut send) = qp.send.try_lock() else {
-            return;
-        };
-        while qp.kicked.swap(false, Ordering::SeqCst) {
-            send::drain_all(qp, &mut send, Extent::All);
-        }
-        // The note of a thread that found the mutex taken until here is seen by the loop.
-    }
+    qp.kick.run(
+        || qp.send.try_lock(),
+        |send| send::drain_all(qp, send, Extent::All),
+    );
 }
 
 /// How long a thread of the work queue executes one queue pair before others of the same process have
@@ -522,18 +515,17 @@ const TURN: Delta = Delta::from_millis(2);
 
 /// As [`kick`], but no longer than a turn: a process that goes on posting does not keep the thread.
 fn take_turn(qp: &rdma::Qp<Qp>) {
-    qp.kicked.store(true, Ordering::SeqCst);
-    let Some(mut send) = qp.send.try_lock() else {
-        return;
-    };
-    qp.kicked.store(false, Ordering::SeqCst);
-    let (began, end) = (rdma::clock(), Instant::<Monotonic>::now() + TURN);
-    send::drain_all(qp, &mut send, Extent::Until(end));
-    drop(send);
-    let counters = &qp.device().counters;
-    counters.took(HostCounter::LongestTurn, began);
+    let is_requested = qp.kick.run_once(
+        || qp.send.try_lock(),
+        |send| {
+            let (began, end) = (rdma::clock(), Instant::<Monotonic>::now() + TURN);
+            send::drain_all(qp, send, Extent::Until(end));
+            let counters = &qp.device().counters;
+            counters.took(HostCounter::LongestTurn, began);
+        },
+    );
     // What came in the meantime found the mutex taken.
-    if qp.kicked.load(Ordering::SeqCst) {
+    if is_requested {
         qp.deferred.queue();
     }
 }

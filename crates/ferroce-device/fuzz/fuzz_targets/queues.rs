@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A process that writes anything to its rings: its requests end, or are flushed, within a bound, and its
+//! keys and rights are kept all the same.
+#![no_main]
+
+use std::rc::Rc;
+
+use ferroce_core::ring::{HEADER_LEN, RECV_HEADER_LEN, SEND_HEADER_LEN};
+use ferroce_core::verbs::{AccessFlags, QpState};
+use ferroce_device::window::Kind;
+use ferroce_device_fuzz::host::{Host, Qp, DEPTH, MEMORY};
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+enum Step {
+    /// Anything, anywhere.
+    Write {
+        ring: Ring,
+        at: u16,
+        value: u64,
+    },
+    /// A send request that is nearly right, in the next slot.
+    Send {
+        qp: bool,
+        wr_id: u8,
+        opcode: u8,
+        flags: u8,
+        num_sge: u8,
+        inline_length: Option<u32>,
+        imm_or_rkey: Word,
+        arguments: [Word; 4],
+        sge: Sge,
+    },
+    /// A receive that is nearly right, in the next slot.
+    Receive {
+        qp: bool,
+        wr_id: u8,
+        num_sge: u32,
+        reserved: bool,
+        sges: [Sge; 2],
+    },
+    /// Moves the index that the poster writes, often by one.
+    Publish {
+        ring: Ring,
+        count: Count,
+    },
+    Run(bool),
+    Flush(bool),
+    Wait(u32),
+    Reset(bool),
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Ring {
+    qp: bool,
+    receives: bool,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Count {
+    One,
+    Some(i8),
+    Any(u32),
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Sge {
+    addr: Word,
+    length: u16,
+    long: bool,
+    key: u8,
+}
+
+/// Part of a request.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Word {
+    /// A place in the memory, or nearly.
+    Place(u16),
+    /// One of the keys.
+    Key(u8),
+    Any(u64),
+}
+
+/// How many entries can be executed before the process writes again: those up to the index that the
+/// executor knows, and as many more by the index that it looks at then.
+const MOST: u32 = 2 * DEPTH;
+
+/// Bytes of the memory that belong to no region, before the first one and after the last.
+const OUTSIDE: [std::ops::Range<usize>; 2] = [0..64, 900..MEMORY];
+/// The region that nobody may write to.
+const READ_ONLY: std::ops::Range<usize> = 512..900;
+
+/// What the process knows: its keys, and where it is in each ring.
+struct Process {
+    host: Host,
+    qps: [Rc<Qp>; 2],
+    keys: Vec<u32>,
+    published: [[u32; 2]; 2],
+}
+
+impl Process {
+    fn new() -> Self {
+        let host = Host::new();
+        let qps = host.connect(100, 3);
+        let read = AccessFlags::REMOTE_READ.union(AccessFlags::MW_BIND);
+        let all = read
+            .union(AccessFlags::LOCAL_WRITE)
+            .union(AccessFlags::REMOTE_WRITE)
+            .union(AccessFlags::REMOTE_ATOMIC);
+        let size = |range: std::ops::Range<usize>| (range.start as u64, range.len() as u64);
+        let (start, length) = size(READ_ONLY);
+        let mut keys = vec![
+            host.register(64, start - 64, all),
+            host.register(start, length, read),
+        ];
+        for kind in [Kind::Type1, Kind::Type2] {
+            keys.push(host.allocate_window(kind));
+        }
+        for (at, byte) in host.memory.borrow_mut().iter_mut().enumerate() {
+            *byte = at as u8;
+        }
+        Self {
+            host,
+            qps,
+            keys,
+            published: [[0; 2]; 2],
+        }
+    }
+
+    fn word(&self, word: Word) -> u64 {
+        match word {
+            Word::Place(at) => u64::from(at) % (MEMORY as u64 + 8),
+            // The second half of the choices is keys with another variant: those of windows that are bound.
+            Word::Key(which) => {
+                let key = self.keys[usize::from(which) % self.keys.len()];
+                u64::from(key | u32::from(which >> 7))
+            }
+            Word::Any(word) => word,
+        }
+    }
+
+    fn sge(&self, sge: Sge) -> [u64; 2] {
+        let length = match sge.long {
+            true => u64::from(sge.length) << 16,
+            false => u64::from(sge.length) % 64,
+        };
+        [
+            self.word(sge.addr),
+            length | self.word(Word::Key(sge.key)) << 32,
+        ]
+    }
+
+    /// Writes to the next slot of a ring, and publishes it.
+    fn post(&mut self, ring: Ring, words: &[u64]) {
+        let memory = &self.qps[usize::from(ring.qp)].rings[usize::from(ring.receives)];
+        let stride = (memory.len() - HEADER_LEN) / DEPTH as usize;
+        let slot = self.published[usize::from(ring.qp)][usize::from(ring.receives)] % DEPTH;
+        for (number, word) in words.iter().enumerate().take(stride / 8) {
+            memory.write(HEADER_LEN + slot as usize * stride + 8 * number, *word);
+        }
+        self.publish(ring, Count::One);
+    }
+
+    fn publish(&mut self, ring: Ring, count: Count) {
+        let published = &mut self.published[usize::from(ring.qp)][usize::from(ring.receives)];
+        *published = match count {
+            Count::One => published.wrapping_add(1),
+            Count::Some(count) => published.wrapping_add_signed(count.into()),
+            Count::Any(index) => index,
+        };
+        let memory = &self.qps[usize::from(ring.qp)].rings[usize::from(ring.receives)];
+        memory.write(0, (*published).into());
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Write { ring, at, value } => {
+                let memory = &self.qps[usize::from(ring.qp)].rings[usize::from(ring.receives)];
+                memory.write(usize::from(*at) % memory.len(), *value);
+            }
+            Step::Send {
+                qp,
+                wr_id,
+                opcode,
+                flags,
+                num_sge,
+                inline_length,
+                imm_or_rkey,
+                arguments,
+                sge,
+            } => {
+                let bytes = [*opcode % 20, *flags, *num_sge % 8, 0];
+                let imm_or_rkey = self.word(*imm_or_rkey) as u32;
+                let mut words = vec![
+                    (*wr_id).into(),
+                    u64::from(u32::from_ne_bytes(bytes)) | u64::from(imm_or_rkey) << 32,
+                    inline_length.unwrap_or(0).into(),
+                ];
+                words.extend(arguments.map(|word| self.word(word)));
+                words.resize(SEND_HEADER_LEN / 8, 0);
+                words.extend(self.sge(*sge));
+                let ring = Ring {
+                    qp: *qp,
+                    receives: false,
+                };
+                self.post(ring, &words);
+            }
+            Step::Receive {
+                qp,
+                wr_id,
+                num_sge,
+                reserved,
+                sges,
+            } => {
+                let mut words = vec![
+                    (*wr_id).into(),
+                    u64::from(*num_sge) | u64::from(*reserved) << 32,
+                ];
+                words.resize(RECV_HEADER_LEN / 8, 0);
+                words.extend(sges.iter().flat_map(|sge| self.sge(*sge)));
+                let ring = Ring {
+                    qp: *qp,
+                    receives: true,
+                };
+                self.post(ring, &words);
+            }
+            Step::Publish { ring, count } => self.publish(*ring, *count),
+            Step::Run(qp) => {
+                let qp = &self.qps[usize::from(*qp)];
+                let mut executed = 0;
+                while self.host.step(qp) {
+                    executed += 1;
+                    assert!(executed <= MOST, "more is executed than can be posted");
+                }
+            }
+            Step::Flush(qp) => self.qps[usize::from(*qp)].flush_receives(),
+            Step::Wait(nanos) => {
+                let now = &self.host.now;
+                now.set(now.get() + u64::from(*nanos));
+            }
+            Step::Reset(qp) => {
+                let qp = &self.qps[usize::from(*qp)];
+                qp.reset();
+                assert_eq!(qp.state(), QpState::Rts);
+            }
+        }
+    }
+
+    fn judge(&self) {
+        for qp in &self.qps {
+            let sent = qp.sent.borrow_mut().drain(..).count();
+            assert!(sent <= MOST as usize);
+            // Each request can take one, and then the others are flushed.
+            let received = qp.received.borrow_mut().drain(..).count();
+            assert!(received <= 2 * MOST as usize + 1, "{received}");
+            qp.events.borrow_mut().clear();
+        }
+        let memory = self.host.memory.borrow();
+        for range in OUTSIDE.into_iter().chain([READ_ONLY]) {
+            for (at, byte) in memory[range.clone()].iter().enumerate() {
+                assert_eq!(*byte, (range.start + at) as u8, "at {}", range.start + at);
+            }
+        }
+    }
+}
+
+fuzz_target!(|steps: Vec<Step>| {
+    let mut process = Process::new();
+    for step in &steps {
+        process.step(step);
+        process.judge();
+    }
+});
