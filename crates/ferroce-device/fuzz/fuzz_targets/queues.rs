@@ -8,7 +8,8 @@ use std::rc::Rc;
 use ferroce_core::ring::{HEADER_LEN, RECV_HEADER_LEN, SEND_HEADER_LEN};
 use ferroce_core::verbs::{AccessFlags, QpState};
 use ferroce_device::window::Kind;
-use ferroce_device_fuzz::host::{Host, Qp, DEPTH, MEMORY};
+use ferroce_device_fuzz::host::{Process as Owner, Qp, World, DEPTH, MEMORY};
+use ferroce_device_fuzz::network::{Conditions, Network};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -48,7 +49,8 @@ enum Step {
     Run(bool),
     Flush(bool),
     Wait(u32),
-    Reset(bool),
+    /// Both, which are connected again.
+    Reset,
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -91,9 +93,21 @@ const OUTSIDE: [std::ops::Range<usize>; 2] = [0..64, 900..MEMORY];
 /// The region that nobody may write to.
 const READ_ONLY: std::ops::Range<usize> = 512..900;
 
+const OWNER: Owner = Owner { host: 0, number: 0 };
+
+/// Connects two queue pairs to each other, with nothing posted.
+fn connect(world: &World, qps: &[Rc<Qp>; 2]) {
+    for qp in qps {
+        world.modify_to(qp, QpState::Reset);
+    }
+    world.connect(&qps[0], &qps[1], (0, 0));
+    world.connect(&qps[1], &qps[0], (0, 0));
+    assert!(qps.iter().all(|qp| qp.state() == QpState::Rts));
+}
+
 /// What the process knows: its keys, and where it is in each ring.
 struct Process {
-    host: Host,
+    world: World,
     qps: [Rc<Qp>; 2],
     keys: Vec<u32>,
     published: [[u32; 2]; 2],
@@ -101,8 +115,16 @@ struct Process {
 
 impl Process {
     fn new() -> Self {
-        let host = Host::new();
-        let qps = host.connect(100, 3);
+        // Between queue pairs of one host no packets are sent.
+        let conditions = Conditions {
+            drop: 0,
+            duplicate: 0,
+            reorder: 0,
+            keep: 0,
+        };
+        let world = World::new(Network::new(conditions, fastrand::Rng::with_seed(0)));
+        let qps = [100, 101].map(|number| world.create(OWNER, number));
+        connect(&world, &qps);
         let read = AccessFlags::REMOTE_READ.union(AccessFlags::MW_BIND);
         let all = read
             .union(AccessFlags::LOCAL_WRITE)
@@ -111,17 +133,17 @@ impl Process {
         let size = |range: std::ops::Range<usize>| (range.start as u64, range.len() as u64);
         let (start, length) = size(READ_ONLY);
         let mut keys = vec![
-            host.register(64, start - 64, all),
-            host.register(start, length, read),
+            world.register(OWNER, 64, start - 64, all),
+            world.register(OWNER, start, length, read),
         ];
         for kind in [Kind::Type1, Kind::Type2] {
-            keys.push(host.allocate_window(kind));
+            keys.push(world.allocate_window(OWNER, kind));
         }
-        for (at, byte) in host.memory.borrow_mut().iter_mut().enumerate() {
+        for (at, byte) in world.hosts[0].memory.borrow_mut().iter_mut().enumerate() {
             *byte = at as u8;
         }
         Self {
-            host,
+            world,
             qps,
             keys,
             published: [[0; 2]; 2],
@@ -229,21 +251,14 @@ impl Process {
             Step::Run(qp) => {
                 let qp = &self.qps[usize::from(*qp)];
                 let mut executed = 0;
-                while self.host.step(qp) {
+                while self.world.step(qp) {
                     executed += 1;
                     assert!(executed <= MOST, "more is executed than can be posted");
                 }
             }
             Step::Flush(qp) => self.qps[usize::from(*qp)].flush_receives(),
-            Step::Wait(nanos) => {
-                let now = &self.host.now;
-                now.set(now.get() + u64::from(*nanos));
-            }
-            Step::Reset(qp) => {
-                let qp = &self.qps[usize::from(*qp)];
-                qp.reset();
-                assert_eq!(qp.state(), QpState::Rts);
-            }
+            Step::Wait(nanos) => self.world.wait((*nanos).into()),
+            Step::Reset => connect(&self.world, &self.qps),
         }
     }
 
@@ -256,7 +271,7 @@ impl Process {
             assert!(received <= 2 * MOST as usize + 1, "{received}");
             qp.events.borrow_mut().clear();
         }
-        let memory = self.host.memory.borrow();
+        let memory = self.world.hosts[0].memory.borrow();
         for range in OUTSIDE.into_iter().chain([READ_ONLY]) {
             for (at, byte) in memory[range.clone()].iter().enumerate() {
                 assert_eq!(*byte, (range.start + at) as u8, "at {}", range.start + at);

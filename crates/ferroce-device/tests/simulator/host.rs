@@ -116,7 +116,9 @@ pub struct Qp {
     pub events: RefCell<Vec<EventType>>,
     /// How often the peer had no receive, and how many completions there were.
     not_ready: Cell<u32>,
-    _memory: [Memory; 2],
+    /// The rings of the send queue and of the receive queue.
+    #[allow(dead_code)] // Not every user writes to them.
+    pub rings: [Memory; 2],
 }
 
 struct Connection {
@@ -360,7 +362,7 @@ impl World {
     /// Executes what a queue pair has posted, as far as it goes.
     pub fn run(&self, qp: &Qp) {
         // Longer than anything waits.
-        self.now.set(self.now.get() + 1_000_000_000);
+        self.wait(1_000_000_000);
         if qp.remote.borrow().is_some() {
             self.run_remote(qp);
         } else {
@@ -368,8 +370,13 @@ impl World {
         }
     }
 
+    /// Time goes by.
+    pub fn wait(&self, nanos: u64) {
+        self.now.set(self.now.get() + nanos);
+    }
+
     /// Executes one request whose peer is on this host. Returns whether there may be another.
-    fn step(&self, qp: &Qp) -> bool {
+    pub fn step(&self, qp: &Qp) -> bool {
         let mut send = qp.send.borrow_mut();
         let (_, queue, execution) = &mut *send;
         let (attr, sgid) = {
@@ -377,7 +384,15 @@ impl World {
             (attrs.attr, attrs.sgid)
         };
         let next = execution.next(queue, attr.state, true, || self.now.get());
-        match next.unwrap() {
+        let Ok(next) = next else {
+            // Indexes that make no sense.
+            if qp.change(Attrs::fail_fatally) {
+                qp.events.borrow_mut().push(EventType::QpFatal);
+                qp.flush_receives();
+            }
+            return false;
+        };
+        match next {
             Next::Held | Next::Drained | Next::Idle | Next::Later => return false,
             Next::Flush(wr_id) => {
                 qp.complete(send::flushed(wr_id, qp.number));
@@ -684,7 +699,7 @@ impl Qp {
             received: RefCell::default(),
             events: RefCell::default(),
             not_ready: Cell::new(0),
-            _memory: memory,
+            rings: memory,
         }
     }
 
@@ -729,7 +744,7 @@ impl Qp {
     }
 
     /// Completes what is posted as flushed, if the state is such.
-    fn flush_receives(&self) {
+    pub fn flush_receives(&self) {
         if !self.attrs.borrow().flushes_receives() {
             return;
         }
@@ -770,6 +785,15 @@ impl Own<'_> {
             memory: self.host().memory.clone(),
             at: region.start + offset as usize,
         })
+    }
+}
+
+impl Own<'_> {
+    fn fail_receive(&self, event: Option<EventType>) {
+        if self.qp.change(Attrs::fail_receive) {
+            self.qp.events.borrow_mut().extend(event);
+            self.qp.flush_receives();
+        }
     }
 }
 
@@ -838,7 +862,17 @@ impl local::Responder for Own<'_> {
             Ok(Looked::Refused) => return Taken::Refused,
             Err(_) => panic!("no receive queue is shared here"),
         };
-        let (request, scatter) = RecvRequest::decode(entry).unwrap();
+        let (request, scatter) = match RecvRequest::decode(entry) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                // Its poster's error.
+                let wr_id = RecvRequest::wr_id(entry);
+                let cqe = receive::ended(wr_id, self.qp.number, error.status());
+                self.qp.received.borrow_mut().push_back(cqe);
+                self.fail_receive(None);
+                return Taken::Empty;
+            }
+        };
         let receive = Receive {
             wr_id: request.wr_id,
             scatter,
@@ -871,10 +905,7 @@ impl local::Responder for Own<'_> {
     }
 
     fn fail(&self, event: Option<EventType>) {
-        if self.qp.change(Attrs::fail_receive) {
-            self.qp.events.borrow_mut().extend(event);
-            self.qp.flush_receives();
-        }
+        self.fail_receive(event);
     }
 }
 

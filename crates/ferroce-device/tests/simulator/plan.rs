@@ -5,9 +5,8 @@ use std::fmt;
 
 use ferroce_core::ring::{BindMw, Operation, Remote, SendRequest, Sge};
 use ferroce_core::verbs::{AccessFlags, ImmData, SendFlags};
-use proptest::prelude::*;
 
-use crate::host::{Process, HOSTS, MEMORY, PROCESSES};
+use crate::host::Process;
 use crate::network::Conditions;
 
 #[derive(Clone)]
@@ -31,7 +30,7 @@ impl fmt::Debug for Plan {
 
 /// Which of some things is meant, however many there are.
 #[derive(Clone, Copy)]
-pub struct Pick(u8);
+pub struct Pick(pub u8);
 
 impl Pick {
     /// The place of the one, of at least one.
@@ -48,10 +47,6 @@ impl fmt::Debug for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.0)
     }
-}
-
-fn pick() -> impl Strategy<Value = Pick> {
-    any::<u8>().prop_map(Pick)
 }
 
 #[derive(Clone, Debug)]
@@ -91,16 +86,16 @@ pub enum Step {
 /// A request, without its keys.
 #[derive(Clone, Debug)]
 pub struct Send {
-    kind: Kinds,
-    signaled: bool,
+    pub kind: Kinds,
+    pub signaled: bool,
     pub own: Pick,
-    range: Range,
+    pub range: Range,
     pub other: Pick,
-    addr: u64,
+    pub addr: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kinds {
+pub enum Kinds {
     Send,
     SendInvalidate,
     Write,
@@ -193,103 +188,11 @@ impl Send {
     }
 }
 
-fn range() -> impl Strategy<Value = Range> {
-    (0..MEMORY as u64 - 64, 0_u32..64).prop_map(|(addr, length)| Range { addr, length })
-}
-
+/// All that a region can be registered for here.
 pub fn all_rights() -> AccessFlags {
     AccessFlags::LOCAL_WRITE
         .union(AccessFlags::REMOTE_WRITE)
         .union(AccessFlags::REMOTE_READ)
         .union(AccessFlags::REMOTE_ATOMIC)
         .union(AccessFlags::MW_BIND)
-}
-
-fn access() -> impl Strategy<Value = AccessFlags> {
-    let consistent = |bits: u32| {
-        let access = AccessFlags::try_from(bits).unwrap();
-        access.is_consistent().then_some(access)
-    };
-    prop_oneof![
-        4 => Just(all_rights()),
-        1 => (0_u32..32).prop_filter_map("inconsistent", consistent),
-    ]
-}
-
-fn send() -> impl Strategy<Value = Send> {
-    let kind = prop_oneof![
-        3 => Just(Kinds::Send),
-        1 => Just(Kinds::SendInvalidate),
-        3 => Just(Kinds::Write),
-        2 => Just(Kinds::WriteImm),
-        3 => Just(Kinds::Read),
-        2 => Just(Kinds::FetchAdd),
-        4 => Just(Kinds::Bind),
-        1 => Just(Kinds::Invalidate),
-    ];
-    let keys = (pick(), pick());
-    (kind, any::<bool>(), range(), keys, 0..600_u64).prop_map(
-        |(kind, signaled, range, (own, other), addr)| Send {
-            kind,
-            signaled,
-            own,
-            range,
-            other,
-            addr,
-        },
-    )
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let process = (0..HOSTS, 0..PROCESSES).prop_map(|(host, number)| Process { host, number });
-    let large = (0_u64..64, 512_u32..900).prop_map(|(addr, length)| Range { addr, length });
-    let index = pick;
-    prop_oneof![
-        4 => (process.clone(), prop_oneof![3 => large, 1 => range()], access())
-            .prop_map(|(of, range, access)| Step::Register { of, range, access }),
-        2 => (process.clone(), index()).prop_map(|(of, key)| Step::Deregister { of, key }),
-        2 => (process.clone(), any::<bool>())
-            .prop_map(|(of, belongs_to_qp)| Step::AllocateWindow { of, belongs_to_qp }),
-        2 => process.clone().prop_map(Step::Create),
-        4 => (index(), index()).prop_map(|(one, other)| Step::Connect(one, other)),
-        1 => index().prop_map(Step::Reset),
-        1 => index().prop_map(Step::Flush),
-        1 => index().prop_map(Step::Destroy),
-        1 => process.prop_map(Step::Die),
-        24 => (index(), index(), range())
-            .prop_map(|(qp, key, range)| Step::Receive { qp, key, range }),
-        48 => (index(), send()).prop_map(|(qp, send)| Step::Send { qp, send }),
-        32 => index().prop_map(Step::Run),
-    ]
-}
-
-fn conditions() -> impl Strategy<Value = Conditions> {
-    let bad = (0_u32..30, 0_u32..20, 0_u32..30, 0_u32..20).prop_map(
-        |(drop, duplicate, reorder, keep)| Conditions {
-            drop,
-            duplicate,
-            reorder,
-            keep,
-        },
-    );
-    let good = Conditions {
-        drop: 0,
-        duplicate: 0,
-        reorder: 0,
-        keep: 0,
-    };
-    prop_oneof![1 => Just(good), 3 => bad]
-}
-
-pub fn plan() -> impl Strategy<Value = Plan> {
-    (
-        conditions(),
-        any::<u64>(),
-        prop::collection::vec(step(), 1..100),
-    )
-        .prop_map(|(conditions, seed, steps)| Plan {
-            conditions,
-            seed,
-            steps,
-        })
 }
