@@ -242,7 +242,8 @@ mod tests {
     fn the_crc_is_that_of_ieee_802_3_at_every_length() {
         // The check value of CRC-32 in Ross Williams' guide.
         assert_eq!(!look_up(u32::MAX, b"123456789"), 0xcbf4_3926);
-        let bytes: Vec<u8> = (0..4200u32)
+        let longest = if cfg!(miri) { 160 } else { 4200u32 };
+        let bytes: Vec<u8> = (0..longest)
             .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
             .collect();
         let mut by_bytes = u32::MAX;

@@ -207,7 +207,11 @@ impl World {
         let Some(Named::Region(region)) = host.named(key) else {
             return false;
         };
-        let is_gone = region.region.borrow_mut().deregister().is_ok();
+        // Not another region that has the number by now.
+        let is_gone = {
+            let mut region = region.region.borrow_mut();
+            region.key() == key && region.deregister().is_ok()
+        };
         if is_gone {
             host.give_up(key);
         }

@@ -23,6 +23,9 @@ use simulation::{execute, Outcome};
 
 /// How many plans there are, ten times as many with `FERROCE_LONG`.
 fn plans() -> u32 {
+    if cfg!(miri) {
+        return 4;
+    }
     match std::env::var_os("FERROCE_LONG") {
         Some(_) => 1_000_000,
         None => 100_000,
@@ -46,6 +49,9 @@ fn devices_and_their_model_agree_on_any_plan() {
         total.failed += outcome.failed;
     }
     // Plans in which all fails at once, or nothing ever does, would show nothing.
+    if cfg!(miri) {
+        return;
+    }
     let plans = plans() as usize;
     assert!(total.local > 2 * plans, "{}", total.local);
     assert!(total.remote > 4 * plans, "{}", total.remote);
