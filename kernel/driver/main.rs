@@ -46,6 +46,12 @@ pub mod wire;
 #[path = "../../crates/ferroce-device/src/address.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod address;
+#[path = "../../crates/ferroce-device/src/attrs.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod attrs;
+#[path = "../../crates/ferroce-device/src/completion_queue.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod completion_queue;
 #[path = "../../crates/ferroce-device/src/counter.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod counter;
@@ -70,6 +76,9 @@ pub mod receive;
 #[path = "../../crates/ferroce-device/src/region.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod region;
+#[path = "../../crates/ferroce-device/src/remote.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod remote;
 #[path = "../../crates/ferroce-device/src/send.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod send;

@@ -38,10 +38,11 @@ use super::{
     srq::{receive_details, SrqRef},
 };
 use crate::{
+    attrs::Attrs,
     key::PdId,
     kick::Kick,
     net::{self, SpinLockBh},
-    qp::{self, state, DeviceLimits, Transition},
+    qp::Transition,
     rdma::{
         self, eopnotsupp,
         qp::{Operations, QpEvent},
@@ -49,7 +50,7 @@ use crate::{
         wr::{RecvWrs, SendWrs},
         Details, Gid, MemCgroup, NewQp, QpAttrMask, UserCall,
     },
-    ring::{Doorbell, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
+    ring::{Doorbell, GeometryError, Origin, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
     verbs::{limits, EventType, QpType, WcStatus},
 };
@@ -191,10 +192,8 @@ impl Operations for Qp {
             Some(srq) => srq.stride(),
             None => layout.recv().map_or(0, |size| size.stride()),
         };
-        let shared = Shared::new(
-            receives,
-            receive::given_back(qp_type, stride, UserCall::flags(call))?,
-        );
+        let flags = UserCall::flags(call);
+        let shared = Shared::new(receive::receives(receives, qp_type, stride, flags)?);
         let send = send::SendSide::new(send);
         Ok(try_pin_init!(Qp {
             number,
@@ -293,7 +292,7 @@ impl Operations for Qp {
             }
             written?;
         }
-        let receives = qp.shared.lock().receives.as_ref().map(|r| r.positions());
+        let receives = qp.shared.lock().receives.queue().map(|r| r.positions());
         if let Some(at) = receives {
             receive_details(details, &at)?;
         }
@@ -349,6 +348,14 @@ impl Qp {
     /// Has the process that has the queue pair charged for what `op` allocates with [`Self::flags`].
     pub(crate) fn charge<R>(&self, op: impl FnOnce() -> R) -> R {
         self.payer.charge(op)
+    }
+
+    /// Whose requests it has.
+    pub(crate) fn origin(&self) -> Origin {
+        match self.user {
+            Some(_) => Origin::Kernel,
+            None => Origin::User,
+        }
     }
 
     /// What to allocate with for the queue pair's user.
@@ -436,24 +443,16 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
         av,
     } = Attributes::of(attr);
     // Its holder stops at the state that it finds when it begins a request.
-    let transition = qp.change(|attrs| -> Result<_> {
-        let modified = qp::modify(
-            qp.qp_type,
-            &attrs.attr,
-            mask,
-            &requested,
-            &DeviceLimits::FERROCE,
-        )
-        .map_err(|e| errno(e.errno()))?;
-        attrs.attr = modified.attr;
-        if let Some(sgid) = sgid {
-            attrs.sgid = sgid;
-            attrs.av = av;
+    let transition = qp.change_shared(|shared| -> Result<_> {
+        let modified = shared.attrs.modify(qp.qp_type, mask, &requested, sgid);
+        let transition = modified.map_err(|e| errno(e.errno()))?;
+        if sgid.is_some() {
+            shared.av = av;
         }
         if let Some(user) = &qp.user {
-            user.set_state(modified.attr.state);
+            user.set_state(shared.attrs.attr.state);
         }
-        Ok(modified.transition)
+        Ok(transition)
     })?;
     // Without the lock, which is taken inside that of the connection.
     let attr = qp.shared.lock().attr;
@@ -471,14 +470,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             let mut send = qp.send.lock();
             send.reset();
             qp.connection.reset();
-            {
-                let mut shared = qp.shared.lock();
-                let (given_back, receives) = shared.receiving();
-                given_back.forget();
-                if let Some(receives) = receives {
-                    receives.reset();
-                }
-            }
+            qp.shared.lock().receives.reset();
             // Nobody could tell what they are of.
             qp.for_each_polling(|polling| polling.disown(qp.number));
         }
@@ -547,12 +539,7 @@ fn doorbell(qp: &rdma::Qp<Qp>) {
 
 /// Moves to the error state because of something on the receiving side, and has all flushed.
 fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
-    let (before, after) = qp.change(|attrs| {
-        let before = attrs.attr.state;
-        attrs.attr.state = state::after_receive_error(before);
-        (before, attrs.attr.state)
-    });
-    if before == after {
+    if !qp.change(Attrs::fail_receive) {
         return;
     }
     if let Some(event) = event {
@@ -610,14 +597,10 @@ fn flush_some_receives(qp: &rdma::Qp<Qp>) -> bool {
     for _ in 0..FLUSHED_AT_ONCE {
         let wr_id = {
             let mut shared = qp.shared.lock();
-            let processing = state::receive_queue(shared.attr.state);
-            if shared.is_gone || processing != state::Processing::Flush {
+            if !shared.flushes_receives() {
                 return false;
             }
-            let (given_back, receives) = shared.receiving();
-            given_back
-                .flush_one()
-                .or_else(|| receives.and_then(ReceiveQueue::flush_one))
+            shared.receives.flush_one()
         };
         let Some(wr_id) = wr_id else { return false };
         let cqe = crate::receive::ended(wr_id, qp.number, WcStatus::WrFlushErr);

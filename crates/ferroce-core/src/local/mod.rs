@@ -88,22 +88,13 @@ where
     L: LocalMemory,
     P: Responder<Region = L::Region>,
 {
-    if !request.operation.opcode().may_be_under_way(max_rd_atomic) {
-        return Outcome::Failed(WcStatus::LocQpOpErr);
-    }
-    let length = match u32::try_from(data.length()) {
-        Ok(length) if length <= MAX_MESSAGE_LENGTH => length,
-        _ => return Outcome::Failed(WcStatus::LocLenErr),
+    let (length, writes) = match check_request(request, data, max_rd_atomic) {
+        Ok(checked) => checked,
+        Err(status) => return Outcome::Failed(status),
     };
-    let writes = matches!(
-        request.operation,
-        Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. }
-    );
     // Only one of them is ever made.
     let (mut one, mut many): (RegionList<_, 1>, RegionList<_>);
     let checked = match data {
-        // What comes back has no place in a work request (IBTA 11.4.1.1).
-        Data::Inline(_) if writes => return Outcome::Failed(WcStatus::LocQpOpErr),
         Data::Inline(bytes) => Checked::Inline(bytes),
         Data::Sges(sges) => {
             let (result, regions) = if sges.len() <= 1 {
@@ -183,6 +174,44 @@ where
             Outcome::Failed(nak.status())
         }
         None => Outcome::NotReady(peer.min_rnr_timer()),
+    }
+}
+
+/// Checks a request without its peer: what fails for it fails whether there is a peer or not.
+pub fn check<L: LocalMemory>(
+    request: &SendRequest,
+    data: Data<'_>,
+    requester: &L,
+    max_rd_atomic: u8,
+) -> Result<(), WcStatus> {
+    let (_, writes) = check_request(request, data, max_rd_atomic)?;
+    if let Data::Sges(sges) = data {
+        RegionList::<_, PIECES>::new()
+            .check(requester, sges, writes)
+            .map_err(|AccessError| WcStatus::LocProtErr)?;
+    }
+    Ok(())
+}
+
+/// Checks a request without its keys. Returns its length in bytes, and whether the requester's memory is
+/// written.
+fn check_request(
+    request: &SendRequest,
+    data: Data<'_>,
+    max_rd_atomic: u8,
+) -> Result<(u32, bool), WcStatus> {
+    if !request.operation.opcode().may_be_under_way(max_rd_atomic) {
+        return Err(WcStatus::LocQpOpErr);
+    }
+    let length = match u32::try_from(data.length()) {
+        Ok(length) if length <= MAX_MESSAGE_LENGTH => length,
+        _ => return Err(WcStatus::LocLenErr),
+    };
+    let writes = request.operation.opcode().gets_data();
+    // What comes back has no place in a work request (IBTA 11.4.1.1).
+    match data {
+        Data::Inline(_) if writes => Err(WcStatus::LocQpOpErr),
+        _ => Ok((length, writes)),
     }
 }
 

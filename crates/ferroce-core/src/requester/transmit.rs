@@ -164,7 +164,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             return Err(self.refuse(position, WcStatus::LocQpOpErr, host));
         }
         if let Data::Sges(sges) = data {
-            let writes = gets_data(opcode);
+            let writes = opcode.gets_data();
             let list = if writes {
                 &mut self.scatter
             } else {
@@ -313,14 +313,6 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             Err(_) => false,
         }
     }
-}
-
-/// Whether the data of a request comes from the peer.
-fn gets_data(opcode: SendOpcode) -> bool {
-    matches!(
-        opcode,
-        SendOpcode::RdmaRead | SendOpcode::CompareSwap | SendOpcode::FetchAdd
-    )
 }
 
 /// How many PSNs a request takes (IBTA 9.7.1, 9.7.2).
