@@ -205,7 +205,9 @@ impl World {
         let Some(Named::Region(region)) = host.named(key) else {
             return false;
         };
-        let is_gone = region.region.borrow_mut().deregister().is_ok();
+        // Not another region that has the number by now.
+        let mut state = region.region.borrow_mut();
+        let is_gone = state.key() == key && state.deregister().is_ok();
         if is_gone {
             host.give_up(key);
         }

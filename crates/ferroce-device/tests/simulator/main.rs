@@ -5,6 +5,9 @@
 //! What happens, and in which order, is a matter of chance: a plan that fails is shrunk, and printed. The
 //! model knows nothing of where a peer is: queue pairs of one host and of two have to come to the same.
 
+// A plan takes Miri minutes; `local` and `keys` have most of the same machines, with less around them.
+#![cfg(not(miri))]
+
 #[path = "../rings/mod.rs"]
 mod rings;
 
@@ -133,7 +136,7 @@ impl Simulation {
     fn pick_key(&self, of: Process, pick: Pick) -> u32 {
         let owned = &self.owned[of.host][of.number];
         match owned.regions.as_slice() {
-            _ if !owned.stale.is_empty() && pick.index(16) == 0 => pick.of(&owned.stale),
+            _ if !owned.stale.is_empty() && pick.index(16) == 0 => pick.rest().of(&owned.stale),
             [] => 0x7700,
             keys => pick.of(keys),
         }
@@ -367,9 +370,6 @@ fn execute(plan: &Plan) -> Result<Outcome, TestCaseError> {
 
 /// How many plans there are, ten times as many with `FERROCE_LONG`.
 fn plans() -> u32 {
-    if cfg!(miri) {
-        return 2;
-    }
     match std::env::var_os("FERROCE_LONG") {
         Some(_) => 1_000_000,
         None => 100_000,
@@ -392,10 +392,7 @@ fn devices_and_their_model_agree_on_any_plan() {
         total.remote += outcome.remote;
         total.failed += outcome.failed;
     }
-    // Plans in which all fails at once, or nothing ever does, would show nothing. Of a few that may be so.
-    if cfg!(miri) {
-        return;
-    }
+    // Plans in which all fails at once, or nothing ever does, would show nothing.
     let plans = plans() as usize;
     assert!(total.local > 2 * plans, "{}", total.local);
     assert!(total.remote > 4 * plans, "{}", total.remote);
