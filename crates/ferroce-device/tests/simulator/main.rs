@@ -87,7 +87,7 @@ impl Simulation {
         for (number, host) in simulation.world.hosts.iter().enumerate() {
             let memory = &mut simulation.model.memory[number];
             for (at, byte) in memory.iter_mut().enumerate() {
-                *byte = (at ^ at >> 8 ^ 0x55 * number) as u8;
+                *byte = (at ^ at >> 8 ^ (0x55 * number)) as u8;
             }
             host.memory.borrow_mut().copy_from_slice(memory);
         }
@@ -232,10 +232,9 @@ impl Simulation {
             }
             Step::Create(of) => self.create(*of),
             Step::Connect(one, other) => {
-                if let (Some(one), Some(other)) = (self.pick_qp(*one), self.pick_qp(*other)) {
-                    if one != other {
-                        self.connect(one, other);
-                    }
+                let (one, other) = (self.pick_qp(*one), self.pick_qp(*other));
+                if let (true, Some(one), Some(other)) = (one != other, one, other) {
+                    self.connect(one, other);
                 }
             }
             Step::Reset(qp) => {

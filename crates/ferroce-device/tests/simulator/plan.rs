@@ -36,7 +36,7 @@ pub struct Pick(u8);
 impl Pick {
     /// The place of the one, of at least one.
     pub fn index(self, count: usize) -> usize {
-        usize::from(self.0) * count >> 8
+        (usize::from(self.0) * count) >> 8
     }
 
     /// What is left to choose by, of one whose [index](Self::index) of 16 is the first.
