@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use ferroce_core::ring::{HEADER_LEN, RECV_HEADER_LEN, SEND_HEADER_LEN};
-use ferroce_core::verbs::{AccessFlags, QpState};
+use ferroce_core::verbs::{AccessFlags, QpState, SendOpcode};
 use ferroce_device::window::Kind;
 use ferroce_device_fuzz::host::{Process as Owner, Qp, World, DEPTH, MEMORY};
 use ferroce_device_fuzz::network::{Conditions, Network};
@@ -21,32 +21,36 @@ enum Step {
         at: u16,
         value: u64,
     },
-    /// A send request that is nearly right, in the next slot.
+    /// A send request that is right, or nearly, in the next slot.
     Send {
         qp: bool,
         wr_id: u8,
         opcode: u8,
         flags: u8,
-        num_sge: u8,
-        inline_length: Option<u32>,
-        imm_or_rkey: Word,
-        arguments: [Word; 4],
+        addr: Addr,
+        key: Key,
+        other_key: Key,
+        operand: u64,
         sge: Sge,
+        odd: Option<Odd>,
     },
     /// A receive that is nearly right, in the next slot.
     Receive {
         qp: bool,
         wr_id: u8,
-        num_sge: u32,
-        reserved: bool,
         sges: [Sge; 2],
+        odd: Option<u64>,
     },
     /// Moves the index that the poster writes, often by one.
     Publish {
         ring: Ring,
         count: Count,
     },
-    Run(bool),
+    /// Executes what there is; before that, with `reset`, what has failed begins anew.
+    Run {
+        qp: bool,
+        reset: bool,
+    },
     Flush(bool),
     Wait(u32),
     /// Both, which are connected again.
@@ -68,20 +72,32 @@ enum Count {
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
 struct Sge {
-    addr: Word,
+    addr: Addr,
     length: u16,
-    long: bool,
-    key: u8,
+    key: Key,
 }
 
-/// Part of a request.
+/// A place in the memory, mostly.
 #[derive(Arbitrary, Clone, Copy, Debug)]
-enum Word {
-    /// A place in the memory, or nearly.
-    Place(u16),
-    /// One of the keys.
-    Key(u8),
-    Any(u64),
+struct Addr {
+    at: u16,
+    other: Option<u64>,
+}
+
+/// One of the keys, mostly.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Key {
+    which: u8,
+    other: Option<u32>,
+}
+
+/// What is wrong with a request.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Odd {
+    flags: u8,
+    num_sge: u8,
+    inline_length: u32,
+    reserved: u8,
 }
 
 /// How many entries can be executed before the process writes again: those up to the index that the
@@ -150,27 +166,24 @@ impl Process {
         }
     }
 
-    fn word(&self, word: Word) -> u64 {
-        match word {
-            Word::Place(at) => u64::from(at) % (MEMORY as u64 + 8),
-            // The second half of the choices is keys with another variant: those of windows that are bound.
-            Word::Key(which) => {
-                let key = self.keys[usize::from(which) % self.keys.len()];
-                u64::from(key | u32::from(which >> 7))
-            }
-            Word::Any(word) => word,
-        }
+    fn addr(&self, addr: Addr) -> u64 {
+        let place = u64::from(addr.at) % (MEMORY as u64 + 8);
+        addr.other.filter(|_| addr.at % 16 == 0).unwrap_or(place)
+    }
+
+    /// Of windows there are two variants: the one that they had first, and the one that they are bound with.
+    fn key(&self, key: Key) -> u64 {
+        let named = self.keys[usize::from(key.which) % self.keys.len()] | u32::from(key.which >> 7);
+        let other = key.other.filter(|_| key.which % 32 == 31);
+        other.unwrap_or(named).into()
     }
 
     fn sge(&self, sge: Sge) -> [u64; 2] {
-        let length = match sge.long {
-            true => u64::from(sge.length) << 16,
-            false => u64::from(sge.length) % 64,
+        let length = match sge.length {
+            0xff00.. => u64::from(sge.length) << 16,
+            length => u64::from(length) % 64,
         };
-        [
-            self.word(sge.addr),
-            length | self.word(Word::Key(sge.key)) << 32,
-        ]
+        [self.addr(sge.addr), length | self.key(sge.key) << 32]
     }
 
     /// Writes to the next slot of a ring, and publishes it.
@@ -206,20 +219,46 @@ impl Process {
                 wr_id,
                 opcode,
                 flags,
-                num_sge,
-                inline_length,
-                imm_or_rkey,
-                arguments,
+                addr,
+                key,
+                other_key,
+                operand,
                 sge,
+                odd,
             } => {
-                let bytes = [*opcode % 20, *flags, *num_sge % 8, 0];
-                let imm_or_rkey = self.word(*imm_or_rkey) as u32;
+                let opcode = opcode % 20;
+                let known = SendOpcode::try_from(u32::from(opcode)).ok();
+                let num_sge = u8::from(!known.is_some_and(SendOpcode::has_no_data));
+                // SIGNALED, SOLICITED, FENCE.
+                let mut bytes = [opcode, flags & 7, num_sge, 0];
+                let mut inline_length = 0;
+                if let Some(odd) = odd {
+                    bytes = [opcode, odd.flags, odd.num_sge % 8, odd.reserved % 2];
+                    inline_length = odd.inline_length;
+                }
+                let arguments = match known {
+                    Some(SendOpcode::BindMw) => [
+                        self.addr(*addr),
+                        operand >> 32 & 0x1ff,
+                        self.key(*other_key) | self.key(*key) << 32,
+                        // A variant of zero or one, and rights.
+                        operand & 1 | (operand >> 1 & 0x1f) << 32,
+                    ],
+                    _ => [self.addr(*addr), self.key(*key), *operand, self.key(*key)],
+                };
                 let mut words = vec![
                     (*wr_id).into(),
-                    u64::from(u32::from_ne_bytes(bytes)) | u64::from(imm_or_rkey) << 32,
-                    inline_length.unwrap_or(0).into(),
+                    u64::from(u32::from_ne_bytes(bytes)) | self.key(*other_key) << 32,
+                    inline_length.into(),
                 ];
-                words.extend(arguments.map(|word| self.word(word)));
+                match known {
+                    // The key is where that of an atomic is.
+                    Some(SendOpcode::CompareSwap | SendOpcode::FetchAdd) => {
+                        let [addr, key, operand, _] = arguments;
+                        words.extend([addr, operand, operand, key]);
+                    }
+                    _ => words.extend(arguments),
+                }
                 words.resize(SEND_HEADER_LEN / 8, 0);
                 words.extend(self.sge(*sge));
                 let ring = Ring {
@@ -231,14 +270,12 @@ impl Process {
             Step::Receive {
                 qp,
                 wr_id,
-                num_sge,
-                reserved,
                 sges,
+                odd,
             } => {
-                let mut words = vec![
-                    (*wr_id).into(),
-                    u64::from(*num_sge) | u64::from(*reserved) << 32,
-                ];
+                // One or two, and nothing in the reserved field.
+                let num_sge = 1 + u64::from(wr_id % 2);
+                let mut words = vec![(*wr_id).into(), odd.unwrap_or(num_sge)];
                 words.resize(RECV_HEADER_LEN / 8, 0);
                 words.extend(sges.iter().flat_map(|sge| self.sge(*sge)));
                 let ring = Ring {
@@ -248,7 +285,13 @@ impl Process {
                 self.post(ring, &words);
             }
             Step::Publish { ring, count } => self.publish(*ring, *count),
-            Step::Run(qp) => {
+            Step::Run { qp, reset } => {
+                if *reset {
+                    let failed = |qp: &Rc<Qp>| qp.state() == QpState::Err;
+                    if self.qps.iter().any(failed) {
+                        connect(&self.world, &self.qps);
+                    }
+                }
                 let qp = &self.qps[usize::from(*qp)];
                 let mut executed = 0;
                 while self.world.step(qp) {

@@ -5,6 +5,9 @@
 //! What happens, and in which order, is a matter of chance: a plan that fails is shrunk, and printed. The
 //! model knows nothing of where a peer is: queue pairs of one host and of two have to come to the same.
 
+// A plan takes Miri minutes; `queues` and `keys` have most of the same machines, with less around them.
+#![cfg(not(miri))]
+
 #[path = "../rings/mod.rs"]
 mod rings;
 
@@ -23,9 +26,6 @@ use simulation::{execute, Outcome};
 
 /// How many plans there are, ten times as many with `FERROCE_LONG`.
 fn plans() -> u32 {
-    if cfg!(miri) {
-        return 4;
-    }
     match std::env::var_os("FERROCE_LONG") {
         Some(_) => 1_000_000,
         None => 100_000,
@@ -49,9 +49,6 @@ fn devices_and_their_model_agree_on_any_plan() {
         total.failed += outcome.failed;
     }
     // Plans in which all fails at once, or nothing ever does, would show nothing.
-    if cfg!(miri) {
-        return;
-    }
     let plans = plans() as usize;
     assert!(total.local > 2 * plans, "{}", total.local);
     assert!(total.remote > 4 * plans, "{}", total.remote);

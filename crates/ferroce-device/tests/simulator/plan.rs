@@ -38,6 +38,11 @@ impl Pick {
         (usize::from(self.0) * count) >> 8
     }
 
+    /// What is left to choose by, of one whose [index](Self::index) of 16 is the first.
+    pub fn rest(self) -> Self {
+        Self(self.0 << 4)
+    }
+
     pub fn of<T: Copy>(self, things: &[T]) -> T {
         things[self.index(things.len())]
     }

@@ -122,7 +122,7 @@ impl Simulation {
     fn pick_key(&self, of: Process, pick: Pick) -> u32 {
         let owned = &self.owned[of.host][of.number];
         match owned.regions.as_slice() {
-            _ if !owned.stale.is_empty() && pick.index(16) == 0 => pick.of(&owned.stale),
+            _ if !owned.stale.is_empty() && pick.index(16) == 0 => pick.rest().of(&owned.stale),
             [] => 0x7700,
             keys => pick.of(keys),
         }
