@@ -354,20 +354,6 @@ fn rustflags(flavor: Flavor) -> Option<&'static str> {
     }
 }
 
-/// What clang has to be told besides, to compile C code for a kernel of `flavor`.
-///
-/// With the code model that User-Mode Linux asks for, clang (not gcc) has sections of their own for large
-/// data, by default for all of it, and in User-Mode Linux's linker script `.lbss` lies behind
-/// `__bss_stop`. kmemleak looks for pointers only in front of that: it does not see `init_net`, nor what
-/// hangs on it, and now and then reports that as leaked.
-fn cflags(flavor: Flavor) -> Option<&'static str> {
-    match flavor.backend {
-        // The vDSO is compiled for another code model, to which it does not apply.
-        Backend::Uml => Some("-mlarge-data-threshold=0x7fffffff -Wno-unused-command-line-argument"),
-        Backend::Qemu => None,
-    }
-}
-
 /// The compilers that a kernel is built with.
 #[derive(Debug, Clone)]
 pub struct Toolchain {
@@ -397,13 +383,7 @@ impl Toolchain {
         let cc = cc.ok_or_else(|| gone("the C compiler"))?;
         let cc = cc.lines().next().unwrap_or_default();
         Ok(Self {
-            identity: format!(
-                "{rustc}\n{cc}{}\nbindgen {bindgen_version}\nlibclang {version}\n",
-                cflags(flavor)
-                    .filter(|_| flavor.debug)
-                    .map(|flags| format!(" {flags}"))
-                    .unwrap_or_default()
-            ),
+            identity: format!("{rustc}\n{cc}\nbindgen {bindgen_version}\nlibclang {version}\n"),
             bindgen,
             libclang,
             llvm: flavor.debug.then(|| format!("-{version}")),
@@ -461,11 +441,8 @@ impl Toolchain {
     /// What `make` is to be told for a kernel of `flavor`.
     fn make_arguments(&self, flavor: Flavor) -> Vec<String> {
         let llvm = self.llvm.iter().map(|suffix| format!("LLVM={suffix}"));
-        let clang = self.llvm.is_some();
-        let cflags = cflags(flavor).filter(|_| clang);
         std::iter::once(format!("ARCH={}", flavor.backend.arch()))
             .chain(llvm)
-            .chain(cflags.map(|flags| format!("KCFLAGS={flags}")))
             .collect()
     }
 }
