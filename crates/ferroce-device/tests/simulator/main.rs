@@ -59,6 +59,8 @@ fn devices_and_their_model_agree_on_any_plan() {
 fn run(plans: u32) -> Outcome {
     let config = ProptestConfig {
         failure_persistence: None,
+        // Of rights that do not go together there are many in a million plans.
+        max_local_rejects: u32::MAX,
         ..ProptestConfig::with_cases(plans)
     };
     let mut runner = TestRunner::new(config);

@@ -88,6 +88,15 @@ impl Model {
         self.keys[of.host].regions.insert(key, region);
     }
 
+    /// Whether data of a request that is posted goes to a region. By packets its key is looked at when it
+    /// begins and when data comes, and not when it is sent again; on one host when it is executed.
+    pub fn is_awaited(&self, key: u32) -> bool {
+        let goes_there = |(request, sges): &(SendRequest, Vec<Sge>)| {
+            request.operation.opcode().gets_data() && sges.iter().any(|sge| sge.lkey == key)
+        };
+        self.qps.iter().any(|qp| qp.sends.iter().any(goes_there))
+    }
+
     pub fn deregister(&mut self, host: usize, key: u32) -> bool {
         let keys = &mut self.keys[host];
         let is_bound = |window: &Window| window.bound.is_some_and(|(region, ..)| region == key);

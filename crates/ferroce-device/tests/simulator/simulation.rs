@@ -197,6 +197,9 @@ impl Simulation {
             }
             Step::Deregister { of, key } => {
                 let key = self.pick_key(*of, *key);
+                if self.model.is_awaited(key) {
+                    return Ok(());
+                }
                 let is_gone = self.model.deregister(of.host, key);
                 agree("deregister", &self.world.deregister(of.host, key), &is_gone)?;
                 if is_gone {
