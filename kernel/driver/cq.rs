@@ -13,7 +13,7 @@ use super::{
 use crate::{
     net::SpinLockBh,
     rdma::{self, cq, eopnotsupp, CqFlags, Details, NewCq, NotifyFlags, UserCall, WcBuffer},
-    ring::{CqError, CqGeometry, Cqe, Notify},
+    ring::{CqGeometry, Cqe, Notify},
     uapi,
 };
 use kernel::{
@@ -24,8 +24,6 @@ use kernel::{
 /// The driver's data for completion queues.
 #[pin_data]
 pub(crate) struct Cq {
-    /// Whether completions tell when they were.
-    timestamps: bool,
     #[pin]
     queue: SpinLockBh<CompletionQueue>,
     /// The user's side, if that is the kernel.
@@ -57,7 +55,8 @@ impl cq::Operations for Cq {
             return Err(eopnotsupp());
         }
         let counted = cq.device().quota.add(Kind::Cq)?;
-        let (rings, queue) = make(attr.cqe, call)?;
+        let timestamps = flags.contains(CqFlags::TIMESTAMP_COMPLETION);
+        let (rings, queue) = make(attr.cqe, timestamps, call)?;
         let size = queue.producer.geometry();
         cq.set_entries(size.entries());
         let user = match call {
@@ -65,7 +64,6 @@ impl cq::Operations for Cq {
             None => Some(KernelUser::new(PollQueue::new(&rings, size)?)?),
         };
         Ok(try_pin_init!(Cq {
-            timestamps: flags.contains(CqFlags::TIMESTAMP_COMPLETION),
             queue <- SpinLockBh::new(queue, c"ferroce::Cq::queue", static_lock_class!()),
             user,
             _counted: counted,
@@ -87,7 +85,7 @@ impl cq::Operations for Cq {
     fn request_notify(cq: &rdma::Cq<Self>, flags: NotifyFlags) -> Result<bool> {
         let Some(polling) = cq.polling() else {
             // A process has asked by itself, and says that there are completions it has not taken.
-            let is_due = cq.queue.lock().producer.notify_waiting();
+            let is_due = cq.queue.lock().notify_waiting();
             if is_due {
                 raise(cq);
             }
@@ -97,26 +95,21 @@ impl cq::Operations for Cq {
     }
 
     fn resize(cq: &rdma::Cq<Self>, entries: u32, call: &UserCall<'_, Ferroce>) -> Result<u32> {
-        let (_, mut new) = make(entries, Some(call))?;
+        let timestamps = cq.queue.lock().timestamps;
+        let (_, new) = make(entries, timestamps, Some(call))?;
         let entries = new.producer.geometry().entries();
-        let before = {
-            let mut queue = cq.queue.lock();
-            // More completions wait than there is room for: `ibv_resize_cq(3)` has `EINVAL`.
-            queue
-                .producer
-                .move_to(&mut new.producer)
-                .map_err(|_| EINVAL)?;
-            core::mem::replace(&mut *queue, new)
-        };
+        let (unused, fits) = cq.queue.lock().resize(new);
         // Dropped with the lock released: that frees pages.
-        drop(before);
-        Ok(entries)
+        drop(unused);
+        // More completions wait than there is room for: `ibv_resize_cq(3)` has `EINVAL`.
+        fits.then_some(entries).ok_or(EINVAL)
     }
 
     fn details(cq: &rdma::Cq<Self>, details: &mut Details<'_>) -> Result {
-        let (at, failed) = {
-            let producer = &cq.queue.lock().producer;
-            (producer.positions(), producer.is_failed())
+        let (at, failed, timestamps) = {
+            let queue = cq.queue.lock();
+            let producer = &queue.producer;
+            (producer.positions(), producer.is_failed(), queue.timestamps)
         };
         details
             .u32(c"producer", at.producer)?
@@ -130,7 +123,7 @@ impl cq::Operations for Cq {
                 },
             )?
             .u32(c"overrun", failed.into())?
-            .u32(c"timestamps", cq.timestamps.into())?;
+            .u32(c"timestamps", timestamps.into())?;
         Ok(())
     }
 }
@@ -158,6 +151,7 @@ impl KernelUser {
 /// Makes a queue of at least so many entries, and tells the process of it.
 fn make(
     entries: u32,
+    timestamps: bool,
     call: Option<&UserCall<'_, Ferroce>>,
 ) -> Result<(Arc<Rings>, CompletionQueue)> {
     let size = CqGeometry::new(entries).map_err(|e| errno(e.errno()))?;
@@ -169,7 +163,7 @@ fn make(
             reserved: 0,
         })?;
     }
-    let queue = Rings::completion(&rings, size)?;
+    let queue = Rings::completion(&rings, size, timestamps)?;
     Ok((rings, queue))
 }
 
@@ -210,29 +204,18 @@ impl HasHandlers for rdma::Cq<Cq> {
 
 /// Delivers a completion, and tells who waits for it.
 pub(crate) fn complete(cq: &rdma::Cq<Cq>, cqe: &Cqe, solicited: bool) {
-    let (result, notify) = {
-        let mut cqe = *cqe;
-        let mut queue = cq.queue.lock();
-        if cq.timestamps {
-            // With the lock held, so that they are in the order of the completions.
-            cqe.timestamp = rdma::clock();
-        }
-        let result = queue.producer.push(&cqe, solicited);
-        (result, queue.producer.notify())
-    };
-    match result {
-        Ok(()) if notify => raise(cq),
-        Ok(()) => {}
-        Err(error) => {
-            cq.device().counters.count_host(HostCounter::CqOverflow);
-            // IBTA 11.6.3.1: told once; what comes later is lost as well.
-            if error == CqError::Overrun {
-                let entries = cq.entries();
-                cq.warn(fmt!(
-                    "a completion queue of {entries} entries has overrun: completions are lost"
-                ));
-                tell(cq, Event::Overrun);
-            }
-        }
+    let completed = cq.queue.lock().complete(cqe, solicited, rdma::clock);
+    if completed.notify {
+        raise(cq);
+    }
+    if completed.is_lost {
+        cq.device().counters.count_host(HostCounter::CqOverflow);
+    }
+    if completed.has_overrun {
+        let entries = cq.entries();
+        cq.warn(fmt!(
+            "a completion queue of {entries} entries has overrun: completions are lost"
+        ));
+        tell(cq, Event::Overrun);
     }
 }

@@ -29,6 +29,9 @@ pub mod responder;
 #[path = "../../crates/ferroce-core/src/ring/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod ring;
+#[path = "../../crates/ferroce-core/src/rules.rs"]
+#[allow(dead_code, unused_imports)]
+mod rules;
 #[path = "../../crates/ferroce-core/src/uapi.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod uapi;
@@ -43,12 +46,24 @@ pub mod wire;
 #[path = "../../crates/ferroce-device/src/address.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod address;
+#[path = "../../crates/ferroce-device/src/attrs.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod attrs;
+#[path = "../../crates/ferroce-device/src/completion_queue.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod completion_queue;
 #[path = "../../crates/ferroce-device/src/counter.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod counter;
+#[path = "../../crates/ferroce-device/src/in_use.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod in_use;
 #[path = "../../crates/ferroce-device/src/key.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod key;
+#[path = "../../crates/ferroce-device/src/kick.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod kick;
 #[path = "../../crates/ferroce-device/src/numbers.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod numbers;
@@ -61,6 +76,9 @@ pub mod receive;
 #[path = "../../crates/ferroce-device/src/region.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod region;
+#[path = "../../crates/ferroce-device/src/remote.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod remote;
 #[path = "../../crates/ferroce-device/src/send.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod send;

@@ -5,7 +5,7 @@
 
 use super::device::{Ferroce, Ucontext};
 use crate::{
-    queue,
+    completion_queue, queue,
     rdma::mmap::{SharedPages, UserMapping},
     rdma::UserCall,
     ring::{
@@ -101,13 +101,18 @@ impl Rings {
     }
 
     /// The driver's side of a completion queue.
-    pub(crate) fn completion(self_: &Arc<Self>, size: CqGeometry) -> Result<CompletionQueue> {
+    pub(crate) fn completion(
+        self_: &Arc<Self>,
+        size: CqGeometry,
+        timestamps: bool,
+    ) -> Result<CompletionQueue> {
         let (base, len) = self_.place(0)?;
         Ok(CompletionQueue {
-            // SAFETY: The pages are ours and valid for `len` bytes as long as `rings` lives, which
+            // SAFETY: The pages are ours and valid for `len` bytes as long as `memory` lives, which
             // is dropped after the producer. The kernel reaches them by the ring's types only.
             producer: unsafe { Producer::new(base, len, size) }.map_err(geometry)?,
-            _rings: self_.clone(),
+            timestamps,
+            memory: self_.clone(),
         })
     }
 }
@@ -209,10 +214,7 @@ pub(crate) struct SlotReturner {
 }
 
 /// A completion queue as the driver has it.
-pub(crate) struct CompletionQueue {
-    pub(crate) producer: Producer,
-    _rings: Arc<Rings>,
-}
+pub(crate) type CompletionQueue = completion_queue::CompletionQueue<Arc<Rings>>;
 
 // SAFETY: The answers in `uapi` have no padding; there are assertions for that beside them.
 unsafe impl AsBytes for uapi::UcontextResponse {}

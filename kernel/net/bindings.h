@@ -6,6 +6,7 @@
 #define NET_BINDINGS_H
 
 #include "../rdma/bindings.h"
+#include <linux/crc32.h>
 #include <linux/skbuff.h>
 #include <linux/udp.h>
 #include <net/dst.h>

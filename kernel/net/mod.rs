@@ -7,11 +7,13 @@
 //!   [`Receiver`] where it arrives, in a bottom half.
 //! - [`Route`] is where IP sends what goes to an address, to be kept as long as it is valid.
 //! - [`Packet`] is what is sent: the protocol writes it with all its headers.
+//! - [`crc32_le`] is the kernel's CRC-32.
 //! - [`InFlight`] tells how much of that is still on its way.
 //! - [`SpinLockBh`] is a lock for what a bottom half and others share.
 //!
 //! In the kernel tree this would be `rust/kernel/net/`.
 
+pub mod crc32;
 pub mod in_flight;
 pub mod lock;
 pub mod namespace;
@@ -26,6 +28,7 @@ pub fn wait_for_bottom_halves() {
 }
 
 pub use self::{
+    crc32::crc32_le,
     in_flight::InFlight,
     lock::SpinLockBh,
     namespace::{Namespace, NamespaceEvents, Registration},

@@ -24,6 +24,7 @@ pub mod responder;
 // Atomics over memory that another address space writes: the one place that needs `unsafe`.
 #[allow(unsafe_code)]
 pub mod ring;
+mod rules;
 pub mod uapi;
 pub mod verbs;
 pub mod wire;

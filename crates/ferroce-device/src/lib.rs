@@ -10,8 +10,12 @@
 //! - [`numbers`]: which numbers of queue pairs and keys are in use.
 //! - [`key`]: what a key is, and the access that one is used for.
 //! - [`region`], [`window`]: memory that a key gives access to.
-//! - [`queue`], [`send`], [`receive`]: work queues, the execution of one, and what becomes of a receive.
+//! - [`attrs`]: what a queue pair takes from whom, and what errors do to it.
+//! - [`queue`], [`receive`]: work queues, and what becomes of a receive.
+//! - [`send`], [`remote`]: the execution of a send queue, if the peer is on this host, or on another.
+//! - [`completion_queue`]: completion queues.
 //! - [`address`]: where datagrams go.
+//! - [`kick`], [`in_use`]: who executes a queue, and who waits for whom, when several threads come at once.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root beside those of
 //! `ferroce-core`, in edition 2021: paths between modules start with `crate::`.
@@ -22,13 +26,18 @@
 extern crate std;
 
 pub mod address;
+pub mod attrs;
+pub mod completion_queue;
 pub mod counter;
+pub mod in_use;
 pub mod key;
+pub mod kick;
 pub mod numbers;
 pub mod queue;
 pub mod receive;
 pub mod region;
+pub mod remote;
 pub mod send;
 pub mod window;
 
-use ferroce_core::{local, qp, ring, verbs};
+use ferroce_core::{local, qp, requester, responder, ring, verbs, wire};

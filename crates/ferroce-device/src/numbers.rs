@@ -353,6 +353,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 256 })
+        })]
+
         /// Whatever is reserved and given up: no number is reserved twice, none comes again before enough
         /// others did unless all were used, and its variant is another one each time.
         #[test]

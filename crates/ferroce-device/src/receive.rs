@@ -258,6 +258,61 @@ impl<B: DerefMut<Target = [u8]>> GivenBack<B> {
     }
 }
 
+/// The receives of a queue pair. `B` is the memory of a [`ReceiveQueue`], `E` that of [`GivenBack`].
+pub struct Receives<B, E> {
+    /// `None` if they come from a shared receive queue.
+    queue: Option<ReceiveQueue<B>>,
+    /// Before all others.
+    given_back: GivenBack<E>,
+}
+
+impl<B: DerefMut<Target = [u8]>, E: DerefMut<Target = [u8]>> Receives<B, E> {
+    /// Those of a queue, or of a shared one that the host has.
+    pub const fn new(queue: Option<ReceiveQueue<B>>, given_back: GivenBack<E>) -> Self {
+        Self { queue, given_back }
+    }
+
+    /// The queue, unless it is a shared one.
+    pub const fn queue(&self) -> Option<&ReceiveQueue<B>> {
+        self.queue.as_ref()
+    }
+
+    /// Takes the next receive, unless `accept` refuses it, by copying it to `copy`. If it is to come from a
+    /// shared receive queue, `accept` is returned.
+    pub fn take_into<F: FnOnce(&Receive<'_>) -> bool>(
+        &mut self,
+        copy: &mut [u8],
+        accept: F,
+    ) -> Result<Looked, F> {
+        match &mut self.queue {
+            _ if !self.given_back.is_empty() => Ok(self.given_back.take_into(copy, accept)),
+            Some(queue) => Ok(queue.take_into(copy, accept)),
+            None => Err(accept),
+        }
+    }
+
+    /// Makes a receive that was taken the next one again.
+    pub fn give_back(&mut self, entry: &[u8], state: QpState) -> Return {
+        self.given_back.give_back(entry, state)
+    }
+
+    /// Takes the next receive to be flushed, not one of a shared receive queue (IBTA 10.2.9). Returns its
+    /// `wr_id`.
+    pub fn flush_one(&mut self) -> Option<u64> {
+        self.given_back
+            .flush_one()
+            .or_else(|| self.queue.as_mut()?.flush_one())
+    }
+
+    /// Forgets all that was posted.
+    pub fn reset(&mut self) {
+        self.given_back.forget();
+        if let Some(queue) = &mut self.queue {
+            queue.reset();
+        }
+    }
+}
+
 /// The completion of a receive, for the completion queue of a queue pair, and whether it is solicited.
 pub fn completion(received: &Received, qpn: u32) -> (Cqe, bool) {
     let mut cqe = Cqe::new(received.wr_id, qpn, received.opcode, received.status);

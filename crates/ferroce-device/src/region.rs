@@ -195,8 +195,11 @@ impl Region {
 
     /// Ends the access by its key, as a work request or a peer asks (IBTA 10.6.5). The host then waits for
     /// accesses that go on, and calls [`end_invalidate`](Self::end_invalidate).
+    ///
+    /// Not while windows are bound to it, as rdma_rxe has it too (`rxe_invalidate_mr`): they would give
+    /// access to what is registered in the region next.
     pub fn begin_invalidate(&mut self, pd: PdId, key: u32) -> Result<(), AccessError> {
-        if !self.is_named(pd, key) {
+        if !self.is_named(pd, key) || self.windows > 0 {
             return Err(AccessError);
         }
         self.phase = Phase::Closing;
@@ -357,6 +360,7 @@ mod tests {
         };
         assert_eq!(region.reregister(&change), Err(HasWindows));
         assert_eq!(region.deregister(), Err(HasWindows));
+        assert_eq!(region.begin_invalidate(PD, KEY), Err(AccessError));
         region.unbind();
         region.reregister(&change).unwrap();
         assert_eq!(region.check(&local(0x2000, 0x10, true)), Ok(0));

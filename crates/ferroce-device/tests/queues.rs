@@ -25,7 +25,7 @@ struct Sender {
     queue: WorkQueue<SendQueue, Box<[u8]>>,
     execution: Execution,
     now: u64,
-    _memory: Memory,
+    memory: Memory,
 }
 
 impl Sender {
@@ -37,7 +37,7 @@ impl Sender {
             queue: memory.queue(size),
             execution: Execution::default(),
             now: 0,
-            _memory: memory,
+            memory,
         }
     }
 
@@ -135,7 +135,7 @@ fn a_request_that_waits_is_flushed_all_the_same() {
 #[test]
 fn an_index_that_makes_no_sense_is_an_error() {
     let mut sender = Sender::new();
-    sender._memory.scribble(u64::MAX);
+    sender.memory.write(0, u64::MAX);
     let next = sender
         .execution
         .next(&mut sender.queue, QpState::Rts, true, || 0);

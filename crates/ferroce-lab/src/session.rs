@@ -39,6 +39,8 @@ pub struct Session {
     pub memory: u64,
     /// What its kernel's command line has beside what the lab needs.
     pub append: Vec<String>,
+    /// Whether its clock counts instructions, one a nanosecond: QEMU alone can do that.
+    pub counts_instructions: bool,
     /// After how long it is ended.
     pub timeout: Option<Duration>,
     /// The host's folders that it may change.
@@ -162,6 +164,7 @@ impl Session {
             cpus: self.cpus,
             memory: self.memory,
             append: &self.append,
+            counts_instructions: self.counts_instructions,
             writable: &job.writable,
             folder: folder.path(),
         };

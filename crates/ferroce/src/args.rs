@@ -161,6 +161,8 @@ pub struct Bench {
     /// devices between them, and a device of the same kind in each.
     #[arg(long)]
     pub wire: bool,
+    #[command(flatten)]
+    pub clock: Clock,
     /// Measure these only, separated by commas
     #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
     pub only: Vec<Topic>,
@@ -288,6 +290,29 @@ impl Setup {
     }
 }
 
+/// What the guest's clock goes by.
+#[derive(Debug, clap::Args)]
+pub struct Clock {
+    /// Have the guest's clock count instructions, one a nanosecond: with
+    /// `--backend qemu`
+    ///
+    /// A time that a program measures is then how many instructions something
+    /// takes, whatever else this machine does. One processor runs after the other,
+    /// and the time in which none has anything to do is skipped.
+    #[arg(long)]
+    icount: bool,
+}
+
+impl Clock {
+    /// Whether it counts instructions, which not each backend can.
+    pub fn counts_instructions(&self, flavor: Flavor) -> anyhow::Result<bool> {
+        if self.icount && flavor.backend != Backend::Qemu {
+            anyhow::bail!("--icount needs QEMU, which counts instructions: add --backend qemu");
+        }
+        Ok(self.icount)
+    }
+}
+
 /// Which kernel.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Which {
@@ -342,6 +367,8 @@ pub struct Machine {
     /// Add this to the kernel's command line, such as `isolcpus=1`; may be given again
     #[arg(long, value_name = "ARGUMENTS")]
     pub append: Vec<String>,
+    #[command(flatten)]
+    pub clock: Clock,
     /// End the guest after this many seconds
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,

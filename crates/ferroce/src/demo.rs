@@ -67,6 +67,7 @@ pub fn run(setup: &Setup) -> Result<i32> {
         cpus: 2,
         memory: 1 << 30,
         append: Vec::new(),
+        counts_instructions: false,
         timeout: None,
         writable: Vec::new(),
         module_files: Vec::new(),

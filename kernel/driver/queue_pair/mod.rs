@@ -7,7 +7,7 @@
 //! - what it *is*, [`Shared`]: its attributes and its receive queue, which peers look at. A
 //!   spinlock, held for a few instructions.
 //! - its *send queue*, [`send::SendSide`]: whoever holds this mutex executes its requests. Nobody
-//!   waits for it to post: [`kick`] leaves a note for the holder.
+//!   waits for it to post: [`kick`] leaves a request to the holder.
 //!   Of a busy one, the device's [`SqPoller`] does.
 //! - its *deferred work*, [`work::Deferred`]: to execute requests later, or from where the mutex
 //!   cannot be taken.
@@ -38,9 +38,11 @@ use super::{
     srq::{receive_details, SrqRef},
 };
 use crate::{
+    attrs::Attrs,
     key::PdId,
+    kick::Kick,
     net::{self, SpinLockBh},
-    qp::{self, state, DeviceLimits, Transition},
+    qp::Transition,
     rdma::{
         self, eopnotsupp,
         qp::{Operations, QpEvent},
@@ -48,11 +50,11 @@ use crate::{
         wr::{RecvWrs, SendWrs},
         Details, Gid, MemCgroup, NewQp, QpAttrMask, UserCall,
     },
-    ring::{Doorbell, GeometryError, QpLayout, RecvQueue, SendQueue, WqGeometry},
+    ring::{Doorbell, GeometryError, Origin, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
     verbs::{limits, EventType, QpType, WcStatus},
 };
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use kernel::{
     alloc::Flags,
     new_mutex,
@@ -92,8 +94,8 @@ pub(crate) struct Qp {
     inbound: Inbound,
     #[pin]
     send: Mutex<send::SendSide>,
-    /// There may be something to do on the send queue that its holder has not seen.
-    kicked: AtomicBool,
+    /// Has the holder of `send` look once more.
+    kick: Kick,
     /// The device's SQ poller has it, or it was offered to it.
     polled: AtomicBool,
     pub(crate) deferred: Arc<work::Deferred>,
@@ -190,10 +192,8 @@ impl Operations for Qp {
             Some(srq) => srq.stride(),
             None => layout.recv().map_or(0, |size| size.stride()),
         };
-        let shared = Shared::new(
-            receives,
-            receive::given_back(qp_type, stride, UserCall::flags(call))?,
-        );
+        let flags = UserCall::flags(call);
+        let shared = Shared::new(receive::receives(receives, qp_type, stride, flags)?);
         let send = send::SendSide::new(send);
         Ok(try_pin_init!(Qp {
             number,
@@ -210,7 +210,7 @@ impl Operations for Qp {
             connection <- Connection::new(),
             inbound <- Inbound::new(),
             send <- new_mutex!(send, "ferroce::Qp::send"),
-            kicked: AtomicBool::new(false),
+            kick: Kick::new(),
             polled: AtomicBool::new(false),
             deferred,
             user,
@@ -287,12 +287,12 @@ impl Operations for Qp {
             let written = send.details(details);
             drop(send);
             // Who came in the meantime found the mutex taken.
-            if qp.kicked.load(Ordering::SeqCst) {
+            if qp.kick.is_requested() {
                 qp.deferred.queue();
             }
             written?;
         }
-        let receives = qp.shared.lock().receives.as_ref().map(|r| r.positions());
+        let receives = qp.shared.lock().receives.queue().map(|r| r.positions());
         if let Some(at) = receives {
             receive_details(details, &at)?;
         }
@@ -348,6 +348,14 @@ impl Qp {
     /// Has the process that has the queue pair charged for what `op` allocates with [`Self::flags`].
     pub(crate) fn charge<R>(&self, op: impl FnOnce() -> R) -> R {
         self.payer.charge(op)
+    }
+
+    /// Whose requests it has.
+    pub(crate) fn origin(&self) -> Origin {
+        match self.user {
+            Some(_) => Origin::Kernel,
+            None => Origin::User,
+        }
     }
 
     /// What to allocate with for the queue pair's user.
@@ -435,24 +443,16 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
         av,
     } = Attributes::of(attr);
     // Its holder stops at the state that it finds when it begins a request.
-    let transition = qp.change(|attrs| -> Result<_> {
-        let modified = qp::modify(
-            qp.qp_type,
-            &attrs.attr,
-            mask,
-            &requested,
-            &DeviceLimits::FERROCE,
-        )
-        .map_err(|e| errno(e.errno()))?;
-        attrs.attr = modified.attr;
-        if let Some(sgid) = sgid {
-            attrs.sgid = sgid;
-            attrs.av = av;
+    let transition = qp.change_shared(|shared| -> Result<_> {
+        let modified = shared.attrs.modify(qp.qp_type, mask, &requested, sgid);
+        let transition = modified.map_err(|e| errno(e.errno()))?;
+        if sgid.is_some() {
+            shared.av = av;
         }
         if let Some(user) = &qp.user {
-            user.set_state(modified.attr.state);
+            user.set_state(shared.attrs.attr.state);
         }
-        Ok(modified.transition)
+        Ok(transition)
     })?;
     // Without the lock, which is taken inside that of the connection.
     let attr = qp.shared.lock().attr;
@@ -470,14 +470,7 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
             let mut send = qp.send.lock();
             send.reset();
             qp.connection.reset();
-            {
-                let mut shared = qp.shared.lock();
-                let (given_back, receives) = shared.receiving();
-                given_back.forget();
-                if let Some(receives) = receives {
-                    receives.reset();
-                }
-            }
+            qp.shared.lock().receives.reset();
             // Nobody could tell what they are of.
             qp.for_each_polling(|polling| polling.disown(qp.number));
         }
@@ -498,29 +491,21 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
 /// Has the send queue executed up to where its state says, before this returns.
 fn execute_now(qp: &rdma::Qp<Qp>) {
     let mut send = qp.send.lock();
-    qp.kicked.store(false, Ordering::SeqCst);
+    qp.kick.take();
     send::drain_all(qp, &mut send, Extent::All);
     drop(send);
     // What came in the meantime found the mutex taken.
-    if qp.kicked.load(Ordering::SeqCst) {
+    if qp.kick.is_requested() {
         kick(qp);
     }
 }
 
 /// Has the send queue executed: by this thread, or by the one that is at it.
 pub(crate) fn kick(qp: &rdma::Qp<Qp>) {
-    // Pairs with the swap below, of another thread: either that sees the note, or this gets the
-    // mutex.
-    qp.kicked.store(true, Ordering::SeqCst);
-    while qp.kicked.load(Ordering::SeqCst) {
-        let Some(mut send) = qp.send.try_lock() else {
-            return;
-        };
-        while qp.kicked.swap(false, Ordering::SeqCst) {
-            send::drain_all(qp, &mut send, Extent::All);
-        }
-        // The note of a thread that found the mutex taken until here is seen by the loop.
-    }
+    qp.kick.run(
+        || qp.send.try_lock(),
+        |send| send::drain_all(qp, send, Extent::All),
+    );
 }
 
 /// How long a thread of the work queue executes one queue pair before others of the same process have
@@ -530,18 +515,17 @@ const TURN: Delta = Delta::from_millis(2);
 
 /// As [`kick`], but no longer than a turn: a process that goes on posting does not keep the thread.
 fn take_turn(qp: &rdma::Qp<Qp>) {
-    qp.kicked.store(true, Ordering::SeqCst);
-    let Some(mut send) = qp.send.try_lock() else {
-        return;
-    };
-    qp.kicked.store(false, Ordering::SeqCst);
-    let (began, end) = (rdma::clock(), Instant::<Monotonic>::now() + TURN);
-    send::drain_all(qp, &mut send, Extent::Until(end));
-    drop(send);
-    let counters = &qp.device().counters;
-    counters.took(HostCounter::LongestTurn, began);
+    let is_requested = qp.kick.run_once(
+        || qp.send.try_lock(),
+        |send| {
+            let (began, end) = (rdma::clock(), Instant::<Monotonic>::now() + TURN);
+            send::drain_all(qp, send, Extent::Until(end));
+            let counters = &qp.device().counters;
+            counters.took(HostCounter::LongestTurn, began);
+        },
+    );
     // What came in the meantime found the mutex taken.
-    if qp.kicked.load(Ordering::SeqCst) {
+    if is_requested {
         qp.deferred.queue();
     }
 }
@@ -555,12 +539,7 @@ fn doorbell(qp: &rdma::Qp<Qp>) {
 
 /// Moves to the error state because of something on the receiving side, and has all flushed.
 fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
-    let (before, after) = qp.change(|attrs| {
-        let before = attrs.attr.state;
-        attrs.attr.state = state::after_receive_error(before);
-        (before, attrs.attr.state)
-    });
-    if before == after {
+    if !qp.change(Attrs::fail_receive) {
         return;
     }
     if let Some(event) = event {
@@ -618,14 +597,10 @@ fn flush_some_receives(qp: &rdma::Qp<Qp>) -> bool {
     for _ in 0..FLUSHED_AT_ONCE {
         let wr_id = {
             let mut shared = qp.shared.lock();
-            let processing = state::receive_queue(shared.attr.state);
-            if shared.is_gone || processing != state::Processing::Flush {
+            if !shared.flushes_receives() {
                 return false;
             }
-            let (given_back, receives) = shared.receiving();
-            given_back
-                .flush_one()
-                .or_else(|| receives.and_then(ReceiveQueue::flush_one))
+            shared.receives.flush_one()
         };
         let Some(wr_id) = wr_id else { return false };
         let cqe = crate::receive::ended(wr_id, qp.number, WcStatus::WrFlushErr);

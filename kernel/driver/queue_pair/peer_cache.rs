@@ -4,12 +4,13 @@
 
 use super::{
     inbound::Entered,
-    receive::{Peer, Terms, Turn},
+    receive::{connected, Peer, Turn},
     send::Extent,
-    shared::{Attrs, LocalHint},
+    shared::LocalHint,
     Qp, QpRef,
 };
 use crate::{
+    attrs::{Attrs, Terms},
     counter::PortCounter,
     device::Ferroce,
     mr::Cache,
@@ -89,7 +90,7 @@ impl<'a> PeerCache<'a> {
             self.peer = None;
             self.peer = self.find().and_then(|peer| {
                 let peer = Entered::new(peer);
-                let (terms, changes) = Terms::connected(&peer, qp, &own.sgid)?;
+                let (terms, changes) = connected(&peer, qp, &own.sgid)?;
                 Some(CachedPeer {
                     qp: peer,
                     terms,

@@ -4,14 +4,14 @@
 
 use super::{dispatch, fail, send::Extent, Qp};
 use crate::{
+    attrs::{Endpoint, Terms},
     counter::PortCounter,
     cq,
     key::Access,
     local::{AccessError, LocalMemory, Receive, Received, Responder, Taken},
     mr::{self, Lookup, Uncached},
-    qp::{state, QpAttr},
     rdma::{self, qp::QpEvent},
-    receive::{self, Looked, Return},
+    receive::{self, GivenBack, Looked, Return},
     ring::{RecvRequest, Remote, Sge, MAX_RECV_STRIDE},
     rings::Buffer,
     srq,
@@ -22,14 +22,19 @@ use kernel::{alloc::Flags, prelude::*};
 /// A receive queue as the driver has it.
 pub(crate) type ReceiveQueue = receive::ReceiveQueue<Buffer>;
 
-/// Receives of a queue pair that were given back.
-pub(crate) type GivenBack = receive::GivenBack<KVec<u8>>;
+/// The receives of a queue pair.
+pub(super) type Receives = receive::Receives<Buffer, KVec<u8>>;
 
-/// For a queue pair whose receives are `stride` bytes long.
-pub(super) fn given_back(qp_type: QpType, stride: usize, flags: Flags) -> Result<GivenBack> {
+/// Those of a queue, or of a shared one. They are `stride` bytes long.
+pub(super) fn receives(
+    queue: Option<ReceiveQueue>,
+    qp_type: QpType,
+    stride: usize,
+    flags: Flags,
+) -> Result<Receives> {
     let mut entries = KVec::new();
-    entries.resize(GivenBack::size(qp_type, stride), 0, flags)?;
-    Ok(GivenBack::new(entries, stride))
+    entries.resize(GivenBack::<KVec<u8>>::size(qp_type, stride), 0, flags)?;
+    Ok(Receives::new(queue, GivenBack::new(entries, stride)))
 }
 
 /// A queue pair as its peer sees it. `L` says how its keys are looked up.
@@ -49,70 +54,40 @@ pub(super) struct Turn {
     pub(super) changes: u32,
 }
 
-/// On what terms a queue pair takes messages.
-#[derive(Clone, Copy)]
-pub(super) struct Terms {
-    access: AccessFlags,
-    takes_reads: bool,
-    min_rnr_timer: RnrTimer,
-    /// No request of the peer's has come yet, and the queue pair is in RTR.
-    awaits_peer: bool,
-}
-
-impl Terms {
-    fn of(attr: &QpAttr) -> Self {
-        Self {
-            access: attr.qp_access_flags,
-            takes_reads: attr.max_dest_rd_atomic > 0,
-            min_rnr_timer: attr.min_rnr_timer,
-            awaits_peer: attr.awaits_peer,
-        }
-    }
-
-    /// If the queue pair takes messages of a connected peer: it is in a state to, and connected to
-    /// just that one. With the number of its [changes](Qp::changes) as of which that is so.
-    pub(super) fn connected(
-        qp: &rdma::Qp<Qp>,
-        from: &rdma::Qp<Qp>,
-        from_gid: &[u8; 16],
-    ) -> Option<(Self, u32)> {
-        let shared = qp.shared.lock();
-        let takes = !shared.is_gone
-            && state::accepts_requests(shared.attr.state)
-            && qp.qp_type == from.qp_type
-            && shared.attr.dest_qp_num == from.number
-            && shared.attr.ah_attr.dgid == *from_gid;
-        takes.then(|| (Self::of(&shared.attr), qp.changes()))
-    }
+/// How a queue pair takes messages of another one, if it does. With the number of its
+/// [changes](Qp::changes) as of which that is so.
+pub(super) fn connected(
+    qp: &rdma::Qp<Qp>,
+    from: &rdma::Qp<Qp>,
+    from_gid: &[u8; 16],
+) -> Option<(Terms, u32)> {
+    let endpoint = Endpoint {
+        number: from.number,
+        qp_type: from.qp_type,
+        gid: *from_gid,
+    };
+    let shared = qp.shared.lock();
+    let terms = shared.takes_from(qp.qp_type, &endpoint)?;
+    Some((terms, qp.changes()))
 }
 
 impl<'a> Peer<'a> {
-    /// If the queue pair takes datagrams with this key (IBTA 9.8.3.1, C9-42); otherwise, as what that
-    /// counts.
+    /// For a datagram with this Q_Key, or what counts it if it is not taken.
     pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Result<Self, PortCounter> {
-        if !qp.qp_type.is_datagram() {
-            return Err(PortCounter::UnknownQp);
-        }
-        let shared = qp.shared.lock();
-        if shared.is_gone || !state::accepts_requests(shared.attr.state) {
-            return Err(PortCounter::NotReady);
-        }
-        if shared.attr.qkey != qkey {
-            return Err(PortCounter::WrongQkey);
-        }
-        Ok(Self::of(qp, &shared.attr))
+        let terms = qp.shared.lock().takes_datagram(qp.qp_type, qkey)?;
+        Ok(Self::on(qp, terms))
     }
 
-    /// For a packet. Whoever has it has checked that the queue pair takes it.
+    /// For a packet. The caller has checked that the queue pair takes it.
     pub(crate) fn by_packet(qp: &'a rdma::Qp<Qp>) -> Self {
-        Self::of(qp, &qp.shared.lock().attr)
+        Self::on(qp, Terms::of(&qp.shared.lock().attr))
     }
 
-    /// With these attributes.
-    pub(crate) fn of(qp: &'a rdma::Qp<Qp>, attr: &QpAttr) -> Self {
+    /// On these terms.
+    pub(crate) fn on(qp: &'a rdma::Qp<Qp>, terms: Terms) -> Self {
         Self {
             qp,
-            terms: Terms::of(attr),
+            terms,
             lookup: Uncached,
             turn: None,
         }
@@ -150,18 +125,11 @@ impl<L> Peer<'_, L> {
         accept: impl FnOnce(&Receive<'_>) -> bool,
         place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T> {
-        let looked = {
-            let mut shared = self.qp.shared.lock();
-            let (given_back, receives) = shared.receiving();
-            match (&self.qp.srq, receives) {
-                _ if !given_back.is_empty() => given_back.take_into(copy, accept),
-                (None, Some(receives)) => receives.take_into(copy, accept),
-                (Some(srq), _) => {
-                    drop(shared);
-                    srq::take(srq, copy, accept)
-                }
-                (None, None) => Looked::Empty,
-            }
+        let taken = self.qp.shared.lock().receives.take_into(copy, accept);
+        let looked = match (taken, &self.qp.srq) {
+            (Ok(looked), _) => looked,
+            (Err(accept), Some(srq)) => srq::take(srq, copy, accept),
+            (Err(_), None) => Looked::Empty,
         };
         let entry = match looked {
             Looked::Taken(len) => copy.get(..len).unwrap_or(&[]),
@@ -202,7 +170,7 @@ impl<L> Peer<'_, L> {
                 return;
             }
             let state = shared.attr.state;
-            shared.receiving().0.give_back(entry, state)
+            shared.receives.give_back(entry, state)
         };
         match result {
             Return::Done => {}

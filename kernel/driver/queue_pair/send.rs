@@ -11,18 +11,18 @@ use super::{
     Qp,
 };
 use crate::{
+    attrs::Attrs,
     counter::PortCounter,
     cq,
     local::{self, AccessError, Outcome},
     mr::{self, Cache},
     mw,
-    qp::state,
     rdma::{self, qp::QpEvent, Details},
-    ring::{Data, Operation, Origin, SendQueue, SendRequest},
+    ring::{Data, Operation, SendQueue, SendRequest},
     rings::WorkQueue,
     roce,
     send::{self, Execution, Next, Tries},
-    verbs::{QpState, QpType, WcStatus},
+    verbs::{QpType, WcStatus},
 };
 use kernel::{
     error::Result,
@@ -263,12 +263,7 @@ pub(super) fn broken(qp: &rdma::Qp<Qp>) {
 
 /// No request is executed any more, and none that comes.
 pub(super) fn end(qp: &rdma::Qp<Qp>) {
-    let before = qp.change(|attrs| {
-        let before = attrs.attr.state;
-        attrs.attr.state = state::after_fatal_error(before);
-        before
-    });
-    if before != QpState::Err {
+    if qp.change(Attrs::fail_fatally) {
         super::dispatch(qp, QpEvent::Fatal);
         super::receiving_ends(qp);
     }
@@ -304,13 +299,9 @@ fn execute(
     peer_cache: &mut PeerCache<'_>,
     cache: &Cache,
 ) -> Then {
-    let origin = match qp.user {
-        Some(_) => Origin::Kernel,
-        None => Origin::User,
-    };
     let (completion, request) =
         send.execution
-            .request(&send.queue, qp.qp_type, origin, qp.caps.signal_all);
+            .request(&send.queue, qp.qp_type, qp.origin(), qp.caps.signal_all);
     let attempt = match request {
         Ok((request, data)) => {
             let (tries, datagrams) = (&mut send.execution.tries, &mut send.datagrams);
@@ -349,12 +340,7 @@ fn execute(
             peer_cache.add_counts();
             send.finish_current();
             cq::complete(&qp.send_cq, &completion.failed(qp.number, status), false);
-            let (before, after) = qp.change(|attrs| {
-                let before = attrs.attr.state;
-                attrs.attr.state = state::after_send_error(qp.qp_type, before);
-                (before, attrs.attr.state)
-            });
-            if before != after && after == QpState::Err {
+            if qp.change(|attrs| attrs.fail_send(qp.qp_type)) {
                 super::receiving_ends(qp);
             }
             Then::Next(0)
@@ -412,6 +398,10 @@ fn attempt(
     let Some((peer, version)) = peer_cache.peer(cache) else {
         if roce::is_remote_gid(qp.device(), &attr.ah_attr.dgid) {
             return Attempt::Remote;
+        }
+        let own = Own(qp, cache);
+        if let Err(status) = local::check(request, data, &own, attr.max_rd_atomic) {
+            return send::Attempt::Failed(status).into();
         }
         if qp.qp_type != QpType::Rc {
             counters.count(PortCounter::RdmaSends);

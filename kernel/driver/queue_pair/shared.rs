@@ -2,8 +2,8 @@
 
 //! What peers look at of a queue pair.
 
-use super::{receive::GivenBack, Qp, ReceiveQueue};
-use crate::{qp::QpAttr, rdma::ah::AddressVector};
+use super::{receive::Receives, Qp};
+use crate::{attrs::Attrs, rdma::ah::AddressVector};
 use core::{
     ops::Deref,
     sync::atomic::{AtomicU64, Ordering},
@@ -13,42 +13,19 @@ use core::{
 ///
 /// [`Attrs`] can be read here. To change them there is [`Qp::change`].
 pub(crate) struct Shared {
-    attrs: Attrs,
-    /// `None` if receives come from a shared receive queue.
-    pub(super) receives: Option<ReceiveQueue>,
-    /// Before all others.
-    given_back: GivenBack,
-}
-
-/// What a queue pair is.
-#[derive(Clone, Copy)]
-pub(crate) struct Attrs {
-    pub(crate) attr: QpAttr,
-    /// The GID that packets come from.
-    pub(crate) sgid: [u8; 16],
+    pub(super) attrs: Attrs,
     /// The address vector, to be queried.
     pub(super) av: Option<AddressVector>,
-    /// It is being destroyed.
-    pub(crate) is_gone: bool,
+    pub(super) receives: Receives,
 }
 
 impl Shared {
-    pub(super) fn new(receives: Option<ReceiveQueue>, given_back: GivenBack) -> Self {
+    pub(super) fn new(receives: Receives) -> Self {
         Self {
-            attrs: Attrs {
-                attr: QpAttr::new(),
-                sgid: [0; 16],
-                av: None,
-                is_gone: false,
-            },
+            attrs: Attrs::new(),
+            av: None,
             receives,
-            given_back,
         }
-    }
-
-    /// The receives: that which was given back, and the queue, if it is not a shared one.
-    pub(super) fn receiving(&mut self) -> (&mut GivenBack, Option<&mut ReceiveQueue>) {
-        (&mut self.given_back, self.receives.as_mut())
     }
 }
 
@@ -61,10 +38,15 @@ impl Deref for Shared {
 }
 
 impl Qp {
-    /// Changes what the queue pair is.
+    /// Changes the attributes.
     pub(crate) fn change<R>(&self, op: impl FnOnce(&mut Attrs) -> R) -> R {
+        self.change_shared(|shared| op(&mut shared.attrs))
+    }
+
+    /// Changes the attributes, and what belongs to them.
+    pub(super) fn change_shared<R>(&self, op: impl FnOnce(&mut Shared) -> R) -> R {
         let mut shared = self.shared.lock();
-        let result = op(&mut shared.attrs);
+        let result = op(&mut shared);
         // Nobody else changes it at the same time. Pairs with the load in `changes`: whoever sees this
         // number, and takes the lock, finds the change.
         let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);

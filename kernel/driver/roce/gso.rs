@@ -2,7 +2,7 @@
 
 //! Packets in the making.
 
-use super::path::Path;
+use super::{icrc::icrc, path::Path};
 use crate::{net::Packet, wire::ICRC_LEN};
 
 /// How long packets that are sent as one may be together: as much as fits into 32 KiB beside what an
@@ -64,7 +64,7 @@ impl<'a> GsoBatch<'a> {
                 return (0, (None, result));
             };
             let total = transport.len() + ICRC_LEN;
-            let icrc = path.preceding(index, total).icrc(transport);
+            let icrc = icrc(path.preceding(index, total), transport);
             if let Some(place) = rest.first_chunk_mut() {
                 *place = icrc;
             }

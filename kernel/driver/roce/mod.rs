@@ -21,7 +21,8 @@ mod alarm;
 mod connection;
 pub(crate) mod datagram;
 mod gso;
-mod host;
+mod icrc;
+mod owner;
 mod paging;
 mod path;
 pub(crate) mod port;
@@ -49,6 +50,7 @@ static OWN_PRIORITY: AtomicU32 = AtomicU32::new(0);
 pub(crate) fn init() {
     let priority = 1 << 31 | u32::from_ne_bytes(rdma::random());
     OWN_PRIORITY.store(priority, Ordering::Relaxed);
+    icrc::choose();
 }
 
 /// Whether a packet that was sent in this network namespace is taken: only one of the driver's own, with

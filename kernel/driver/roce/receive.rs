@@ -2,13 +2,12 @@
 
 //! What comes in.
 
-use super::{datagram, path::preceding};
+use super::{datagram, icrc, path::preceding};
 use crate::{
     counter::PortCounter,
     counters::HostCounter,
     device::Ferroce,
     net::{Datagram, IpHeader, Receiver},
-    qp::state,
     queue_pair::{Peer, Qp},
     rdma::{self, Device, DeviceRef, NetDevice},
     verbs::limits,
@@ -153,7 +152,7 @@ impl<'a> Packets<'a> {
     }
 
     fn check(&self, bytes: &'a [u8]) -> Result<&'a [u8], PortCounter> {
-        let (transport, icrc) = bytes
+        let (transport, found) = bytes
             .split_last_chunk::<ICRC_LEN>()
             .ok_or(PortCounter::Malformed)?;
         let ([a, b], [c, d]) = (self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes());
@@ -163,7 +162,7 @@ impl<'a> Packets<'a> {
             true => preceding(&self.header(bytes.len()), &udp),
             false => preceding(self.ip, &udp),
         };
-        match preceding.icrc(transport) == *icrc {
+        match icrc::icrc(preceding, transport) == *found {
             true => Ok(transport),
             false => Err(PortCounter::WrongIcrc),
         }
@@ -219,18 +218,10 @@ fn check_peer<'a>(
     ip: &IpHeader,
     packet: &Packet<'_>,
 ) -> Result<Peer<'a>, PortCounter> {
-    let shared = qp.shared.lock();
-    let state = shared.attr.state;
-    let takes = match packet.bth.opcode.kind().is_response() {
-        true => state::accepts_responses(state),
-        false => state::accepts_requests(state),
-    };
-    if shared.is_gone || !takes {
-        return Err(PortCounter::NotReady);
-    }
-    // IBTA 9.6.1.2.1, 9.6.1.2.2: both are to be checked.
-    if !ip.is_from(&shared.attr.ah_attr.dgid) || !ip.is_to(&shared.sgid) {
-        return Err(PortCounter::WrongSource);
-    }
-    Ok(Peer::of(qp, &shared.attr))
+    let is_response = packet.bth.opcode.kind().is_response();
+    let terms = qp
+        .shared
+        .lock()
+        .takes_packet(is_response, |peer, own| ip.is_from(peer) && ip.is_to(own))?;
+    Ok(Peer::on(qp, terms))
 }

@@ -9,16 +9,13 @@ use super::{
     tx_flow::TxFlow,
 };
 use crate::{
-    counter::PortCounter,
-    counters::Counters,
     mr::Range,
     qp::QpAttr,
     queue_pair::{Peer, Qp},
-    rdma,
+    rdma, remote,
     requester::Transmit,
-    responder::{Request, Resource, Responder},
-    verbs::limits::ATOMIC_LENGTH,
-    wire::{Headers, Kind, Packet},
+    responder::{Resource, Responder},
+    wire::Packet,
 };
 use kernel::{prelude::*, sync::aref::ARef};
 
@@ -57,7 +54,9 @@ impl Responding {
     /// Takes a request.
     pub(super) fn take(&mut self, qp: &rdma::Qp<Qp>, peer: &Peer<'_>, request: &Packet<'_>) {
         let taken = self.responder.on_packet(request, peer);
-        count(&qp.device().counters, taken, request);
+        if let Some((counter, number)) = remote::counted(taken, request) {
+            qp.device().counters.add(counter, number);
+        }
     }
 
     /// The alarm has rung.
@@ -101,26 +100,4 @@ impl Source for Responses<'_> {
     fn poll(&mut self, room: &mut [u8]) -> Transmit {
         self.responder.poll_transmit(&self.peer, room)
     }
-}
-
-fn count(counters: &Counters, request: Request, packet: &Packet<'_>) {
-    let counter = match request {
-        Request::Taken => return count_bytes(counters, packet),
-        Request::Duplicate => PortCounter::Duplicate,
-        Request::OutOfSequence => PortCounter::OutOfSequence,
-        Request::Dropped => PortCounter::Dropped,
-        // Counted by the peer, where it is refused.
-        Request::NotReady | Request::Refused(_) => return,
-    };
-    counters.count(counter);
-}
-
-/// Counts what came with a request, or is sent in answer to it.
-fn count_bytes(counters: &Counters, packet: &Packet<'_>) {
-    let (counter, length) = match (packet.bth.opcode.kind(), packet.headers) {
-        (Kind::ReadRequest, Headers::Reth(reth)) => (PortCounter::SentBytes, reth.dma_len.into()),
-        (_, Headers::Atomic(_)) => (PortCounter::SentBytes, ATOMIC_LENGTH.into()),
-        _ => (PortCounter::RcvdBytes, packet.payload.len() as u64),
-    };
-    counters.add(counter, length);
 }

@@ -67,13 +67,14 @@ impl<R: Region> Cursor<R> {
         Ok(())
     }
 
-    /// The element that byte `at` of a message is in.
+    /// The element that byte `at` of a message is in, as much of it as `length` bytes need at least.
     fn piece(
         &mut self,
         memory: &impl LocalMemory<Region = R>,
         sges: SgeList<'_>,
         write: bool,
         at: u32,
+        length: usize,
     ) -> Result<&Piece<R>, AccessError> {
         let holds = |start: u32, length: u32| at >= start && at - start < length;
         let current = self.current.take();
@@ -90,10 +91,28 @@ impl<R: Region> Cursor<R> {
                     start = start.checked_add(sge.length).ok_or(AccessError)?;
                 }
                 let sge = found.ok_or(AccessError)?;
-                Piece {
-                    start,
-                    length: sge.length,
-                    region: memory.local(sge, write)?,
+                match memory.local(sge, write) {
+                    Ok(region) => Piece {
+                        start,
+                        length: sge.length,
+                        region,
+                    },
+                    // A message may be shorter than its receive. What it does not fill is not looked at.
+                    Err(AccessError) => {
+                        let skipped = at - start;
+                        let left = sge.length - skipped;
+                        let used = u32::try_from(length).map_or(left, |length| length.min(left));
+                        let part = Sge {
+                            addr: sge.addr.wrapping_add(skipped.into()),
+                            length: used,
+                            lkey: sge.lkey,
+                        };
+                        Piece {
+                            start: at,
+                            length: used,
+                            region: memory.local(part, write)?,
+                        }
+                    }
                 }
             }
         };
@@ -110,7 +129,7 @@ impl<R: Region> Cursor<R> {
     ) -> Result<(), Denied> {
         check_end(at, bytes.len())?;
         while !bytes.is_empty() {
-            let piece = self.piece(memory, sges, false, at)?;
+            let piece = self.piece(memory, sges, false, at, bytes.len())?;
             let offset = at - piece.start;
             let now = bytes.len().min((piece.length - offset) as usize);
             let (first, rest) = bytes.split_at_mut(now);
@@ -132,7 +151,7 @@ impl<R: Region> Cursor<R> {
     ) -> Result<(), Denied> {
         check_end(at, bytes.len())?;
         while !bytes.is_empty() {
-            let piece = self.piece(memory, sges, true, at)?;
+            let piece = self.piece(memory, sges, true, at, bytes.len())?;
             let offset = at - piece.start;
             let now = bytes.len().min((piece.length - offset) as usize);
             let (first, rest) = bytes.split_at(now);

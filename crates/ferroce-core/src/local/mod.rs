@@ -11,19 +11,18 @@
 
 mod cursor;
 mod datagram;
-mod flush;
 mod list;
 mod sides;
 #[cfg(test)]
 mod tests;
 
 use crate::ring::{Data, Operation, Remote, SendRequest, SgeList};
+use crate::rules::{self, ReceiveError, Refusal};
 use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
-use crate::verbs::{AccessFlags, EventType, RnrTimer, SendFlags, WcOpcode, WcStatus};
+use crate::verbs::{AccessFlags, RnrTimer, SendFlags, WcOpcode, WcStatus};
 
 pub(crate) use cursor::{Cursor, Denied};
 pub use datagram::{Arrived, Datagram, Delivery};
-pub(crate) use flush::{flush, FlushError};
 use list::{transfer, Direction, Regions, Stopped, Walk, PIECES};
 pub use list::{RegionList, PART};
 pub use sides::{
@@ -89,22 +88,13 @@ where
     L: LocalMemory,
     P: Responder<Region = L::Region>,
 {
-    if !request.operation.opcode().may_be_under_way(max_rd_atomic) {
-        return Outcome::Failed(WcStatus::LocQpOpErr);
-    }
-    let length = match u32::try_from(data.length()) {
-        Ok(length) if length <= MAX_MESSAGE_LENGTH => length,
-        _ => return Outcome::Failed(WcStatus::LocLenErr),
+    let (length, writes) = match check_request(request, data, max_rd_atomic) {
+        Ok(checked) => checked,
+        Err(status) => return Outcome::Failed(status),
     };
-    let writes = matches!(
-        request.operation,
-        Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. }
-    );
     // Only one of them is ever made.
     let (mut one, mut many): (RegionList<_, 1>, RegionList<_>);
     let checked = match data {
-        // What comes back has no place in a work request (IBTA 11.4.1.1).
-        Data::Inline(_) if writes => return Outcome::Failed(WcStatus::LocQpOpErr),
         Data::Inline(bytes) => Checked::Inline(bytes),
         Data::Sges(sges) => {
             let (result, regions) = if sges.len() <= 1 {
@@ -157,24 +147,74 @@ where
             length,
             selectivity,
             placement,
-        } => flush(placement, Some(selectivity), remote, length, peer).map_err(Refusal::from),
+        } => rules::flush(peer, placement, Some(selectivity), remote, length).map_err(End::Refused),
         Operation::LocalInvalidate { .. } | Operation::BindMw(_) | Operation::RegMr(_) => {
-            Err(Refusal::Local(WcStatus::LocQpOpErr))
+            Err(End::Failed(WcStatus::LocQpOpErr))
         }
     };
-    match result {
-        Ok(()) => Outcome::Done(length),
-        Err(Refusal::Local(status)) => Outcome::Failed(status),
-        Err(Refusal::Paused) => Outcome::Paused,
-        Err(Refusal::OwnMemoryLater) => Outcome::OwnMemoryLater,
-        Err(refusal) if reliable => refusal.answer(peer),
-        Err(Refusal::MemoryLater) => Outcome::MemoryLater,
-        Err(Refusal::Completed(_)) => {
-            // A receive that failed ends any QP (IBTA 10.3.1, Error).
-            peer.fail(None);
-            Outcome::Dropped(length)
+    let refusal = match result {
+        Ok(()) => return Outcome::Done(length),
+        Err(End::Failed(status)) => return Outcome::Failed(status),
+        Err(End::Paused) => return Outcome::Paused,
+        Err(End::OwnMemoryLater) => return Outcome::OwnMemoryLater,
+        Err(End::Refused(refusal)) => refusal,
+    };
+    match refusal.answer() {
+        _ if !reliable => match refusal {
+            Refusal::MemoryLater => Outcome::MemoryLater,
+            _ => {
+                if refusal.fails_unreliable() {
+                    peer.fail(None);
+                }
+                Outcome::Dropped(length)
+            }
+        },
+        Some((nak, event)) => {
+            peer.fail(event);
+            Outcome::Failed(nak.status())
         }
-        Err(_) => Outcome::Dropped(length),
+        None => Outcome::NotReady(peer.min_rnr_timer()),
+    }
+}
+
+/// Checks a request without its peer: what fails for it fails whether there is a peer or not.
+///
+/// Not inlined: its list is not to be on the stack beside that of [`execute`].
+#[inline(never)]
+pub fn check<L: LocalMemory>(
+    request: &SendRequest,
+    data: Data<'_>,
+    requester: &L,
+    max_rd_atomic: u8,
+) -> Result<(), WcStatus> {
+    let (_, writes) = check_request(request, data, max_rd_atomic)?;
+    if let Data::Sges(sges) = data {
+        RegionList::<_, PIECES>::new()
+            .check(requester, sges, writes)
+            .map_err(|AccessError| WcStatus::LocProtErr)?;
+    }
+    Ok(())
+}
+
+/// Checks a request without its keys. Returns its length in bytes, and whether the requester's memory is
+/// written.
+fn check_request(
+    request: &SendRequest,
+    data: Data<'_>,
+    max_rd_atomic: u8,
+) -> Result<(u32, bool), WcStatus> {
+    if !request.operation.opcode().may_be_under_way(max_rd_atomic) {
+        return Err(WcStatus::LocQpOpErr);
+    }
+    let length = match u32::try_from(data.length()) {
+        Ok(length) if length <= MAX_MESSAGE_LENGTH => length,
+        _ => return Err(WcStatus::LocLenErr),
+    };
+    let writes = request.operation.opcode().gets_data();
+    // What comes back has no place in a work request (IBTA 11.4.1.1).
+    match data {
+        Data::Inline(_) if writes => Err(WcStatus::LocQpOpErr),
+        _ => Ok((length, writes)),
     }
 }
 
@@ -258,81 +298,38 @@ impl<R: Region> Message<'_, R> {
     }
 }
 
-/// What keeps a request from being done.
-enum Refusal {
+/// Why a request is not done, or not yet.
+enum End {
     /// The requester's own fault: the peer never hears of it.
-    Local(WcStatus),
-    /// No receive is posted.
-    NotReady,
-    /// The peer's memory is not there yet.
-    MemoryLater,
+    Failed(WcStatus),
     /// The requester's own memory is not there yet.
     OwnMemoryLater,
     /// The host has other things to do.
     Paused,
-    /// NAK, invalid request (IBTA 9.7.5.2.5).
-    InvalidRequest,
-    /// NAK, remote access error (IBTA 9.7.5.2.6).
-    Access,
-    /// NAK with this status; the responder has learned by a completion, and
-    /// needs no event (IBTA 11.6.3: those are for what no completion tells).
-    Completed(WcStatus),
+    /// The peer refuses it.
+    Refused(Refusal),
 }
 
-/// A fault in the peer's memory.
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Later => Self::MemoryLater,
-            Fault::Gone => Self::Access,
-        }
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
-impl From<Stopped> for Refusal {
+impl From<Stopped> for End {
     fn from(stopped: Stopped) -> Self {
         match stopped {
-            Stopped::Peer(fault) => fault.into(),
+            Stopped::Peer(fault) => Self::Refused(fault.into()),
             Stopped::Own(Fault::Later) => Self::OwnMemoryLater,
-            Stopped::Own(Fault::Gone) => Self::Local(WcStatus::LocProtErr),
+            Stopped::Own(Fault::Gone) => Self::Failed(WcStatus::LocProtErr),
             Stopped::Paused => Self::Paused,
         }
     }
 }
 
-impl From<FlushError> for Refusal {
-    fn from(error: FlushError) -> Self {
-        match error {
-            FlushError::InvalidRequest => Self::InvalidRequest,
-            FlushError::Access => Self::Access,
-        }
-    }
-}
-
-impl Refusal {
-    /// Whether the peer is not to learn of it: to the peer, the receive is still there.
-    fn is_silent(&self) -> bool {
-        matches!(
-            self,
-            Self::Local(_) | Self::MemoryLater | Self::OwnMemoryLater | Self::Paused
-        )
-    }
-
-    /// What happens to the two sides of a reliable connection.
-    fn answer(self, peer: &impl Responder) -> Outcome {
-        let (event, status) = match self {
-            Refusal::Local(status) => return Outcome::Failed(status),
-            Refusal::NotReady | Refusal::MemoryLater => {
-                return Outcome::NotReady(peer.min_rnr_timer());
-            }
-            Refusal::OwnMemoryLater => return Outcome::OwnMemoryLater,
-            Refusal::Paused => return Outcome::Paused,
-            Refusal::InvalidRequest => (Some(EventType::QpReqErr), WcStatus::RemInvReqErr),
-            Refusal::Access => (Some(EventType::QpAccessErr), WcStatus::RemAccessErr),
-            Refusal::Completed(status) => (None, status),
-        };
-        peer.fail(event);
-        Outcome::Failed(status)
+impl From<ReceiveError> for End {
+    fn from(error: ReceiveError) -> Self {
+        Self::Refused(Refusal::Receive(error))
     }
 }
 
@@ -341,57 +338,56 @@ fn send<P: Responder>(
     peer: &P,
     reliable: bool,
     done: &mut u32,
-) -> Result<(), Refusal> {
+) -> Result<(), End> {
     let fits = |receive: &Receive<'_>| receive.capacity() >= u64::from(message.length);
-    let mut later = Refusal::NotReady;
-    let taken = peer.take_receive(
-        // Without an answer, a message that is too long is dropped, and the
-        // receive is there for the next (IBTA 9.8.2; rdma_rxe's class D).
+    consume_receive(
+        message,
+        peer,
+        WcOpcode::Recv,
+        // See `Refusal::fails_unreliable`.
         |receive| reliable || fits(receive),
         |receive| {
-            // The status, and the answer if it is an error: for a message
-            // that is too long IBTA 9.7.4.1.7 and table 61, length errors.
-            let failed = if !fits(receive) {
-                Some((WcStatus::LocLenErr, WcStatus::RemInvReqErr))
-            } else {
-                match message.place(peer, receive.scatter, 0, done) {
-                    Ok(()) => match message.extra {
-                        Extra::Invalidated(rkey) if peer.invalidate(rkey).is_err() => {
-                            Some((WcStatus::LocAccessErr, WcStatus::RemAccessErr))
-                        }
-                        _ => None,
-                    },
-                    Err(stopped) => {
-                        let refusal = Refusal::from(stopped);
-                        if refusal.is_silent() {
-                            later = refusal;
-                            return None;
-                        }
-                        Some((WcStatus::LocProtErr, WcStatus::RemOpErr))
-                    }
-                }
-            };
-            let status = failed.map_or(WcStatus::Success, |(status, _)| status);
-            let received = message.received(receive.wr_id, status, WcOpcode::Recv);
-            let result = failed.map_or(Ok(()), |(_, answer)| Err(Refusal::Completed(answer)));
-            Some((received, result))
+            if !fits(receive) {
+                return Err(ReceiveError::TooLong.into());
+            }
+            match message.place(peer, receive.scatter, 0, done) {
+                Ok(()) => Ok(rules::invalidate(peer, message.extra)?),
+                Err(Stopped::Peer(Fault::Gone)) => Err(ReceiveError::Memory.into()),
+                Err(stopped) => Err(stopped.into()),
+            }
         },
-    );
-    finish(taken, peer, later)
+    )
 }
 
-/// Completes a receive that was taken, after the lock on its queue is gone. `later` says why if none was.
-fn finish<P: Responder>(
-    taken: Taken<(Received, Result<(), Refusal>)>,
+/// Takes a receive for a message, unless `accept` refuses it, and completes it if `place` did its work, or
+/// the receive itself has failed. Otherwise the receive is there for the next message.
+fn consume_receive<P: Responder>(
+    message: &Message<'_, P::Region>,
     peer: &P,
-    later: Refusal,
-) -> Result<(), Refusal> {
+    opcode: WcOpcode,
+    accept: impl FnOnce(&Receive<'_>) -> bool,
+    place: impl FnOnce(&Receive<'_>) -> Result<(), End>,
+) -> Result<(), End> {
+    let mut kept = End::Refused(Refusal::NoReceive);
+    let taken = peer.take_receive(accept, |receive| {
+        let result = match place(receive) {
+            Ok(()) => Ok(()),
+            Err(End::Refused(Refusal::Receive(error))) => Err(error),
+            Err(end) => {
+                kept = end;
+                return None;
+            }
+        };
+        let status = result.map_or_else(ReceiveError::status, |()| WcStatus::Success);
+        Some((message.received(receive.wr_id, status, opcode), result))
+    });
     match taken {
         Taken::Done((received, result)) => {
+            // The lock on the receive queue is not held any more.
             peer.complete(&received);
-            result
+            Ok(result?)
         }
-        Taken::Empty | Taken::Refused => Err(later),
+        Taken::Empty | Taken::Refused => Err(kept),
     }
 }
 
@@ -403,25 +399,14 @@ fn extra_of(operation: &Operation) -> Extra {
     }
 }
 
-/// The peer's memory that a request names; a range of no bytes needs no key
-/// (IBTA 9.7.4.1.6).
+/// The peer's memory that an RDMA WRITE names.
 fn target<P: Responder>(
+    message: &Message<'_, P::Region>,
     remote: Remote,
-    length: u32,
-    access: AccessFlags,
     peer: &P,
 ) -> Result<Option<P::Region>, Refusal> {
-    // A QP that does not do this at all finds the request invalid, whatever
-    // its key (IBTA 9.7.4.1.5; rdma_rxe answers the same).
-    if !peer.access().contains(access) {
-        return Err(Refusal::InvalidRequest);
-    }
-    if length == 0 {
-        return Ok(None);
-    }
-    peer.remote(remote, length, access)
-        .map(Some)
-        .map_err(|AccessError| Refusal::Access)
+    rules::check_write(peer, message.length)?;
+    rules::range(peer, remote, message.length, AccessFlags::REMOTE_WRITE)
 }
 
 fn write<P: Responder>(
@@ -429,8 +414,8 @@ fn write<P: Responder>(
     remote: Remote,
     peer: &P,
     done: &mut u32,
-) -> Result<(), Refusal> {
-    let target = target(remote, message.length, AccessFlags::REMOTE_WRITE, peer)?;
+) -> Result<(), End> {
+    let target = target(message, remote, peer)?;
     Ok(message.copy_to(target.as_ref(), peer, done)?)
 }
 
@@ -439,29 +424,19 @@ fn write_with_immediate<P: Responder>(
     remote: Remote,
     peer: &P,
     done: &mut u32,
-) -> Result<(), Refusal> {
-    let target = target(remote, message.length, AccessFlags::REMOTE_WRITE, peer)?;
-    let mut later = Refusal::NotReady;
-    let taken = peer.take_receive(
+) -> Result<(), End> {
+    let target = target(message, remote, peer)?;
+    let opcode = WcOpcode::RecvRdmaWithImm;
+    consume_receive(
+        message,
+        peer,
+        opcode,
         |_| true,
-        |receive| {
-            let copied = message.copy_to(target.as_ref(), peer, done);
-            let (status, result) = match copied.map_err(Refusal::from) {
-                Ok(()) => (WcStatus::Success, Ok(())),
-                Err(refusal) if refusal.is_silent() => {
-                    later = refusal;
-                    return None;
-                }
-                Err(_) => {
-                    let answer = Refusal::Completed(WcStatus::RemAccessErr);
-                    (WcStatus::LocAccessErr, Err(answer))
-                }
-            };
-            let received = message.received(receive.wr_id, status, WcOpcode::RecvRdmaWithImm);
-            Some((received, result))
+        |_| match message.copy_to(target.as_ref(), peer, done) {
+            Err(Stopped::Peer(Fault::Gone)) => Err(ReceiveError::Immediate.into()),
+            copied => Ok(copied?),
         },
-    );
-    finish(taken, peer, later)
+    )
 }
 
 fn read<P: Responder>(
@@ -469,13 +444,10 @@ fn read<P: Responder>(
     remote: Remote,
     peer: &P,
     done: &mut u32,
-) -> Result<(), Refusal> {
-    if !peer.takes_reads() {
-        return Err(Refusal::InvalidRequest);
-    }
-    let from = target(remote, message.length, AccessFlags::REMOTE_READ, peer)?;
+) -> Result<(), End> {
+    let from = rules::read(peer, remote, message.length)?;
     let Checked::Regions(to) = &message.data else {
-        return Err(Refusal::Local(WcStatus::LocQpOpErr));
+        return Err(End::Failed(WcStatus::LocQpOpErr));
     };
     let Some(from) = from else {
         return Ok(());
@@ -487,35 +459,24 @@ fn read<P: Responder>(
     })?)
 }
 
-/// Eight aligned bytes of the peer's memory.
-fn word<P: Responder>(remote: Remote, access: AccessFlags, peer: &P) -> Result<P::Region, Refusal> {
-    // IBTA 9.4.5 and 9.7.4.1.8: a misaligned address makes the request invalid.
-    let aligned = remote.addr.is_multiple_of(u64::from(ATOMIC_LENGTH));
-    if !aligned || !peer.takes_reads() || !peer.access().contains(access) {
-        return Err(Refusal::InvalidRequest);
-    }
-    peer.remote(remote, ATOMIC_LENGTH, access)
-        .map_err(|AccessError| Refusal::Access)
-}
-
 fn atomic<P: Responder>(
     message: &Message<'_, P::Region>,
     remote: Remote,
     change: AtomicChange,
     peer: &P,
     found: &mut Option<u64>,
-) -> Result<(), Refusal> {
+) -> Result<(), End> {
     let Checked::Regions(to) = &message.data else {
-        return Err(Refusal::Local(WcStatus::LocQpOpErr));
+        return Err(End::Failed(WcStatus::LocQpOpErr));
     };
     let before = match *found {
         Some(before) => before,
         None => {
-            let word = word(remote, AccessFlags::REMOTE_ATOMIC, peer)?;
+            let word = rules::word(peer, remote, AccessFlags::REMOTE_ATOMIC)?;
             // What could not be told is not done.
             to.read(&mut [0; ATOMIC_LENGTH as usize])
                 .map_err(Stopped::Own)?;
-            *found.insert(word.update(change)?)
+            *found.insert(word.update(change).map_err(Refusal::from)?)
         }
     };
     // In the byte order of the host, as rdma_rxe and hardware on it return it.
@@ -527,7 +488,7 @@ fn atomic_write<P: Responder>(
     message: &Message<'_, P::Region>,
     remote: Remote,
     peer: &P,
-) -> Result<(), Refusal> {
+) -> Result<(), End> {
     let mut bytes = [0; ATOMIC_LENGTH as usize];
     match &message.data {
         Checked::Inline(from) => from
@@ -536,6 +497,8 @@ fn atomic_write<P: Responder>(
             .for_each(|(from, to)| *to = *from),
         Checked::Regions(list) => list.read(&mut bytes).map_err(Stopped::Own)?,
     }
-    word(remote, AccessFlags::REMOTE_WRITE, peer)?.update(AtomicChange::Store(bytes))?;
+    let word = rules::word(peer, remote, AccessFlags::REMOTE_WRITE)?;
+    word.update(AtomicChange::Store(bytes))
+        .map_err(Refusal::from)?;
     Ok(())
 }

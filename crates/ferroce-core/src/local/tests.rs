@@ -3,6 +3,8 @@
 
 mod cursor;
 mod datagrams;
+// Hundreds of KiB, byte by byte, and no unsafe code.
+#[cfg(not(miri))]
 mod parts;
 mod rules;
 
@@ -14,7 +16,7 @@ use std::vec::Vec;
 use super::*;
 use crate::ring::{Sge, SGE_LEN};
 use crate::verbs::limits::{GRH_LENGTH, MAX_SEND_SGE};
-use crate::verbs::{FlushPlacement, FlushSelectivity, ImmData};
+use crate::verbs::{EventType, FlushPlacement, FlushSelectivity, ImmData};
 use crate::wire::{Deth, Headers, Packet, Psn};
 
 type Bytes = Rc<RefCell<Vec<u8>>>;

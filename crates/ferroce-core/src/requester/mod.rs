@@ -120,13 +120,13 @@ pub struct Requester<S, R> {
     /// How many READ requests, atomics and the like are under way.
     rd_atomic: u32,
     /// How many messages have been begun, as the peer counts them.
-    messages: u32,
+    ssn: u32,
     /// How many it has receives for, if it limits them: a number of messages (IBTA 9.7.7.2, LSN).
-    limit: Option<u32>,
+    lsn: Option<u32>,
     /// Packets sent since an acknowledgement was asked for.
-    unasked: u32,
+    since_ack_req: u32,
     /// Something was sent again: an acknowledgement is asked for at the end of each message.
-    cautious: bool,
+    ack_each_message: bool,
     /// The peer was not ready: one packet at a time is sent, until it is.
     probing: bool,
     /// No other request is begun.
@@ -201,10 +201,10 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             end: psn,
             allotted: psn,
             rd_atomic: 0,
-            messages: 0,
-            limit: None,
-            unasked: 0,
-            cautious: false,
+            ssn: 0,
+            lsn: None,
+            since_ack_req: 0,
+            ack_each_message: false,
             probing: false,
             hold: false,
             broken: None,

@@ -92,10 +92,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             Syndrome::Nak(Nak::PsnSequenceError) => {
                 return self.again(Response::SequenceError, host)
             }
-            Syndrome::Nak(Nak::InvalidRequest) => WcStatus::RemInvReqErr,
-            Syndrome::Nak(Nak::RemoteAccessError) => WcStatus::RemAccessErr,
-            Syndrome::Nak(Nak::RemoteOperationalError) => WcStatus::RemOpErr,
-            Syndrome::Nak(Nak::InvalidRdRequest) => WcStatus::BadRespErr,
+            Syndrome::Nak(nak) => nak.status(),
         };
         self.fail(status, host);
         Response::Failed(status)
@@ -194,7 +191,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     /// Notes how many messages the peer has receives for.
     fn take_credits(&mut self, aeth: Aeth) {
         let credits = aeth.syndrome.credits();
-        self.limit = credits.map(|credits| aeth.msn.wrapping_add(credits));
+        self.lsn = credits.map(|credits| aeth.msn.wrapping_add(credits));
     }
 
     fn took_data<H: Host<Region = R>>(&mut self, now: u64, ends: bool, host: &H) -> Response {

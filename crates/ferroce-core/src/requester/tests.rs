@@ -90,7 +90,7 @@ fn reads(slots: u32) -> (Same, Requester<Vec<Slot>, Anywhere>) {
 fn any_number_of_reads_may_come_after_the_last_request_that_asked_for_an_acknowledgement() {
     let (host, mut requester) = reads(4);
     // An hour of them, at a million a second.
-    requester.unasked = u32::MAX - 1;
+    requester.since_ack_req = u32::MAX - 1;
     for number in 0..4 {
         requester.posted();
         let sent = requester.poll_transmit(0, &host, &mut [0; 64]);

@@ -59,7 +59,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
 
     /// Sends everything again that is not acknowledged.
     fn send_again(&mut self) {
-        self.cautious = true;
+        self.ack_each_message = true;
         self.ack_deadline = None;
         self.seek(self.una);
     }
@@ -97,7 +97,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             self.seek(self.una);
         }
         if self.una == self.end {
-            self.cautious = false;
+            self.ack_each_message = false;
         }
         if self.una != self.next {
             self.start_ack_timer(now);

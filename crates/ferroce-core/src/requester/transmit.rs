@@ -164,7 +164,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             return Err(self.refuse(position, WcStatus::LocQpOpErr, host));
         }
         if let Data::Sges(sges) = data {
-            let writes = gets_data(opcode);
+            let writes = opcode.gets_data();
             let list = if writes {
                 &mut self.scatter
             } else {
@@ -181,14 +181,14 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             SendOpcode::RdmaRead => slot.packets.div_ceil(READ_PACKETS),
             _ => 1,
         };
-        self.messages = self.messages.wrapping_add(messages);
+        self.ssn = self.ssn.wrapping_add(messages);
         Ok(())
     }
 
     /// Whether the peer has a receive for one more message, if that needs one, as far as it has told.
     fn has_credit(&self, opcode: SendOpcode) -> bool {
-        let next = Psn::new(self.messages.wrapping_add(1));
-        match self.limit {
+        let next = Psn::new(self.ssn.wrapping_add(1));
+        match self.lsn {
             // Both count in 24 bits.
             Some(limit) if opcode.consumes_receive() => !Psn::new(limit).is_before(next),
             _ => true,
@@ -239,9 +239,9 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         }
         let ends = plan.kind.part().ends();
         let asks = !is_rd_atomic
-            && (self.unasked >= ASK_AFTER - 1
+            && (self.since_ack_req >= ASK_AFTER - 1
                 || under_way + 1 == window
-                || (ends && (self.cautious || !self.goes_on_after(position, host))));
+                || (ends && (self.ack_each_message || !self.goes_on_after(position, host))));
         let service = Service::of(self.config.qp_type);
         let Some(opcode) = Opcode::new(service, plan.kind) else {
             return self.refuse(position, WcStatus::LocQpOpErr, host);
@@ -272,10 +272,10 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             self.rd_atomic += 1;
         }
         // READs and atomics ask for none, and any number of them may come after each other.
-        self.unasked = if asks {
+        self.since_ack_req = if asks {
             0
         } else {
-            self.unasked.saturating_add(1)
+            self.since_ack_req.saturating_add(1)
         };
         self.next = self.next + plan.psns;
         if !self.next.is_before(slot.end()) {
@@ -313,14 +313,6 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             Err(_) => false,
         }
     }
-}
-
-/// Whether the data of a request comes from the peer.
-fn gets_data(opcode: SendOpcode) -> bool {
-    matches!(
-        opcode,
-        SendOpcode::RdmaRead | SendOpcode::CompareSwap | SendOpcode::FetchAdd
-    )
 }
 
 /// How many PSNs a request takes (IBTA 9.7.1, 9.7.2).

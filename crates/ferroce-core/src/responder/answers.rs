@@ -4,10 +4,11 @@
 use core::ops::DerefMut;
 
 use super::resource::Answer;
-use super::{Refusal, Resource, Responder};
+use super::{Resource, Responder};
 use crate::local::{self, Fault, Region};
 use crate::requester::Transmit;
 use crate::ring::Remote;
+use crate::rules::{self, Refusal};
 use crate::verbs::AccessFlags;
 use crate::wire::{
     emit_with, Aeth, Bth, EmitError, Headers, Kind, Opcode, Packet, Part, Psn, Reth, Syndrome,
@@ -15,12 +16,12 @@ use crate::wire::{
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Fills `buffer` with the next response packet, from the BTH to the padding.
-    pub fn poll_transmit<P: local::Responder<Region = R>>(
+    pub fn poll_transmit<Q: local::Responder<Region = R>>(
         &mut self,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Transmit {
-        let transmit = self.try_transmit(peer, buffer);
+        let transmit = self.try_transmit(qp, buffer);
         if !matches!(transmit, Transmit::Packet(_) | Transmit::NeedsRoom(_)) {
             self.end_batch();
         }
@@ -47,25 +48,25 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         }
     }
 
-    fn try_transmit<P: local::Responder<Region = R>>(
+    fn try_transmit<Q: local::Responder<Region = R>>(
         &mut self,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Transmit {
         if let Some(resource) = self.resources.pending() {
-            match self.emit_pending(&resource, peer, buffer) {
+            match self.emit_pending(&resource, qp, buffer) {
                 Ok(Ok(length)) => {
-                    self.asked_again = false;
+                    self.read_repeated = false;
                     if self.resources.sent() {
                         self.reading = None;
                     }
                     return Transmit::Packet(length);
                 }
-                Ok(Err(Refusal::NotReady)) => return self.wait(&resource, peer, buffer),
+                Ok(Err(Refusal::MemoryLater)) => return self.wait(&resource, qp, buffer),
                 Ok(Err(refusal)) => {
                     // What the key allowed when the request came, it does not any more.
                     self.resources.clear();
-                    self.refuse(resource.first + resource.next, refusal, peer);
+                    self.refuse(resource.first + resource.next, refusal, qp);
                 }
                 Err(EmitError(length)) => return Transmit::NeedsRoom(length),
             }
@@ -93,17 +94,17 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Has a READ wait for memory on demand. If its peer has asked again, that waits in vain, and does not
     /// do so for ever: it is told that this is not ready yet, upon which its retries begin anew. (Not in
     /// the middle of a READ, where rdma_rxe takes nothing but data.)
-    fn wait<P: local::Responder<Region = R>>(
+    fn wait<Q: local::Responder<Region = R>>(
         &mut self,
         resource: &Resource,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Transmit {
-        if !self.asked_again || resource.next > 0 {
+        if !self.read_repeated || resource.next > 0 {
             return Transmit::Later;
         }
         let aeth = Aeth {
-            syndrome: Syndrome::RnrNak(peer.min_rnr_timer()),
+            syndrome: Syndrome::RnrNak(qp.min_rnr_timer()),
             msn: self.msn,
         };
         match self.emit(
@@ -113,7 +114,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             buffer,
         ) {
             Ok(length) => {
-                self.asked_again = false;
+                self.read_repeated = false;
                 Transmit::Packet(length)
             }
             Err(EmitError(length)) => Transmit::NeedsRoom(length),
@@ -121,14 +122,14 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     }
 
     /// Makes the next response of a request that has some to be sent.
-    fn emit_pending<P: local::Responder<Region = R>>(
+    fn emit_pending<Q: local::Responder<Region = R>>(
         &mut self,
         resource: &Resource,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Result<Result<usize, Refusal>, EmitError> {
         let (kind, headers) = match resource.answer {
-            Answer::Read(reth) => return self.emit_read(resource, reth, peer, buffer),
+            Answer::Read(reth) => return self.emit_read(resource, reth, qp, buffer),
             Answer::Done => (Kind::ReadResponseOnly, Headers::Aeth(self.positive())),
             Answer::Atomic { before, .. } => {
                 let headers = Headers::AtomicAck(self.positive(), before);
@@ -162,11 +163,11 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         .emit(buffer)
     }
 
-    fn emit_read<P: local::Responder<Region = R>>(
+    fn emit_read<Q: local::Responder<Region = R>>(
         &mut self,
         resource: &Resource,
         reth: Reth,
-        peer: &P,
+        qp: &Q,
         buffer: &mut [u8],
     ) -> Result<Result<usize, Refusal>, EmitError> {
         let index = resource.next;
@@ -179,15 +180,15 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             Part::Last => (Kind::ReadResponseLast, Headers::Aeth(self.positive())),
             Part::Only => (Kind::ReadResponseOnly, Headers::Aeth(self.positive())),
         };
-        if self.reading.is_none() && length > 0 {
+        if self.reading.is_none() {
             let rest = Remote {
                 addr: reth.remote.addr.wrapping_add(at.into()),
                 ..reth.remote
             };
             let left = reth.dma_len - at;
-            match peer.remote(rest, left, AccessFlags::REMOTE_READ) {
-                Ok(region) => self.reading = Some((at, region)),
-                Err(error) => return Ok(Err(error.into())),
+            match rules::range(qp, rest, left, AccessFlags::REMOTE_READ) {
+                Ok(region) => self.reading = region.map(|region| (at, region)),
+                Err(refusal) => return Ok(Err(refusal)),
             }
         }
         let bth = Bth::new(Opcode::rc(kind), self.dest_qp, resource.first + index);

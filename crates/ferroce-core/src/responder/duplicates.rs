@@ -4,18 +4,19 @@
 use core::ops::DerefMut;
 
 use super::resource::Answer;
-use super::{Refusal, Request, Resource, Responder};
+use super::{Request, Resource, Responder};
 use crate::local::{self, AtomicChange, Region};
+use crate::rules;
 use crate::verbs::AccessFlags;
 use crate::wire::{Headers, Kind, Packet, Reth};
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Answers a request that has been carried out before. What is not remembered, or is not what was
     /// remembered under its PSN, is dropped.
-    pub(super) fn on_duplicate<P: local::Responder<Region = R>>(
+    pub(super) fn on_duplicate<Q: local::Responder<Region = R>>(
         &mut self,
         packet: &Packet<'_>,
-        peer: &P,
+        qp: &Q,
     ) -> Request {
         let bth = &packet.bth;
         let found = self.resources.find(bth.psn);
@@ -28,15 +29,12 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                     return Request::Dropped;
                 };
                 // It is a request of its own, and its key is checked again.
-                let is_allowed = reth.dma_len == 0
-                    || peer
-                        .remote(reth.remote, reth.dma_len, AccessFlags::REMOTE_READ)
-                        .is_ok();
-                if !is_allowed {
-                    return self.refuse(bth.psn, Refusal::Access, peer);
+                let allowed = rules::range(qp, reth.remote, reth.dma_len, AccessFlags::REMOTE_READ);
+                if let Err(refusal) = allowed {
+                    return self.refuse(bth.psn, refusal, qp);
                 }
                 self.resources.repeat(place, index, packets);
-                self.asked_again = true;
+                self.read_repeated = true;
                 self.reading = None;
             }
             (Kind::CompareSwap | Kind::FetchAdd, Headers::Atomic(atomic)) => {

@@ -3,12 +3,13 @@
 
 use core::ops::DerefMut;
 
-use super::{Refusal, Resource, Responder};
-use crate::local::{self, Denied, Extra, Receive, Received, Region, Taken};
+use super::{Resource, Responder};
+use crate::local::{self, Denied, Extra, Fault, Receive, Received, Region, Taken};
 use crate::ring::{SgeList, SGE_LEN};
+use crate::rules::{self, ReceiveError, Refusal};
 use crate::verbs::limits::{MAX_MESSAGE_LENGTH, MAX_RECV_SGE};
 use crate::verbs::{QpType, WcOpcode, WcStatus};
-use crate::wire::{Nak, Part, Reth};
+use crate::wire::{Part, Reth};
 
 /// How far a message has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +59,9 @@ impl HeldReceive {
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Has a receive for the message, if none was taken for it before.
-    pub(super) fn take_receive<P: local::Responder<Region = R>>(
+    pub(super) fn take_receive<Q: local::Responder<Region = R>>(
         &mut self,
-        peer: &P,
+        qp: &Q,
     ) -> Result<(), Refusal> {
         if self.receive.is_held {
             return Ok(());
@@ -69,51 +70,50 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             self.receive.hold(receive);
             Some(())
         };
-        match peer.take_receive(|_| true, hold) {
+        match qp.take_receive(|_| true, hold) {
             Taken::Done(()) => {
                 self.scatter.forget();
                 Ok(())
             }
-            Taken::Empty | Taken::Refused => Err(Refusal::NotReady),
+            Taken::Empty | Taken::Refused => Err(Refusal::NoReceive),
         }
     }
 
     /// Takes a packet of a SEND: `at` bytes of the message have come before.
-    pub(super) fn send<P: local::Responder<Region = R>>(
+    pub(super) fn send<Q: local::Responder<Region = R>>(
         &mut self,
         at: u32,
         part: Part,
         extra: Extra,
         solicited: bool,
         payload: &[u8],
-        peer: &P,
+        qp: &Q,
     ) -> Result<(), Refusal> {
-        self.take_receive(peer)?;
+        self.take_receive(qp)?;
         let scatter = self.receive.scatter();
         // No message is longer, however much its receive takes (IBTA 9.7.4.1.7).
         let room = scatter.length().min(MAX_MESSAGE_LENGTH.into());
         let length = u32::try_from(payload.len()).ok();
         let length = length.and_then(|length| at.checked_add(length));
         let Some(length) = length.filter(|length| u64::from(*length) <= room) else {
-            // Without an answer, it is dropped, and the receive is there for the next (IBTA 9.8.2).
-            if self.qp_type == QpType::Rc {
-                self.complete(WcOpcode::Recv, WcStatus::LocLenErr, at, extra, false, peer);
+            let error = ReceiveError::TooLong;
+            if self.qp_type != QpType::Rc {
+                // The receive stays: see `Refusal::fails_unreliable`.
+                return Err(Refusal::Receive(error));
             }
-            return Err(Refusal::TooLong);
+            return Err(self.fail_receive(error, WcOpcode::Recv, at, extra, qp));
         };
-        match self.scatter.write(peer, scatter, at, payload) {
+        match self.scatter.write(qp, scatter, at, payload) {
             Ok(()) => {}
-            Err(denied) if Refusal::is_later(denied) => return Err(Refusal::NotReady),
-            Err(Denied::Access | Denied::Fault(_)) => {
-                self.complete(
+            Err(Denied::Fault(Fault::Later)) => return Err(Refusal::MemoryLater),
+            Err(Denied::Access | Denied::Fault(Fault::Gone)) => {
+                return Err(self.fail_receive(
+                    ReceiveError::Memory,
                     WcOpcode::Recv,
-                    WcStatus::LocProtErr,
                     length,
                     extra,
-                    false,
-                    peer,
-                );
-                return Err(Refusal::Completed(Nak::RemoteOperationalError));
+                    qp,
+                ));
             }
         }
         if !part.ends() {
@@ -121,14 +121,8 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             return Ok(());
         }
         self.message = None;
-        let invalidated = match extra {
-            Extra::Invalidated(rkey) => peer.invalidate(rkey),
-            _ => Ok(()),
-        };
-        if invalidated.is_err() {
-            let status = WcStatus::LocAccessErr;
-            self.complete(WcOpcode::Recv, status, length, extra, false, peer);
-            return Err(Refusal::Completed(Nak::RemoteAccessError));
+        if let Err(error) = rules::invalidate(qp, extra) {
+            return Err(self.fail_receive(error, WcOpcode::Recv, length, extra, qp));
         }
         self.complete(
             WcOpcode::Recv,
@@ -136,24 +130,37 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             length,
             extra,
             solicited,
-            peer,
+            qp,
         );
         self.count_message();
         Ok(())
     }
 
+    /// Completes the receive of the message as failed.
+    pub(super) fn fail_receive<Q: local::Responder<Region = R>>(
+        &mut self,
+        error: ReceiveError,
+        opcode: WcOpcode,
+        byte_len: u32,
+        extra: Extra,
+        qp: &Q,
+    ) -> Refusal {
+        self.complete(opcode, error.status(), byte_len, extra, false, qp);
+        Refusal::Receive(error)
+    }
+
     /// Completes the receive of the message.
-    pub(super) fn complete<P: local::Responder<Region = R>>(
+    pub(super) fn complete<Q: local::Responder<Region = R>>(
         &mut self,
         opcode: WcOpcode,
         status: WcStatus,
         byte_len: u32,
         extra: Extra,
         solicited: bool,
-        peer: &P,
+        qp: &Q,
     ) {
         if let Some(wr_id) = self.receive.take() {
-            peer.complete(&Received {
+            qp.complete(&Received {
                 wr_id,
                 status,
                 opcode,
@@ -170,7 +177,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Completes the receive of a message that has begun to arrive with
     /// [`WrFlushErr`](WcStatus::WrFlushErr), if there is one: on the way to ERR or RESET, before the other
     /// receives are flushed.
-    pub fn flush<P: local::Responder<Region = R>>(&mut self, peer: &P) {
+    pub fn flush<Q: local::Responder<Region = R>>(&mut self, qp: &Q) {
         self.message = None;
         self.complete(
             WcOpcode::Recv,
@@ -178,7 +185,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             0,
             Extra::None,
             false,
-            peer,
+            qp,
         );
     }
 }

@@ -26,7 +26,6 @@ use crate::verbs::QpType;
 use crate::wire::{Nak, Packet, Psn, Service, Syndrome};
 
 use message::{HeldReceive, Progress};
-use refusal::Refusal;
 pub use resource::Resource;
 use resource::Resources;
 
@@ -56,14 +55,14 @@ pub struct Responder<S, R> {
     mtu: u32,
     resources: Resources<S>,
     /// The PSN that is expected.
-    expected: Psn,
+    epsn: Psn,
     /// The PSN after the last request that is acknowledged, and not answered by a response.
     acknowledged: Psn,
     /// How many messages have been completed, 24 bits.
     msn: u32,
     /// The peer has been told, by a NAK, to begin again with what is expected: until that comes,
     /// nothing else is said (IBTA 9.7.5.2.4).
-    told: bool,
+    nak_sent: bool,
     /// The message that has begun to arrive.
     message: Option<Progress>,
     /// The receive that it goes to; of UC it may wait for the next one.
@@ -71,7 +70,7 @@ pub struct Responder<S, R> {
     /// What is to be said once the responses before are sent.
     answer: Option<(Psn, Syndrome)>,
     /// The peer has asked for a READ again, and got nothing since.
-    asked_again: bool,
+    read_repeated: bool,
     failed: bool,
     /// In the receive.
     scatter: Cursor<R>,
@@ -90,14 +89,14 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             dest_qp: attr.dest_qp_num,
             mtu: attr.path_mtu.bytes(),
             resources: Resources::new(resources, attr.max_dest_rd_atomic),
-            expected: Psn::new(attr.rq_psn),
+            epsn: Psn::new(attr.rq_psn),
             acknowledged: Psn::new(attr.rq_psn),
             msn: 0,
-            told: false,
+            nak_sent: false,
             message: None,
             receive: HeldReceive::none(),
             answer: None,
-            asked_again: false,
+            read_repeated: false,
             failed: false,
             scatter: Cursor::new(),
             writing: None,
@@ -106,10 +105,10 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     }
 
     /// Takes a request packet of the peer's.
-    pub fn on_packet<P: local::Responder<Region = R>>(
+    pub fn on_packet<Q: local::Responder<Region = R>>(
         &mut self,
         packet: &Packet<'_>,
-        peer: &P,
+        qp: &Q,
     ) -> Request {
         let opcode = packet.bth.opcode;
         let is_own = opcode.service() == Service::of(self.qp_type);
@@ -117,42 +116,37 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             return Request::Dropped;
         }
         if self.qp_type != QpType::Rc {
-            return self.on_unreliable(packet, peer);
+            return self.on_unreliable(packet, qp);
         }
         let psn = packet.bth.psn;
-        match psn.since(self.expected) {
+        match psn.since(self.epsn) {
             0 => {}
             1.. => {
-                if !self.told {
-                    self.told = true;
+                if !self.nak_sent {
+                    self.nak_sent = true;
                     let nak = Syndrome::Nak(Nak::PsnSequenceError);
-                    self.answer = Some((self.expected, nak));
+                    self.answer = Some((self.epsn, nak));
                 }
                 return Request::OutOfSequence;
             }
-            _ => return self.on_duplicate(packet, peer),
+            _ => return self.on_duplicate(packet, qp),
         }
-        self.told = false;
-        peer.established();
-        match self.execute(packet, peer) {
+        self.nak_sent = false;
+        qp.established();
+        match self.execute(packet, qp) {
             Ok(psns) => {
-                self.expected = self.expected + psns;
+                self.epsn = self.epsn + psns;
                 if opcode.kind().is_answered() {
                     return Request::Taken;
                 }
-                self.acknowledged = self.expected;
+                self.acknowledged = self.epsn;
                 let is_nak = !matches!(self.answer, None | Some((_, Syndrome::Ack(_))));
                 if packet.bth.ack_req || is_nak {
                     self.acknowledge();
                 }
                 Request::Taken
             }
-            Err(Refusal::NotReady) => {
-                self.told = true;
-                self.answer = Some((psn, Syndrome::RnrNak(peer.min_rnr_timer())));
-                Request::NotReady
-            }
-            Err(refusal) => self.refuse(psn, refusal, peer),
+            Err(refusal) => self.refuse(psn, refusal, qp),
         }
     }
 

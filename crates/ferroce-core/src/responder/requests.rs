@@ -4,12 +4,13 @@
 use core::ops::DerefMut;
 
 use super::resource::{Answer, Exhausted};
-use super::{Progress, Refusal, Resource, Responder};
-use crate::local::{self, AtomicChange, Extra, Region};
+use super::{Progress, Resource, Responder};
+use crate::local::{self, AtomicChange, Extra, Fault, Region};
 use crate::ring::Remote;
-use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
+use crate::rules::{self, ReceiveError, Refusal};
+use crate::verbs::limits::ATOMIC_LENGTH;
 use crate::verbs::{AccessFlags, ImmData, WcOpcode, WcStatus};
-use crate::wire::{AtomicEth, Feth, Headers, Kind, Nak, Packet, Part, Reth};
+use crate::wire::{AtomicEth, Feth, Headers, Kind, Packet, Part, Reth};
 
 impl From<Exhausted> for Refusal {
     /// The peer has more under way than it was told it may (IBTA 9.7.4.1.5).
@@ -20,10 +21,10 @@ impl From<Exhausted> for Refusal {
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Carries out the request packet that is expected. Returns how many PSNs it takes.
-    pub(super) fn execute<P: local::Responder<Region = R>>(
+    pub(super) fn execute<Q: local::Responder<Region = R>>(
         &mut self,
         packet: &Packet<'_>,
-        peer: &P,
+        qp: &Q,
     ) -> Result<u32, Refusal> {
         let kind = packet.bth.opcode.kind();
         let part = kind.part();
@@ -51,7 +52,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                 };
                 self.check_payload(part, packet.payload)?;
                 let solicited = packet.bth.solicited;
-                self.send(at, part, extra, solicited, packet.payload, peer)?;
+                self.send(at, part, extra, solicited, packet.payload, qp)?;
                 Ok(1)
             }
             (
@@ -76,25 +77,23 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
                 };
                 self.check_payload(part, packet.payload)?;
                 let solicited = packet.bth.solicited;
-                self.write(reth, at, part, imm, solicited, packet.payload, peer)?;
+                self.write(reth, at, part, imm, solicited, packet.payload, qp)?;
                 Ok(1)
             }
             _ if self.message.is_some() => Err(Refusal::InvalidRequest),
-            (Kind::ReadRequest, Headers::Reth(reth)) => self.read(reth, peer),
+            (Kind::ReadRequest, Headers::Reth(reth)) => self.read(reth, qp),
             (Kind::CompareSwap, Headers::Atomic(atomic)) => {
                 let change = AtomicChange::CompareSwap {
                     compare: atomic.compare,
                     swap: atomic.swap_add,
                 };
-                self.atomic(atomic, change, peer)
+                self.atomic(atomic, change, qp)
             }
             (Kind::FetchAdd, Headers::Atomic(atomic)) => {
-                self.atomic(atomic, AtomicChange::Add(atomic.swap_add), peer)
+                self.atomic(atomic, AtomicChange::Add(atomic.swap_add), qp)
             }
-            (Kind::AtomicWrite, Headers::Reth(reth)) => {
-                self.atomic_write(reth, packet.payload, peer)
-            }
-            (Kind::Flush, Headers::Flush(feth, reth)) => self.flush_memory(feth, reth, peer),
+            (Kind::AtomicWrite, Headers::Reth(reth)) => self.atomic_write(reth, packet.payload, qp),
+            (Kind::Flush, Headers::Flush(feth, reth)) => self.flush_memory(feth, reth, qp),
             _ => Err(Refusal::InvalidRequest),
         }
     }
@@ -112,7 +111,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
 
     /// Takes a packet of an RDMA WRITE: `at` bytes of the message have come before.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn write<P: local::Responder<Region = R>>(
+    pub(super) fn write<Q: local::Responder<Region = R>>(
         &mut self,
         reth: Reth,
         at: u32,
@@ -120,14 +119,10 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         imm: Option<ImmData>,
         solicited: bool,
         payload: &[u8],
-        peer: &P,
+        qp: &Q,
     ) -> Result<(), Refusal> {
         if part.begins() {
-            // A QP that does not do this at all finds the request invalid, whatever its key
-            // (IBTA 9.7.4.1.5; rdma_rxe answers the same).
-            if !peer.access().contains(AccessFlags::REMOTE_WRITE) {
-                return Err(Refusal::InvalidRequest);
-            }
+            rules::check_write(qp, reth.dma_len)?;
             self.writing = None;
         }
         let left = reth
@@ -140,21 +135,20 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         } else {
             length < left
         };
-        if !fits || reth.dma_len > MAX_MESSAGE_LENGTH {
+        if !fits {
             return Err(Refusal::InvalidRequest);
         }
-        if self.writing.is_none() && left > 0 {
-            // The whole range when it begins; later, in another batch, what is left of it. A range of
-            // no bytes needs no key (IBTA 9.7.4.1.6).
+        if self.writing.is_none() {
+            // The whole range when it begins; later, in another batch, what is left of it.
             let rest = Remote {
                 addr: reth.remote.addr.wrapping_add(at.into()),
                 ..reth.remote
             };
-            let region = peer.remote(rest, left, AccessFlags::REMOTE_WRITE)?;
-            self.writing = Some((at, region));
+            let region = rules::range(qp, rest, left, AccessFlags::REMOTE_WRITE)?;
+            self.writing = region.map(|region| (at, region));
         }
         if imm.is_some() {
-            self.take_receive(peer)?;
+            self.take_receive(qp)?;
         }
         let written = match &self.writing {
             Some((start, region)) if length > 0 => region.write(at - start, payload),
@@ -172,18 +166,17 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         };
         let opcode = WcOpcode::RecvRdmaWithImm;
         let extra = Extra::Immediate(imm);
-        match written.map_err(Refusal::from) {
+        match written {
             Ok(()) => {
                 self.end_write();
                 let status = WcStatus::Success;
-                self.complete(opcode, status, reth.dma_len, extra, solicited, peer);
+                self.complete(opcode, status, reth.dma_len, extra, solicited, qp);
                 Ok(())
             }
-            Err(Refusal::NotReady) => Err(Refusal::NotReady),
-            Err(_) => {
-                let status = WcStatus::LocAccessErr;
-                self.complete(opcode, status, reth.dma_len, extra, false, peer);
-                Err(Refusal::Completed(Nak::RemoteAccessError))
+            Err(Fault::Later) => Err(Refusal::MemoryLater),
+            Err(Fault::Gone) => {
+                let error = ReceiveError::Immediate;
+                Err(self.fail_receive(error, opcode, reth.dma_len, extra, qp))
             }
         }
     }
@@ -197,7 +190,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     /// Remembers a request that is answered by more than an acknowledgement.
     fn remember(&mut self, packets: u32, answer: Answer) -> Result<u32, Refusal> {
         self.resources.push(Resource {
-            first: self.expected,
+            first: self.epsn,
             packets,
             answer,
             ..Resource::default()
@@ -210,50 +203,37 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         Ok(packets)
     }
 
-    fn read<P: local::Responder<Region = R>>(
+    fn read<Q: local::Responder<Region = R>>(
         &mut self,
         reth: Reth,
-        peer: &P,
+        qp: &Q,
     ) -> Result<u32, Refusal> {
-        let is_valid = peer.takes_reads()
-            && peer.access().contains(AccessFlags::REMOTE_READ)
-            && reth.dma_len <= MAX_MESSAGE_LENGTH;
-        if !is_valid {
-            return Err(Refusal::InvalidRequest);
-        }
-        if reth.dma_len > 0 {
-            peer.remote(reth.remote, reth.dma_len, AccessFlags::REMOTE_READ)?;
-        }
+        rules::read(qp, reth.remote, reth.dma_len)?;
         let packets = reth.dma_len.div_ceil(self.mtu.max(1)).max(1);
         self.remember(packets, Answer::Read(reth))
     }
 
     /// Eight aligned bytes of memory.
-    fn word<P: local::Responder<Region = R>>(
+    fn word<Q: local::Responder<Region = R>>(
         &self,
         remote: Remote,
         access: AccessFlags,
-        peer: &P,
+        qp: &Q,
     ) -> Result<R, Refusal> {
-        // IBTA 9.4.5 and 9.7.4.1.8: a misaligned address makes the request invalid.
-        let aligned = remote.addr.is_multiple_of(u64::from(ATOMIC_LENGTH));
-        if !aligned || !peer.takes_reads() || !peer.access().contains(access) {
-            return Err(Refusal::InvalidRequest);
-        }
         // What cannot be answered must not be done.
         if !self.resources.has_room() {
             return Err(Refusal::InvalidRequest);
         }
-        Ok(peer.remote(remote, ATOMIC_LENGTH, access)?)
+        rules::word(qp, remote, access)
     }
 
-    fn atomic<P: local::Responder<Region = R>>(
+    fn atomic<Q: local::Responder<Region = R>>(
         &mut self,
         atomic: AtomicEth,
         change: AtomicChange,
-        peer: &P,
+        qp: &Q,
     ) -> Result<u32, Refusal> {
-        let word = self.word(atomic.remote, AccessFlags::REMOTE_ATOMIC, peer)?;
+        let word = self.word(atomic.remote, AccessFlags::REMOTE_ATOMIC, qp)?;
         let before = word.update(change)?;
         let remote = atomic.remote;
         self.remember(
@@ -266,30 +246,30 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         )
     }
 
-    fn atomic_write<P: local::Responder<Region = R>>(
+    fn atomic_write<Q: local::Responder<Region = R>>(
         &mut self,
         reth: Reth,
         payload: &[u8],
-        peer: &P,
+        qp: &Q,
     ) -> Result<u32, Refusal> {
         let bytes = <[u8; ATOMIC_LENGTH as usize]>::try_from(payload);
         let bytes = bytes.map_err(|_| Refusal::InvalidRequest)?;
         if reth.dma_len != ATOMIC_LENGTH {
             return Err(Refusal::InvalidRequest);
         }
-        let word = self.word(reth.remote, AccessFlags::REMOTE_WRITE, peer)?;
+        let word = self.word(reth.remote, AccessFlags::REMOTE_WRITE, qp)?;
         word.update(AtomicChange::Store(bytes))?;
         self.remember(1, Answer::Done)
     }
 
-    fn flush_memory<P: local::Responder<Region = R>>(
+    fn flush_memory<Q: local::Responder<Region = R>>(
         &mut self,
         feth: Feth,
         reth: Reth,
-        peer: &P,
+        qp: &Q,
     ) -> Result<u32, Refusal> {
         let (placement, selectivity) = (feth.placement, feth.selectivity());
-        local::flush(placement, selectivity, reth.remote, reth.dma_len, peer)?;
+        rules::flush(qp, placement, selectivity, reth.remote, reth.dma_len)?;
         self.remember(1, Answer::Done)
     }
 }

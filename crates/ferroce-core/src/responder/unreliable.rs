@@ -4,21 +4,21 @@
 
 use core::ops::DerefMut;
 
-use super::{Refusal, Request, Resource, Responder};
+use super::{Request, Resource, Responder};
 use crate::local::{self, Region};
 use crate::wire::Packet;
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
-    pub(super) fn on_unreliable<P: local::Responder<Region = R>>(
+    pub(super) fn on_unreliable<Q: local::Responder<Region = R>>(
         &mut self,
         packet: &Packet<'_>,
-        peer: &P,
+        qp: &Q,
     ) -> Request {
-        peer.established();
+        qp.established();
         let psn = packet.bth.psn;
-        let is_expected = psn == self.expected;
+        let is_expected = psn == self.epsn;
         // Whatever comes, the next one is expected after it (IBTA 9.8.2.2.1).
-        self.expected = psn + 1;
+        self.epsn = psn + 1;
         let part = packet.bth.opcode.kind().part();
         if part.begins() {
             // The rest of the message before is lost; its receive is there for this one.
@@ -29,20 +29,18 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         } else if self.message.is_none() {
             return Request::Dropped;
         }
-        match self.execute(packet, peer) {
+        match self.execute(packet, qp) {
             Ok(_) => Request::Taken,
-            Err(Refusal::Completed(_)) => {
-                // A receive that failed ends any QP (IBTA 10.3.1, Error).
-                self.fail(None, peer);
+            Err(refusal) if refusal.fails_unreliable() => {
+                self.fail(None, qp);
                 Request::Refused(None)
             }
-            Err(Refusal::NotReady) => {
+            Err(refusal) => {
                 self.give_up();
-                Request::NotReady
-            }
-            Err(_) => {
-                self.give_up();
-                Request::Dropped
+                match refusal.answer() {
+                    None => Request::NotReady,
+                    Some(_) => Request::Dropped,
+                }
             }
         }
     }

@@ -96,6 +96,11 @@ impl SendOpcode {
         )
     }
 
+    /// Whether its data comes from the peer.
+    pub const fn gets_data(self) -> bool {
+        matches!(self, Self::RdmaRead | Self::CompareSwap | Self::FetchAdd)
+    }
+
     /// Whether a QP can ever have it under way, by its `max_rd_atomic`. What cannot completes with
     /// [`LocQpOpErr`](crate::verbs::WcStatus::LocQpOpErr).
     pub const fn may_be_under_way(self, max_rd_atomic: u8) -> bool {

@@ -3,7 +3,7 @@
 
 use super::{be24, from_be24, get, put};
 use crate::verbs::limits::PSN_MASK;
-use crate::verbs::{numbered, RnrTimer};
+use crate::verbs::{numbered, RnrTimer, WcStatus};
 
 mod field {
     pub(super) const SYNDROME: usize = 0;
@@ -30,6 +30,18 @@ numbered! {
         RemoteOperationalError = 3,
         /// Of reliable datagrams only.
         InvalidRdRequest = 4,
+    }
+}
+
+impl Nak {
+    /// The status of the request that it ends; that of a request whose packets are missing is not ended.
+    pub const fn status(self) -> WcStatus {
+        match self {
+            Self::InvalidRequest => WcStatus::RemInvReqErr,
+            Self::RemoteAccessError => WcStatus::RemAccessErr,
+            Self::RemoteOperationalError => WcStatus::RemOpErr,
+            Self::PsnSequenceError | Self::InvalidRdRequest => WcStatus::BadRespErr,
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 //! Memory for rings, with the two sides of a work queue in it.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use ferroce_core::ring::{Executor, Poster, Queue, WqGeometry};
+use ferroce_core::ring::{Executor, Poster, Queue, WqGeometry, HEADER_LEN};
 use ferroce_device::queue::WorkQueue;
 
 /// Memory of rings, which keeps its place and is accessed by atomics alone.
@@ -25,10 +25,26 @@ impl Memory {
         (base, 64 * self.0.len())
     }
 
-    /// Overwrites the ring's indexes.
-    #[allow(dead_code)] // Not every test does.
-    pub fn scribble(&self, word: u64) {
-        self.0[0].0[0].store(word, Ordering::SeqCst);
+    /// Overwrites four bytes of the ring's header, or eight of its entries, as a process may at any time.
+    /// Those are the sizes that the ring accesses them by: no other would be an atomic access to the same
+    /// memory.
+    #[allow(dead_code)] // Not every user does.
+    pub fn write(&self, at: usize, value: u64) {
+        let (base, len) = self.base();
+        match at {
+            ..HEADER_LEN => {
+                // SAFETY: Within the memory, which is accessed by atomics alone; the place is aligned.
+                let word = unsafe { AtomicU32::from_ptr(base.add(at & !3).cast().as_ptr()) };
+                word.store(value as u32, Ordering::SeqCst);
+            }
+            _ => self.0[at % len / 64].0[at % 64 / 8].store(value, Ordering::SeqCst),
+        }
+    }
+
+    /// How long it is, in bytes.
+    #[allow(dead_code)] // Not every user asks.
+    pub fn len(&self) -> usize {
+        self.base().1
     }
 
     /// The side of the process.

@@ -23,6 +23,9 @@ pub enum Accelerator {
         /// Why.
         why: String,
     },
+    /// By translation, one processor after the other, with a clock that goes on by a nanosecond with each
+    /// instruction, and jumps over the time in which none has one.
+    Counting,
 }
 
 impl fmt::Display for Accelerator {
@@ -30,6 +33,7 @@ impl fmt::Display for Accelerator {
         match self {
             Accelerator::Kvm => f.write_str("KVM"),
             Accelerator::Tcg { why } => write!(f, "TCG ({why})"),
+            Accelerator::Counting => f.write_str("TCG, counting instructions"),
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Machine<'a> {
     pub memory: u64,
     /// What the kernel's command line has beside what is needed here.
     pub append: &'a [String],
+    /// Whether its clock counts instructions, see [`Accelerator::Counting`].
+    pub counts_instructions: bool,
     /// The host's folders that it may write to.
     pub writable: &'a [Text],
     /// A folder of this run's own on the host, with a file "job" in it.
@@ -62,7 +64,13 @@ impl Machine<'_> {
     pub fn start(&self, cache: &Cache) -> Result<Running> {
         match self.kernel.flavor.backend {
             Backend::Uml => uml::start(self),
-            Backend::Qemu => qemu::start(self, Accelerator::choose(cache, self.kernel)?),
+            Backend::Qemu => {
+                let accelerator = match self.counts_instructions {
+                    true => Accelerator::Counting,
+                    false => Accelerator::choose(cache, self.kernel)?,
+                };
+                qemu::start(self, accelerator)
+            }
         }
     }
 

@@ -83,6 +83,11 @@ pub fn base(accelerator: Accelerator) -> Command {
         .args(match accelerator {
             Accelerator::Kvm => ["-accel", "kvm", "-cpu", "host"],
             Accelerator::Tcg { .. } => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Accelerator::Counting => ["-accel", "tcg,thread=single", "-cpu", "max"],
+        })
+        .args(match accelerator {
+            Accelerator::Kvm | Accelerator::Tcg { .. } => &[][..],
+            Accelerator::Counting => &["-icount", "shift=0,sleep=off"],
         })
         .args([
             "-nodefaults",
@@ -98,13 +103,15 @@ pub fn base(accelerator: Accelerator) -> Command {
 
 /// What a kernel is told of the machine's clock.
 ///
-/// TCG's time stamp counter is the host's. By itself the kernel cannot tell how
+/// TCG's time stamp counter is the host's, or that of the instructions. By itself the kernel cannot tell how
 /// fast it runs, since none of the timers that it could compare it with is
 /// emulated well enough, and would do with the tick: 4 ms.
 fn clock(accelerator: &Accelerator) -> Vec<String> {
     let khz = match accelerator {
         Accelerator::Kvm => None,
         Accelerator::Tcg { .. } => tsc_khz(),
+        // One a nanosecond.
+        Accelerator::Counting => Some(1_000_000),
     };
     match khz {
         Some(khz) => vec![format!("tsc_early_khz={khz}"), "tsc=reliable".to_owned()],

@@ -59,6 +59,9 @@ pub fn run(args: &Bench) -> Result<i32> {
     let (csv, svg) = (output(&args.csv)?, output(&args.svg)?);
 
     let flavor = args.flavor();
+    let counts_instructions = args.clock.counts_instructions(flavor)?;
+    // With several, which take turns, the clock would go on while one waits for another.
+    let processors = if counts_instructions { 1 } else { PROCESSORS };
     let purposes = [Purpose::Build(flavor), Purpose::Run(flavor), Purpose::Verbs];
     let ready = Ready::ensure(&args.setup, flavor, &purposes)?;
     let started = Instant::now();
@@ -75,9 +78,10 @@ pub fn run(args: &Bench) -> Result<i32> {
                 GUEST.into(),
                 OsString::from(serde_json::to_string(&plan)?),
             ],
-            cpus: PROCESSORS,
+            cpus: processors,
             memory: 2 << 30,
             append: Vec::new(),
+            counts_instructions,
             timeout: None,
             writable: Vec::new(),
             module_files: Vec::new(),
@@ -95,8 +99,12 @@ pub fn run(args: &Bench) -> Result<i32> {
 
     let rows = table::rows(&samples);
     let between = if args.wire { " between hosts" } else { "" };
+    let machine = match counts_instructions {
+        true => "a nanosecond is an instruction".to_owned(),
+        false => format!("{PROCESSORS} processors"),
+    };
     let title = format!(
-        "ferroce and rdma_rxe{between}: Linux {} on {flavor}, {PROCESSORS} processors, MTU {}",
+        "ferroce and rdma_rxe{between}: Linux {} on {flavor}, {machine}, MTU {}",
         ready.kernel.release, args.mtu
     );
     show(&rows, &title, rounds)?;

@@ -162,6 +162,7 @@ fn build(args: &Build) -> Result<i32> {
 
 fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<i32> {
     let flavor = machine.which.flavor();
+    let counts_instructions = machine.clock.counts_instructions(flavor)?;
     let ready = Ready::ensure(
         &machine.setup,
         flavor,
@@ -172,6 +173,7 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<
         cpus: machine.cpus,
         memory: machine.memory(),
         append: machine.append.clone(),
+        counts_instructions,
         timeout: machine.timeout,
         writable: machine.rw.clone(),
         module_files: ready.module_files(&machine.module)?,

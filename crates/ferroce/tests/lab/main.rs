@@ -65,10 +65,11 @@ fn main() -> ExitCode {
 
 /// Whether the filters on the command line let a test run.
 fn selected(args: &Arguments, trial: &Trial) -> bool {
-    let name = trial.name();
+    // As the harness names it.
+    let name = format!("[{}] {}", trial.kind(), trial.name());
     let matches = |f: &String| {
         if args.exact {
-            name == f
+            name == *f
         } else {
             name.contains(f.as_str())
         }

@@ -378,9 +378,19 @@ fn leaks(ran: &Ran) -> Vec<&str> {
         !["comm \"swapper/0\", pid 1,", "comm \"hardirq\", pid 0,"]
             .iter()
             .any(|other| object.contains(other))
+            && !is_forgotten_process(object)
     };
     let objects = ran.stdout.split("unreferenced object").skip(1);
     objects.filter(ours).collect()
+}
+
+/// Whether an object belongs to a process of a test's that Linux itself (7.2) has forgotten.
+///
+/// That comes of an open that fails half-way, in the driver's `alloc_ucontext`: `UVERBS_METHOD_GET_CONTEXT`
+/// frees the context without `rdma_restrack_put()`, which has a reference to the process. The driver has
+/// references to threads of its own only (`rdma::thread`), and those are not of Python.
+fn is_forgotten_process(object: &str) -> bool {
+    object.contains("comm \"python3\"") && object.contains(" copy_process+")
 }
 
 /// Of such a run kmemleak has nothing to say.

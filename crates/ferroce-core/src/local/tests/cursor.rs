@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Places in lists that are longer than a number of 32 bits.
+//! Places in lists: longer than a number of 32 bits, or than their memory.
 
 use super::*;
 
@@ -62,4 +62,28 @@ fn a_place_in_a_list_ends_where_a_number_of_32_bits_does() {
             assert_eq!(asked.0.get(), 0, "nothing is copied of what is refused");
         }
     }
+}
+
+/// Memory of so many bytes, from the base on.
+struct Small(u64);
+
+impl LocalMemory for Small {
+    type Region = Boundless;
+
+    fn local(&self, sge: Sge, _write: bool) -> Result<Boundless, AccessError> {
+        let fits = sge.addr + u64::from(sge.length) <= BASE + self.0;
+        fits.then_some(Boundless).ok_or(AccessError)
+    }
+}
+
+#[test]
+fn a_receive_that_ends_beyond_its_memory_takes_what_fits() {
+    let entries = entries(&[sge(0, 64)]);
+    let sges = SgeList::of(&entries);
+    let (memory, mut cursor) = (Small(40), Cursor::new());
+    // By packets of 16 bytes, the third of which goes beyond the end.
+    for (at, written) in [(0, Ok(())), (16, Ok(())), (32, Err(Denied::Access))] {
+        assert_eq!(cursor.write(&memory, sges, at, &[0; 16]), written, "{at}");
+    }
+    assert_eq!(cursor.write(&memory, sges, 32, &[0; 8]), Ok(()));
 }

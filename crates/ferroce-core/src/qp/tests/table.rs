@@ -149,6 +149,7 @@ fn neighbours(mask: u32) -> impl Iterator<Item = u32> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "millions of masks, and no unsafe code")]
 fn every_mask_on_every_transition_is_judged_as_stated() {
     let stated = stated();
     for &qp_type in QpType::ALL {

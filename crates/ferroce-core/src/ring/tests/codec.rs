@@ -332,7 +332,7 @@ fn an_operation_of_another_transport_is_refused() {
 fn any_bytes_decode_to_something_consistent_or_to_an_error() {
     let mut random = Random::new(1);
     let mut accepted = 0;
-    for round in 0..if cfg!(miri) { 500 } else { 300_000 } {
+    for round in 0..if cfg!(miri) { 60 } else { 300_000 } {
         let length = random.below(MAX_SEND_STRIDE as u64 + 1) as usize;
         let mut entry: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
         // Half of them nearly right, or next to none gets past the first check.
@@ -368,5 +368,5 @@ fn any_bytes_decode_to_something_consistent_or_to_an_error() {
         }
         let _ = (SendRequest::wr_id(&entry), RecvRequest::wr_id(&entry));
     }
-    assert!(accepted > 10);
+    assert!(accepted > 5);
 }

@@ -266,6 +266,19 @@ def _(pair):
     pair.ids = [1, 2, 3, 4]
 
 
+@row("the same, if one fails that had to wait for an answer", [OK, LOC_PROT, FLUSHED], ERR)
+def _(pair):
+    fenced = e.IBV_SEND_FENCE | e.IBV_SEND_SIGNALED
+    wrs = [
+        pair.wr(RDMA_READ, wr_id=1),
+        pair.wr(SEND, [pair.sge(lkey=1)], wr_id=2, flags=fenced),
+        pair.wr(SEND, wr_id=3),
+    ]
+    pair.own.expect(0, bytes(pair.theirs.view[:8]))
+    pair.sender.qp.post_send(chain(wrs))
+    pair.ids = [1, 2, 3]
+
+
 @row("and those posted later", [LOC_PROT, FLUSHED], ERR)
 def _(pair):
     pair.post(SEND, [pair.sge(lkey=1)])
@@ -454,6 +467,13 @@ def _(pair):
     pair.theirs.expect(0, bytes(pair.own.view[:8]))
 
 
+@row("a receive that ends beyond its memory, behind the message", [OK], RTS, received=[OK])
+def _(pair):
+    pair.peer.post_recv([(5, [pair.their_sge(at=LENGTH - 16, length=64)])])
+    pair.post(SEND)
+    pair.theirs.expect(LENGTH - 16, bytes(pair.own.view[:8]))
+
+
 @row("UC: a receive that is too short is not taken", [OK, OK], RTS, received=[OK], qp_type=UC)
 def _(pair):
     pair.peer.post_recv([(5, [pair.their_sge(length=7)])])
@@ -544,6 +564,12 @@ def _(pair):
 def _(pair):
     pair.peer.to(RESET)
     pair.sender.qp.post_send(chain([pair.wr(SEND), pair.wr(RDMA_READ)]))
+
+
+@row("an lkey of nobody, and nobody answers", [LOC_PROT], ERR, peer=RESET, timeout=1, retry_cnt=2)
+def _(pair):
+    pair.peer.to(RESET)
+    pair.post(SEND, [pair.sge(lkey=0x12345)])
 
 
 @row("one that is connected to another does not answer", [RETRY_EXC], ERR, peer=INIT, timeout=1, retry_cnt=1)

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The attributes of a queue pair: what it takes from whom, and what errors do to it.
+
+use crate::counter::PortCounter;
+use crate::qp::{
+    self, state, AttrMask, DeviceLimits, ModifyError, QpAttr, RequestedAttr, Transition,
+};
+use crate::verbs::{AccessFlags, QpState, QpType, RnrTimer};
+
+/// The attributes of a queue pair.
+#[derive(Clone, Copy, Debug)]
+pub struct Attrs {
+    /// Those of the verbs.
+    pub attr: QpAttr,
+    /// The GID that its packets come from.
+    pub sgid: [u8; 16],
+    /// It is being destroyed.
+    pub is_gone: bool,
+}
+
+/// A connected queue pair, as that which it is connected to knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its number.
+    pub number: u32,
+    /// Its transport.
+    pub qp_type: QpType,
+    /// The GID that its packets come from.
+    pub gid: [u8; 16],
+}
+
+/// How a queue pair takes the messages of its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// What the peer may do (`qp_access_flags`).
+    pub access: AccessFlags,
+    /// Whether RDMA READs and atomics are taken at all (`max_dest_rd_atomic`).
+    pub takes_reads: bool,
+    /// What a peer is told for which there is no receive.
+    pub min_rnr_timer: RnrTimer,
+    /// The queue pair is in RTR, and no request of the peer's has come yet.
+    pub awaits_peer: bool,
+}
+
+impl Terms {
+    /// Those of these attributes.
+    pub fn of(attr: &QpAttr) -> Self {
+        Self {
+            access: attr.qp_access_flags,
+            takes_reads: attr.max_dest_rd_atomic > 0,
+            min_rnr_timer: attr.min_rnr_timer,
+            awaits_peer: attr.awaits_peer,
+        }
+    }
+}
+
+impl Attrs {
+    /// Those of a queue pair that was just created.
+    pub fn new() -> Self {
+        Self {
+            attr: QpAttr::new(),
+            sgid: [0; 16],
+            is_gone: false,
+        }
+    }
+
+    /// Changes what a Modify QP names (IBTA 11.2.5.2). `sgid` is the GID at the index that the address
+    /// vector names. Returns what the host has to see to.
+    pub fn modify(
+        &mut self,
+        qp_type: QpType,
+        mask: AttrMask,
+        requested: &RequestedAttr,
+        sgid: Option<[u8; 16]>,
+    ) -> Result<Transition, ModifyError> {
+        let limits = &DeviceLimits::FERROCE;
+        let modified = qp::modify(qp_type, &self.attr, mask, requested, limits)?;
+        self.attr = modified.attr;
+        if let Some(sgid) = sgid {
+            self.sgid = sgid;
+        }
+        Ok(modified.transition)
+    }
+
+    /// A request of the send queue has failed. Returns whether that has brought the queue pair to ERR, in
+    /// which receives are flushed too.
+    pub fn fail_send(&mut self, qp_type: QpType) -> bool {
+        self.enter(state::after_send_error(qp_type, self.attr.state)) && self.is_in_error()
+    }
+
+    /// A receive has failed, or a request of the peer's. Returns whether that has changed the state.
+    pub fn fail_receive(&mut self) -> bool {
+        self.enter(state::after_receive_error(self.attr.state))
+    }
+
+    /// The queue pair cannot be used any more. Returns whether that has changed the state.
+    pub fn fail_fatally(&mut self) -> bool {
+        self.enter(state::after_fatal_error(self.attr.state)) && self.is_in_error()
+    }
+
+    fn is_in_error(&self) -> bool {
+        self.attr.state == QpState::Err
+    }
+
+    fn enter(&mut self, state: QpState) -> bool {
+        core::mem::replace(&mut self.attr.state, state) != state
+    }
+
+    /// The state, unless the queue pair is being destroyed.
+    pub fn state(&self) -> Option<QpState> {
+        (!self.is_gone).then_some(self.attr.state)
+    }
+
+    /// Whether receives are flushed (IBTA 10.3.1, Error).
+    pub fn flushes_receives(&self) -> bool {
+        let processing = self.state().map(state::receive_queue);
+        processing == Some(state::Processing::Flush)
+    }
+
+    fn accepts_requests(&self) -> bool {
+        self.state().is_some_and(state::accepts_requests)
+    }
+
+    /// How messages of a connected queue pair are taken; `None` if they are not: the state is not such, or
+    /// this queue pair is connected to another one.
+    pub fn takes_from(&self, qp_type: QpType, peer: &Endpoint) -> Option<Terms> {
+        let takes = self.accepts_requests()
+            && qp_type == peer.qp_type
+            && self.attr.dest_qp_num == peer.number
+            && self.attr.ah_attr.dgid == peer.gid;
+        takes.then(|| Terms::of(&self.attr))
+    }
+
+    /// How datagrams with this Q_Key are taken, or what counts them if they are not (IBTA 9.8.3.1, C9-42).
+    pub fn takes_datagram(&self, qp_type: QpType, qkey: u32) -> Result<Terms, PortCounter> {
+        if !qp_type.is_datagram() {
+            return Err(PortCounter::UnknownQp);
+        }
+        if !self.accepts_requests() {
+            return Err(PortCounter::NotReady);
+        }
+        if self.attr.qkey != qkey {
+            return Err(PortCounter::WrongQkey);
+        }
+        Ok(Terms::of(&self.attr))
+    }
+
+    /// How a packet of a connection is taken, or what counts it if it is not. `is_from_peer` says whether
+    /// its addresses are these: the peer's GID, and that of this queue pair (IBTA 9.6.1.2.1, 9.6.1.2.2:
+    /// both are to be checked).
+    pub fn takes_packet(
+        &self,
+        is_response: bool,
+        is_from_peer: impl FnOnce(&[u8; 16], &[u8; 16]) -> bool,
+    ) -> Result<Terms, PortCounter> {
+        let takes = match is_response {
+            true => state::accepts_responses,
+            false => state::accepts_requests,
+        };
+        if !self.state().is_some_and(takes) {
+            return Err(PortCounter::NotReady);
+        }
+        if !is_from_peer(&self.attr.ah_attr.dgid, &self.sgid) {
+            return Err(PortCounter::WrongSource);
+        }
+        Ok(Terms::of(&self.attr))
+    }
+}
+
+impl Default for Attrs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
