@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who waits until nobody uses something.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts the threads that use something, and those that wait until there is none.
 ///
@@ -12,18 +12,18 @@ use core::sync::atomic::{AtomicU32, Ordering};
 /// Both counts are in one word, so that a user that leaves and a waiter that comes have an order: either
 /// the waiter sees the user gone, or the user sees the waiter.
 #[derive(Debug)]
-pub struct InUse(AtomicU32);
+pub struct InUse(AtomicU64);
 
-/// Users are counted in the bits below: there are no more threads than that (`PID_MAX_LIMIT` in Linux,
-/// 2^22).
-const WAITER: u32 = 1 << 24;
-const USERS: u32 = WAITER - 1;
+/// Users are counted in the lower half, waiters in the upper one. Either has room for all threads that there
+/// can be (`PID_MAX_LIMIT` in Linux, 2^22): any number of them may wait, as a process likes.
+const WAITER: u64 = 1 << 32;
+const USERS: u64 = WAITER - 1;
 
 impl InUse {
     /// Nobody uses it.
     #[allow(clippy::new_without_default)] // The kernel's code has no use for it.
     pub fn new() -> Self {
-        Self(AtomicU32::new(0))
+        Self(AtomicU64::new(0))
     }
 
     /// A thread uses it. To be called before the state is looked at.
@@ -58,5 +58,27 @@ impl InUse {
     /// A thread waits no more.
     pub fn end_wait(&self) {
         self.0.fetch_sub(WAITER, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_waiters_are_woken_by_the_last_user() {
+        for waiters in [1, 255, 256, 257, 1 << 22] {
+            let in_use = InUse::new();
+            in_use.enter();
+            in_use.enter();
+            (0..waiters).for_each(|_| in_use.begin_wait());
+            assert!(!in_use.leave(), "{waiters}");
+            assert!(in_use.is_used());
+            assert!(in_use.leave(), "{waiters}");
+            assert!(!in_use.is_used());
+            (0..waiters).for_each(|_| in_use.end_wait());
+            in_use.enter();
+            assert!(!in_use.leave(), "nobody waits any more");
+        }
     }
 }

@@ -100,12 +100,12 @@ pub mod sync {
             }
         }
 
-        impl AtomicU32 {
-            pub fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+        impl AtomicU64 {
+            pub fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
                 self.atomic().fetch_add(value, order)
             }
 
-            pub fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
+            pub fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
                 self.atomic().fetch_sub(value, order)
             }
         }
