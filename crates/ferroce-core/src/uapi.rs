@@ -20,6 +20,10 @@ pub const UVERBS_ABI: u32 = 1;
 /// it counts up from zero.
 pub const DRIVER_ID: u32 = u32::from_be_bytes(*b"FERR");
 
+/// What a device that is in user space has for a modalias, of which libibverbs finds the provider by where
+/// there is no [`DRIVER_ID`], in sysfs. No bus of the kernel's has this name.
+pub const USER_MODALIAS: &core::ffi::CStr = c"ferroce:user";
+
 /// Part of a device file that the process maps to share a ring with the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]

@@ -20,17 +20,25 @@ use super::{Sge, VerbsContext};
 #[repr(C)]
 pub struct VerbsMatchEnt {
     pub driver_data: *mut c_void,
-    /// In C a union, with a string for other kinds.
-    pub u: u64,
+    pub u: VerbsMatch,
     pub vendor: u16,
     pub device: u16,
     pub kind: u8,
+}
+
+/// By what a row finds devices: which of the two, the row's kind says.
+#[repr(C)]
+pub union VerbsMatch {
+    pub modalias: *const c_char,
+    pub driver_id: u64,
 }
 
 /// The kinds of rows.
 pub mod match_kind {
     /// The last row.
     pub const SENTINEL: u8 = 0;
+    /// `u` is a pattern (`fnmatch`) for what the parent device's `modalias` says in sysfs.
+    pub const MODALIAS: u8 = 2;
     /// `u` is the kernel driver's number.
     pub const DRIVER_ID: u8 = 3;
 }

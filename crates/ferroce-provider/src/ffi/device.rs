@@ -12,31 +12,42 @@ use super::{context_ops, status, Failure};
 use crate::abi::library::Library;
 use crate::abi::{
     match_kind, GetContextResponse, IbvContext, IbvDevice, IbvDeviceAttr, IbvValuesEx,
-    QueryDeviceExResponse, QueryPortRequest, VerbsContext, VerbsDevice, VerbsDeviceOps,
+    QueryDeviceExResponse, QueryPortRequest, VerbsContext, VerbsDevice, VerbsDeviceOps, VerbsMatch,
     VerbsMatchEnt, VerbsSysfsDev, IBV_VALUES_MASK_RAW_CLOCK,
 };
 
-/// Which devices are ferroce's: those whose driver has its number.
-struct MatchTable([VerbsMatchEnt; 2]);
+/// Which devices are ferroce's: in the kernel those whose driver has its number. libibverbs asks netlink
+/// for that. Those that `ferroce run` shows are in sysfs alone, where each has a parent with this modalias.
+struct MatchTable([VerbsMatchEnt; 3]);
 
-// SAFETY: The pointers in it are null.
+// SAFETY: The pointers in it are null, or to constants.
 unsafe impl Sync for MatchTable {}
 
+/// A row of the table.
+const fn row(kind: u8, u: VerbsMatch) -> VerbsMatchEnt {
+    VerbsMatchEnt {
+        driver_data: ptr::null_mut(),
+        u,
+        vendor: 0,
+        device: 0,
+        kind,
+    }
+}
+
 static MATCH_TABLE: MatchTable = MatchTable([
-    VerbsMatchEnt {
-        driver_data: ptr::null_mut(),
-        u: uapi::DRIVER_ID as u64,
-        vendor: 0,
-        device: 0,
-        kind: match_kind::DRIVER_ID,
-    },
-    VerbsMatchEnt {
-        driver_data: ptr::null_mut(),
-        u: 0,
-        vendor: 0,
-        device: 0,
-        kind: match_kind::SENTINEL,
-    },
+    row(
+        match_kind::DRIVER_ID,
+        VerbsMatch {
+            driver_id: uapi::DRIVER_ID as u64,
+        },
+    ),
+    row(
+        match_kind::MODALIAS,
+        VerbsMatch {
+            modalias: uapi::USER_MODALIAS.as_ptr(),
+        },
+    ),
+    row(match_kind::SENTINEL, VerbsMatch { driver_id: 0 }),
 ]);
 
 /// What libibverbs needs to know to begin with.

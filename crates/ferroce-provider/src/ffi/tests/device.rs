@@ -44,19 +44,21 @@ fn loading_the_library_registers_it() {
 }
 
 #[test]
-fn devices_are_found_by_the_number_of_their_driver() {
+fn devices_are_found_by_their_drivers_number_or_their_modalias() {
     let ops = &DEVICE_OPS.0;
     // SAFETY: They are constants.
-    let (name, first, second) = unsafe {
+    let (name, table) = unsafe {
         (
             CStr::from_ptr(ops.name),
-            &*ops.match_table,
-            &*ops.match_table.add(1),
+            std::slice::from_raw_parts(ops.match_table, 3),
         )
     };
     assert_eq!(name, c"ferroce");
-    assert_eq!((first.kind, first.u), (3, 0x4645_5252));
-    assert_eq!(second.kind, 0);
+    assert_eq!([table[0].kind, table[1].kind, table[2].kind], [3, 2, 0]);
+    // SAFETY: Each row's kind says which of the two it is.
+    let (driver, modalias) = unsafe { (table[0].u.driver_id, CStr::from_ptr(table[1].u.modalias)) };
+    assert_eq!(driver, 0x4645_5252);
+    assert_eq!(modalias, c"ferroce:user");
     let versions = (ops.match_min_abi_version, ops.match_max_abi_version);
     assert_eq!(versions, (uapi::UVERBS_ABI, uapi::UVERBS_ABI));
     // SAFETY: The function does not look at what the system knows of the device.
