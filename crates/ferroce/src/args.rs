@@ -40,6 +40,26 @@ pub enum Command {
     /// Installs what is missing, builds a kernel and the modules (once), boots
     /// them, and shows the virtual RDMA card at work, beside the kernel's own.
     Demo(Setup),
+    /// Run a program with RDMA devices, without a kernel module
+    ///
+    /// The program, and all that it starts, sees RDMA devices that exist in its
+    /// own processes: there is nothing to install or to load, and no right to
+    /// have. It opens them by the libibverbs of this machine, as it is, and may
+    /// link to that or load it. Programs of one user find each other, whichever
+    /// `ferroce run` started them. The devices' addresses are this machine's.
+    ///
+    ///   ferroce run -- ibv_devinfo
+    ///   ferroce run -- sh -c 'ib_send_bw & sleep 1; ib_send_bw localhost'
+    ///
+    /// What cannot work is said when it starts: statically linked programs,
+    /// those that run with another user's rights (setuid), and those of another
+    /// C library than glibc.
+    ///
+    /// Exit status: the program's own; or
+    ///   125  if ferroce failed
+    ///   126  if the program is none, 127 if there is no such program
+    #[command(verbatim_doc_comment)]
+    Run(crate::run::Args),
     /// Build, boot and use guest kernels
     #[command(subcommand)]
     Lab(Lab),
@@ -480,7 +500,7 @@ fn joined(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 /// What [`joined`] has made one.
-fn unjoined(word: &OsStr) -> impl Iterator<Item = OsString> {
+pub fn unjoined(word: &OsStr) -> impl Iterator<Item = OsString> {
     let parts = word.as_bytes().split(|byte| *byte == JOINT);
     parts.map(|part| OsString::from_vec(part.to_vec()))
 }

@@ -9,6 +9,7 @@ mod lab;
 mod link;
 mod module;
 mod root;
+mod run;
 mod trace;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let command = args::parse().command;
     let failed = match command {
         Command::Demo(_) | Command::Lab(_) => ferroce_lab::session::status::LAB as u8,
+        Command::Run(_) => run::FAILED,
         _ => 1,
     };
     let result = match command {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
         Command::Module(command) => module::run(command),
+        Command::Run(args) => run::run(&args),
     };
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),

@@ -96,6 +96,13 @@ impl Abi {
     }
 }
 
+impl Libibverbs {
+    /// Whether there is a plug-in for its private interface.
+    pub fn check(&self) -> Result<()> {
+        Abi::of(self).map(|_| ())
+    }
+}
+
 /// The plug-in, and where it belongs.
 #[derive(Debug, Clone)]
 pub struct Provider {
