@@ -102,11 +102,10 @@ pub enum Command {
     /// Install the plug-in by which programs on this machine use ferroce
     ///
     /// Programs reach an RDMA device by libibverbs, and that by a plug-in for
-    /// each kind of device. This builds ferroce's plug-in with cargo, for the
-    /// libibverbs that is installed, and puts two files where that one looks:
-    /// libferroce-rdmavNN.so, and ferroce.driver, which names it. Start it as
-    /// yourself: where only root may write, it prints the command to finish
-    /// with. `ferroce uninstall` removes the two files.
+    /// each kind of device. This program carries ferroce's, and puts two files
+    /// where the libibverbs that is installed looks: libferroce-rdmavNN.so, and
+    /// ferroce.driver, which names it. Where only root may write, it prints the
+    /// command to do so. `ferroce uninstall` removes the two files.
     ///
     /// NN is the number of libibverbs' interface to plug-ins. There are
     /// plug-ins for 34, 57, 59, 64 and 65, which are all that rdma-core 36 to
@@ -238,7 +237,7 @@ pub struct Place {
 pub struct Installation {
     #[command(flatten)]
     pub place: Place,
-    /// Install this plug-in, which was built before
+    /// Install this plug-in, not the one that this program carries
     #[arg(long, value_name = "FILE")]
     pub library: Option<PathBuf>,
 }

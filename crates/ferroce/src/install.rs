@@ -4,18 +4,15 @@
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{anyhow, bail, Context, Result};
-use ferroce_lab::cache::Cache;
+use anyhow::{anyhow, bail, Result};
 use ferroce_lab::progress::note;
 use ferroce_lab::provider::{self, Libibverbs, Provider};
 use ferroce_lab::Error;
 
 use crate::args::{Installation, Place, Removal};
-
-/// The folder with the crates, from which the plug-in is built.
-const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+use crate::run::plugins::Plugins;
 
 pub fn install(args: &Installation) -> Result<i32> {
     let Some(libibverbs) = find(&args.place)? else {
@@ -26,13 +23,18 @@ pub fn install(args: &Installation) -> Result<i32> {
     };
     let provider = match &args.library {
         Some(library) => Provider::given(library, &libibverbs)?,
-        None => build(&libibverbs)?,
+        None => carried(&libibverbs)?,
     };
     let tell = |file: &Path| note("Installed", &file.display().to_string());
+    let library = args.library.as_ref();
+    let library = library.map(|library| ["--library".into(), library.into()]);
     provider.install(root(&args.place), tell).map_err(|error| {
-        // Root may have no cargo: it gets what has been built.
-        let library = ["--library".into(), provider.library.clone().into()];
-        denied(error, "install", &args.place, &library)
+        denied(
+            error,
+            "install",
+            &args.place,
+            library.as_slice().as_flattened(),
+        )
     })?;
     if args.place.destdir.is_none() && !Path::new("/sys/module/ferroce").exists() {
         note(
@@ -73,21 +75,11 @@ fn find(place: &Place) -> Result<Option<Libibverbs>> {
     })
 }
 
-fn build(libibverbs: &Libibverbs) -> Result<Provider> {
-    let workspace = PathBuf::from(WORKSPACE).canonicalize().with_context(|| {
-        format!("ferroce's sources are no longer at {WORKSPACE}: build the plug-in where they are, and give it with --library")
-    })?;
-    match Provider::ensure(&Cache::open()?, &workspace, libibverbs) {
-        Err(Error::Start { program, source })
-            if program == "cargo" && rustix::process::geteuid().is_root() =>
-        {
-            Err(anyhow!(
-                "root cannot start cargo ({source}), to build the plug-in: start `ferroce install` \
-                 as the user who has it, and it will print the command for root"
-            ))
-        }
-        result => Ok(result?),
-    }
+/// The plug-in for a libibverbs, of those that this program carries.
+pub fn carried(libibverbs: &Libibverbs) -> Result<Provider> {
+    let libibverbs = libibverbs.known()?;
+    let plugin = Plugins::ensure()?.plugin(libibverbs.abi);
+    Ok(Provider::given(&plugin, libibverbs)?)
 }
 
 /// Says how to do as root what only root may do.

@@ -44,7 +44,7 @@ impl Ready {
         prerequisites::ensure(&cache, purposes, setup.install())?;
         let kernel = Kernel::ensure(&cache, &project, flavor)?;
         let modules = Modules::ensure(&cache, &project, &kernel)?;
-        let provider = Provider::for_guests(&cache, &project.join(".."))?;
+        let provider = Provider::for_guests(crate::install::carried)?;
         Ok(Self {
             cache,
             kernel,

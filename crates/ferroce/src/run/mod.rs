@@ -8,7 +8,7 @@
 
 mod gids;
 mod place;
-mod plugins;
+pub mod plugins;
 mod program;
 mod tree;
 
@@ -140,12 +140,12 @@ fn environment(command: &mut Command, plugins: &Plugins, tree: &Path) -> Result<
         .env(RUN, program)
         .env(DEVICES, tree)
         .env(SYSFS, tree);
-    command.env(PRELOAD, first_of(PRELOAD, &plugins.shim, b": "));
+    command.env(PRELOAD, first_of(PRELOAD, &plugins.shim(), b": "));
     // What the user has set for libibverbs goes on working.
     let drivers = DRIVERS
         .into_iter()
         .find(|name| std::env::var_os(name).is_some());
-    let drivers = first_of(drivers.unwrap_or(DRIVERS[0]), &plugins.prefix, b":;");
+    let drivers = first_of(drivers.unwrap_or(DRIVERS[0]), &plugins.prefix(), b":;");
     for name in DRIVERS {
         command.env(name, &drivers);
     }

@@ -58,7 +58,7 @@ fn private(folder: &Path, user: u32) -> Result<()> {
 /// The folder for libraries: in the cache, or, where a path of it would not survive a list of paths in the
 /// environment, or nothing can be written to it, in the runtime folder.
 pub fn libraries() -> Result<PathBuf> {
-    let cache = Cache::open().map(|cache| cache.path("run"));
+    let cache = Cache::open().map(|cache| cache.path("provider"));
     if let Ok(folder) = cache {
         let plain = !folder.as_os_str().as_encoded_bytes().contains(&b';');
         if plain && fs::create_dir_all(&folder).is_ok() && tempfile::tempfile_in(&folder).is_ok() {

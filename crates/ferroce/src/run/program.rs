@@ -216,7 +216,7 @@ fn is_of_verbs(library: &str) -> bool {
 /// What a program that is linked to libibverbs will not find.
 fn obstacles_in_libibverbs() -> Option<String> {
     match Libibverbs::find() {
-        Ok(Some(libibverbs)) => libibverbs.check().err().map(|error| error.to_string()),
+        Ok(Some(libibverbs)) => libibverbs.known().err().map(|error| error.to_string()),
         Ok(None) => Some(
             "this machine has no libibverbs, to which the program is linked: install it (on Debian and \
              Ubuntu: apt-get install libibverbs1; on Fedora and its relatives: dnf install libibverbs)"
