@@ -37,6 +37,14 @@ impl Gid {
     }
 }
 
+/// As people write it.
+pub fn shown(gid: &Gid) -> String {
+    match gid.address.to_ipv4_mapped() {
+        Some(address) => address.to_string(),
+        None => gid.address.to_string(),
+    }
+}
+
 /// An address of an interface that is up.
 #[derive(Debug, Clone)]
 struct Address {
@@ -144,11 +152,9 @@ mod tests {
 
     fn ordered(addresses: &[Address]) -> Vec<String> {
         let gids = order(addresses.to_vec(), GUID);
-        let texts = gids.iter().map(|gid| {
-            let address = gid.address.to_ipv4_mapped().map(IpAddr::V4);
-            let address = address.unwrap_or(IpAddr::V6(gid.address));
-            format!("{} {address}", gid.netdev)
-        });
+        let texts = gids
+            .iter()
+            .map(|gid| format!("{} {}", gid.netdev, shown(gid)));
         texts.collect()
     }
 
