@@ -3,9 +3,10 @@
 
 use crate::counter::PortCounter;
 use crate::qp::{
-    self, state, AttrMask, DeviceLimits, ModifyError, QpAttr, RequestedAttr, Transition,
+    self, state, AddressVector, AttrMask, DeviceLimits, ModifyError, QpAttr, RequestedAttr,
+    Transition,
 };
-use crate::verbs::{AccessFlags, QpState, QpType, RnrTimer};
+use crate::verbs::{AccessFlags, AckTimeout, Mtu, QpState, QpType, RnrTimer};
 
 /// The attributes of a queue pair.
 #[derive(Clone, Copy, Debug)]
@@ -167,8 +168,141 @@ impl Attrs {
     }
 }
 
+/// How many [words](Attrs::words) attributes have.
+pub const WORDS: usize = 28;
+
+impl Attrs {
+    /// As plain numbers, for other processes to look at.
+    pub fn words(&self) -> [u32; WORDS] {
+        let attr = &self.attr;
+        let [dgid, sgid] = [attr.ah_attr.dgid, self.sgid].map(gid_words);
+        let [a, b, c, d, e, f] = attr.ah_attr.dmac;
+        [
+            attr.state.into(),
+            flags([
+                self.is_gone,
+                attr.sq_draining,
+                attr.en_sqd_async_notify,
+                attr.awaits_peer,
+            ]),
+            attr.path_mtu.into(),
+            attr.qkey,
+            attr.rq_psn,
+            attr.sq_psn,
+            attr.dest_qp_num,
+            attr.qp_access_flags.bits(),
+            u32::from_le_bytes([a, b, c, d]),
+            u32::from_le_bytes([e, f, attr.ah_attr.hop_limit, attr.ah_attr.traffic_class]),
+            attr.ah_attr.sgid_index,
+            attr.ah_attr.flow_label,
+            attr.ah_attr.port_num,
+            u32::from_le_bytes([
+                attr.ah_attr.sl,
+                attr.max_rd_atomic,
+                attr.max_dest_rd_atomic,
+                0,
+            ]),
+            attr.pkey_index.into(),
+            attr.min_rnr_timer.code().into(),
+            attr.port_num,
+            attr.timeout.code().into(),
+            u32::from_le_bytes([attr.retry_cnt, attr.rnr_retry, 0, 0]),
+            dgid[0],
+            dgid[1],
+            dgid[2],
+            dgid[3],
+            sgid[0],
+            sgid[1],
+            sgid[2],
+            sgid[3],
+            0,
+        ]
+    }
+
+    /// From [words](Self::words) that may be anything: a number that means nothing is taken for the one
+    /// that allows least.
+    pub fn from_words(words: &[u32; WORDS]) -> Self {
+        let [state, bits, path_mtu, qkey, rq_psn, sq_psn, dest_qp_num, access, mac, more, sgid_index, flow_label, ah_port, numbers, pkey_index, rnr, port_num, timeout, retries, d0, d1, d2, d3, s0, s1, s2, s3, _] =
+            *words;
+        let [a, b, c, d] = mac.to_le_bytes();
+        let [e, f, hop_limit, traffic_class] = more.to_le_bytes();
+        let [sl, max_rd_atomic, max_dest_rd_atomic, _] = numbers.to_le_bytes();
+        let [retry_cnt, rnr_retry, ..] = retries.to_le_bytes();
+        let bit = |number: u32| bits >> number & 1 != 0;
+        Self {
+            attr: QpAttr {
+                state: QpState::try_from(state).unwrap_or(QpState::Err),
+                sq_draining: bit(1),
+                en_sqd_async_notify: bit(2),
+                awaits_peer: bit(3),
+                path_mtu: Mtu::try_from(path_mtu).unwrap_or(Mtu::B256),
+                qkey,
+                rq_psn,
+                sq_psn,
+                dest_qp_num,
+                qp_access_flags: AccessFlags::from_bits_truncate(access),
+                ah_attr: AddressVector {
+                    dgid: gid([d0, d1, d2, d3]),
+                    dmac: [a, b, c, d, e, f],
+                    sgid_index,
+                    flow_label,
+                    hop_limit,
+                    traffic_class,
+                    sl,
+                    port_num: ah_port,
+                },
+                pkey_index: pkey_index as u16,
+                max_rd_atomic,
+                max_dest_rd_atomic,
+                min_rnr_timer: RnrTimer::from_low_bits(rnr),
+                port_num,
+                timeout: AckTimeout::from_low_bits(timeout),
+                retry_cnt,
+                rnr_retry,
+            },
+            sgid: gid([s0, s1, s2, s3]),
+            is_gone: bit(0),
+        }
+    }
+}
+
+fn flags(flags: [bool; 4]) -> u32 {
+    let bits = flags.into_iter().enumerate();
+    bits.fold(0, |bits, (number, flag)| bits | u32::from(flag) << number)
+}
+
+fn gid_words(gid: [u8; 16]) -> [u32; 4] {
+    let (words, _) = gid.as_chunks::<4>();
+    core::array::from_fn(|i| words.get(i).copied().map_or(0, u32::from_le_bytes))
+}
+
+fn gid(words: [u32; 4]) -> [u8; 16] {
+    let mut gid = [0; 16];
+    let (chunks, _) = gid.as_chunks_mut::<4>();
+    for (chunk, word) in chunks.iter_mut().zip(words) {
+        *chunk = word.to_le_bytes();
+    }
+    gid
+}
+
 impl Default for Attrs {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_words_are_attributes_that_have_words(words: [u32; WORDS]) {
+            let attrs = Attrs::from_words(&words);
+            let again = Attrs::from_words(&attrs.words());
+            prop_assert_eq!(attrs.attr, again.attr);
+            prop_assert_eq!((attrs.sgid, attrs.is_gone), (again.sgid, again.is_gone));
+        }
     }
 }

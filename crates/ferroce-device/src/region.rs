@@ -238,6 +238,60 @@ impl Region {
     }
 }
 
+/// How many [words](Region::words) a region has.
+pub const WORDS: usize = 12;
+
+impl Region {
+    /// As plain numbers, for other processes to look at.
+    pub fn words(&self) -> [u32; WORDS] {
+        let [pd, start, length, offset] =
+            [self.pd.number(), self.start, self.length, self.offset].map(halves);
+        [
+            self.phase as u32,
+            self.key,
+            self.access.bits(),
+            self.windows,
+            pd[0],
+            pd[1],
+            start[0],
+            start[1],
+            length[0],
+            length[1],
+            offset[0],
+            offset[1],
+        ]
+    }
+
+    /// From [words](Self::words) that may be anything: a number that means nothing is taken for the one
+    /// that allows least.
+    pub fn from_words(words: &[u32; WORDS]) -> Self {
+        let [phase, key, access, windows, pd0, pd1, start0, start1, length0, length1, offset0, offset1] =
+            *words;
+        let phases = [Phase::Free, Phase::Valid, Phase::Closing];
+        let phase = phases.into_iter().find(|known| *known as u32 == phase);
+        Self {
+            phase: phase.unwrap_or(Phase::Deregistered),
+            key,
+            pd: PdId::new(whole([pd0, pd1])),
+            access: AccessFlags::from_bits_truncate(access),
+            start: whole([start0, start1]),
+            length: whole([length0, length1]),
+            offset: whole([offset0, offset1]),
+            windows,
+        }
+    }
+}
+
+/// The two halves of a number.
+pub(crate) const fn halves(number: u64) -> [u32; 2] {
+    [number as u32, (number >> 32) as u32]
+}
+
+/// The number of two [halves].
+pub(crate) const fn whole([low, high]: [u32; 2]) -> u64 {
+    low as u64 | (high as u64) << 32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,6 +322,28 @@ mod tests {
             rkey: KEY,
         };
         Access::remote(PD, 1, remote, 8, rights)
+    }
+
+    #[test]
+    fn its_words_are_the_region() {
+        for phase in [
+            Phase::Free,
+            Phase::Valid,
+            Phase::Closing,
+            Phase::Deregistered,
+        ] {
+            let region = Region {
+                phase,
+                offset: u64::MAX,
+                windows: 3,
+                ..region()
+            };
+            assert_eq!(Region::from_words(&region.words()), region);
+        }
+        let mut words = region().words();
+        words[0] = 7;
+        let wrong = Region::from_words(&words);
+        assert_eq!(wrong.check(&local(0x1000, 1, false)), Err(AccessError));
     }
 
     #[test]

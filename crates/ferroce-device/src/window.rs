@@ -3,7 +3,7 @@
 
 use crate::key::{self, Access, PdId};
 use crate::local::AccessError;
-use crate::region::Part;
+use crate::region::{halves, whole, Part};
 use crate::ring::BindMw;
 use crate::verbs::AccessFlags;
 
@@ -164,6 +164,58 @@ impl<R> Window<R> {
     pub fn deallocate(&mut self) -> Option<Bound<R>> {
         self.is_gone = true;
         self.bound.take()
+    }
+}
+
+/// How many [words](Window::words) a window has.
+pub const WORDS: usize = 11;
+
+impl Window<u32> {
+    /// As plain numbers, for other processes to look at. Of the region it has the key.
+    pub fn words(&self) -> [u32; WORDS] {
+        let pd = halves(self.pd.number());
+        let mut words = [0; WORDS];
+        words[0] = match self.kind {
+            Kind::Type1 => 1,
+            Kind::Type2 => 2,
+        } | u32::from(self.is_gone) << 2
+            | u32::from(self.bound.is_some()) << 3;
+        words[1..4].copy_from_slice(&[self.key, pd[0], pd[1]]);
+        if let Some(bound) = &self.bound {
+            let (addr, length) = (halves(bound.addr), halves(bound.length));
+            words[4..].copy_from_slice(&[
+                bound.region,
+                addr[0],
+                addr[1],
+                length[0],
+                length[1],
+                bound.access.bits(),
+                bound.qpn,
+            ]);
+        }
+        words
+    }
+
+    /// From [words](Self::words) that may be anything.
+    pub fn from_words(words: &[u32; WORDS]) -> Self {
+        let [bits, key, pd0, pd1, region, addr0, addr1, length0, length1, access, qpn] = *words;
+        let bound = Bound {
+            region,
+            addr: whole([addr0, addr1]),
+            length: whole([length0, length1]),
+            access: AccessFlags::from_bits_truncate(access),
+            qpn,
+        };
+        Self {
+            kind: match bits & 3 {
+                1 => Kind::Type1,
+                _ => Kind::Type2,
+            },
+            pd: PdId::new(whole([pd0, pd1])),
+            key,
+            bound: (bits >> 3 & 1 != 0).then_some(bound),
+            is_gone: bits >> 2 & 1 != 0,
+        }
     }
 }
 

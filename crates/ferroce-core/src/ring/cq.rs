@@ -132,6 +132,57 @@ impl Producer {
         })
     }
 
+    /// Goes on where a producer of the same ring was that had these [words](Self::words), which may be
+    /// anything: if they make no sense the queue is in error soon.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new).
+    pub unsafe fn resume(
+        base: NonNull<u8>,
+        len: usize,
+        geometry: CqGeometry,
+        words: [u32; Self::WORDS],
+    ) -> Result<Self, GeometryError> {
+        let [position, consumer, served, pending, solicited, failed] = words;
+        Ok(Self {
+            position,
+            consumer,
+            served,
+            pending: Notify::of(pending),
+            solicited,
+            failed: failed != 0,
+            // SAFETY: By this function's own contract.
+            ..unsafe { Self::new(base, len, geometry)? }
+        })
+    }
+
+    /// How many [`words`](Self::words) there are.
+    pub const WORDS: usize = 6;
+
+    /// All that it has beside the ring, as plain numbers: for a queue that several processes fill in turn.
+    pub fn words(&self) -> [u32; Self::WORDS] {
+        [
+            self.position,
+            self.consumer,
+            self.served,
+            self.pending.map_or(0, |notify| notify as u32),
+            self.solicited,
+            self.failed.into(),
+        ]
+    }
+
+    /// Takes over from a producer that may have ended in the middle of a [`push`](Self::push), before its
+    /// words were kept: what it has published counts, and may have been meant to raise an event.
+    pub fn recover(&mut self) {
+        let next = self.position.wrapping_add(1);
+        // Acquire: as the poller.
+        if self.memory.sequence(self.position).load(Ordering::Acquire) == next {
+            self.position = next;
+            self.solicited = next;
+            self.pending = Some(Notify::Solicited);
+        }
+    }
+
     /// The ring's size.
     pub const fn geometry(&self) -> CqGeometry {
         self.geometry

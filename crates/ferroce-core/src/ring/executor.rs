@@ -122,6 +122,9 @@ pub struct Executor<Q> {
     is_asleep: bool,
 }
 
+/// How many [words](Executor::words) an executor has.
+const WORDS: usize = 4;
+
 impl<Q: Queue> Executor<Q> {
     /// # Safety
     /// `len` bytes from `base` are valid for reads and writes as long as the value is in use, and
@@ -141,6 +144,39 @@ impl<Q: Queue> Executor<Q> {
             producer: 0,
             is_asleep: false,
         })
+    }
+
+    /// Goes on where an executor of the same ring was that had these [words](Self::words), which may be
+    /// anything: if they make no sense, neither does the poster's index.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new).
+    pub unsafe fn resume(
+        base: NonNull<u8>,
+        len: usize,
+        geometry: WqGeometry<Q>,
+        words: [u32; WORDS],
+    ) -> Result<Self, GeometryError> {
+        let [fetched, released, producer, is_asleep] = words;
+        Ok(Self {
+            fetched,
+            released,
+            producer,
+            is_asleep: is_asleep != 0,
+            // SAFETY: By this function's own contract.
+            ..unsafe { Self::new(base, len, geometry)? }
+        })
+    }
+
+    /// All that it has beside the ring, as plain numbers: for a queue whose entries several processes
+    /// execute in turn.
+    pub fn words(&self) -> [u32; WORDS] {
+        [
+            self.fetched,
+            self.released,
+            self.producer,
+            self.is_asleep.into(),
+        ]
     }
 
     /// The ring's size.
