@@ -154,6 +154,16 @@ impl<T, S: Slots<T>> Numbers<T, S> {
         }
     }
 
+    /// All objects.
+    pub fn objects(&self) -> impl Iterator<Item = &T> {
+        let others = (0..self.used).filter_map(|index| self.slots.get(index));
+        let slots = core::iter::once(&self.first_slot).chain(others);
+        slots.filter_map(|slot| match slot {
+            Slot::Taken(object) => Some(object),
+            _ => None,
+        })
+    }
+
     /// Puts an object at a number that is reserved. Returns what was there before, or the object if the
     /// number is not reserved.
     pub fn put(&mut self, number: u32, object: T) -> Option<T> {

@@ -7,7 +7,9 @@ use crate::address::NetworkType;
 use crate::local::{Extra, Receive, Received};
 use crate::qp::state;
 use crate::queue::WorkQueue;
-use crate::ring::{Cqe, Idle, RecvQueue, RecvRequest, RingError, WqGeometry, WqPositions};
+use crate::ring::{
+    Cqe, Idle, RecvQueue, RecvRequest, RingError, WqGeometry, WqPositions, EXECUTOR_WORDS,
+};
 use crate::verbs::{QpState, QpType, WcFlags, WcOpcode, WcStatus};
 
 /// A receive queue.
@@ -49,6 +51,13 @@ impl<B: DerefMut<Target = [u8]>> ReceiveQueue<B> {
     pub fn move_to(&mut self, to: &mut Self) -> Result<(), RingError> {
         // An entry that was looked at and left has not been handed back, and is moved with the others.
         self.queue.ring.move_to(&mut to.queue.ring)
+    }
+
+    /// Of the executor, see [`Executor::words`](crate::ring::Executor::words). An entry that was looked at
+    /// and left is looked at again.
+    pub fn words(&self) -> [u32; EXECUTOR_WORDS] {
+        let [_, released, producer, is_asleep] = self.queue.ring.words();
+        [released, released, producer, is_asleep]
     }
 
     /// Where the two sides are.

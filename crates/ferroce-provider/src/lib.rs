@@ -8,6 +8,7 @@
 //!   errno, and nowhere else.
 //! - [`queue`]: what posting and polling mean, in safe Rust, on rings in any memory.
 //! - [`mapping`], [`lock`]: the memory those rings are in, and who may touch it.
+//! - [`user`]: the device in this process, in the kernel's place.
 //!
 //! # The data path
 //! Posting writes into a ring that the driver shares ([`ferroce_core::ring`]), polling reads from one.
@@ -33,6 +34,7 @@ mod ffi;
 mod lock;
 mod mapping;
 mod queue;
+mod user;
 
 #[cfg(test)]
 mod tests {

@@ -123,7 +123,7 @@ pub struct Executor<Q> {
 }
 
 /// How many [words](Executor::words) an executor has.
-const WORDS: usize = 4;
+pub const EXECUTOR_WORDS: usize = 4;
 
 impl<Q: Queue> Executor<Q> {
     /// # Safety
@@ -155,7 +155,7 @@ impl<Q: Queue> Executor<Q> {
         base: NonNull<u8>,
         len: usize,
         geometry: WqGeometry<Q>,
-        words: [u32; WORDS],
+        words: [u32; EXECUTOR_WORDS],
     ) -> Result<Self, GeometryError> {
         let [fetched, released, producer, is_asleep] = words;
         Ok(Self {
@@ -170,7 +170,7 @@ impl<Q: Queue> Executor<Q> {
 
     /// All that it has beside the ring, as plain numbers: for a queue whose entries several processes
     /// execute in turn.
-    pub fn words(&self) -> [u32; WORDS] {
+    pub fn words(&self) -> [u32; EXECUTOR_WORDS] {
         [
             self.fetched,
             self.released,

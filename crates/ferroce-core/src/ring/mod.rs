@@ -44,7 +44,7 @@ mod wqe_error;
 
 pub use cq::{CqError, CqPositions, Disown, Notify, Poller, Producer};
 pub use cqe::Cqe;
-pub use executor::{Executor, Idle, Returner, RingError, WqPositions};
+pub use executor::{Executor, Idle, Returner, RingError, WqPositions, EXECUTOR_WORDS};
 pub use geometry::{
     CqGeometry, GeometryError, QpLayout, Queue, RecvQueue, SendQueue, WqDescriptor, WqGeometry,
 };

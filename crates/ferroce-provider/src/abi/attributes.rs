@@ -76,11 +76,53 @@ pub mod send_ops {
     pub const ATOMIC_WRITE: u64 = 1 << 12;
 }
 
-/// The beginning of a queue pair's attributes.
+/// An address vector.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(8))]
+pub struct IbvAhAttr {
+    pub dgid: [u8; 16],
+    pub flow_label: u32,
+    pub sgid_index: u8,
+    pub hop_limit: u8,
+    pub traffic_class: u8,
+    pub dlid: u16,
+    pub sl: u8,
+    pub src_path_bits: u8,
+    pub static_rate: u8,
+    pub is_global: u8,
+    pub port_num: u8,
+}
+
+/// A queue pair's attributes.
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct IbvQpAttr {
     pub qp_state: c_uint,
-    rest: [u8; 0],
+    pub cur_qp_state: c_uint,
+    pub path_mtu: c_uint,
+    pub path_mig_state: c_uint,
+    pub qkey: u32,
+    pub rq_psn: u32,
+    pub sq_psn: u32,
+    pub dest_qp_num: u32,
+    pub qp_access_flags: c_uint,
+    pub cap: IbvQpCap,
+    pub ah_attr: IbvAhAttr,
+    pub alt_ah_attr: IbvAhAttr,
+    pub pkey_index: u16,
+    pub alt_pkey_index: u16,
+    pub en_sqd_async_notify: u8,
+    pub sq_draining: u8,
+    pub max_rd_atomic: u8,
+    pub max_dest_rd_atomic: u8,
+    pub min_rnr_timer: u8,
+    pub port_num: u8,
+    pub timeout: u8,
+    pub retry_cnt: u8,
+    pub rnr_retry: u8,
+    pub alt_port_num: u8,
+    pub alt_timeout: u8,
+    pub rate_limit: u32,
 }
 
 /// The bit of an attribute mask that stands for `qp_state`.
@@ -163,11 +205,95 @@ pub struct IbvTdInitAttr {
     pub comp_mask: u32,
 }
 
-/// The beginning of a device's attributes.
+/// A device's attributes.
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct IbvDeviceAttr {
     pub fw_ver: [c_char; 64],
-    rest: [u64; 0],
+    /// In network byte order, as the next one.
+    pub node_guid: u64,
+    pub sys_image_guid: u64,
+    pub max_mr_size: u64,
+    pub page_size_cap: u64,
+    pub vendor_id: u32,
+    pub vendor_part_id: u32,
+    pub hw_ver: u32,
+    pub max_qp: c_int,
+    pub max_qp_wr: c_int,
+    pub device_cap_flags: c_uint,
+    pub max_sge: c_int,
+    pub max_sge_rd: c_int,
+    pub max_cq: c_int,
+    pub max_cqe: c_int,
+    pub max_mr: c_int,
+    pub max_pd: c_int,
+    pub max_qp_rd_atom: c_int,
+    pub max_ee_rd_atom: c_int,
+    pub max_res_rd_atom: c_int,
+    pub max_qp_init_rd_atom: c_int,
+    pub max_ee_init_rd_atom: c_int,
+    pub atomic_cap: c_uint,
+    pub max_ee: c_int,
+    pub max_rdd: c_int,
+    pub max_mw: c_int,
+    pub max_raw_ipv6_qp: c_int,
+    pub max_raw_ethy_qp: c_int,
+    pub max_mcast_grp: c_int,
+    pub max_mcast_qp_attach: c_int,
+    pub max_total_mcast_qp_attach: c_int,
+    pub max_ah: c_int,
+    pub max_fmr: c_int,
+    pub max_map_per_fmr: c_int,
+    pub max_srq: c_int,
+    pub max_srq_wr: c_int,
+    pub max_srq_sge: c_int,
+    pub max_pkeys: u16,
+    pub local_ca_ack_delay: u8,
+    pub phys_port_cnt: u8,
+}
+
+/// The same, extended, up to what a device of this kind has something to say about.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct IbvDeviceAttrEx {
+    pub orig_attr: IbvDeviceAttr,
+    pub comp_mask: u32,
+    pub general_odp_caps: u64,
+    pub rc_odp_caps: u32,
+    pub uc_odp_caps: u32,
+    pub ud_odp_caps: u32,
+    pub completion_timestamp_mask: u64,
+    pub hca_core_clock: u64,
+    pub device_cap_flags_ex: u64,
+    rest: [u64; 14],
+}
+
+/// A port's attributes.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct IbvPortAttr {
+    pub state: c_uint,
+    pub max_mtu: c_uint,
+    pub active_mtu: c_uint,
+    pub gid_tbl_len: c_int,
+    pub port_cap_flags: u32,
+    pub max_msg_sz: u32,
+    pub bad_pkey_cntr: u32,
+    pub qkey_viol_cntr: u32,
+    pub pkey_tbl_len: u16,
+    pub lid: u16,
+    pub sm_lid: u16,
+    pub lmc: u8,
+    pub max_vl_num: u8,
+    pub sm_sl: u8,
+    pub subnet_timeout: u8,
+    pub init_type_reply: u8,
+    pub active_width: u8,
+    pub active_speed: u8,
+    pub phys_state: u8,
+    pub link_layer: u8,
+    pub flags: u8,
+    pub port_cap_flags2: u16,
 }
 
 /// Values of the running device.
@@ -182,6 +308,19 @@ pub const IBV_VALUES_MASK_RAW_CLOCK: u32 = 1 << 0;
 
 layouts! {
     IbvQpCap is "struct ibv_qp_cap": 20 { max_inline_data: 16 }
+    IbvAhAttr is "struct ibv_ah_attr": 32 { dlid: 24, sl: 26, is_global: 29, port_num: 30 }
+    IbvQpAttr is "struct ibv_qp_attr": 144 {
+        path_mtu: 8, qkey: 16, dest_qp_num: 28, qp_access_flags: 32, cap: 36, ah_attr: 56,
+        alt_ah_attr: 88, pkey_index: 120, en_sqd_async_notify: 124, min_rnr_timer: 128, timeout: 130,
+        rnr_retry: 132, alt_timeout: 134, rate_limit: 136,
+    }
+    IbvDeviceAttr is "struct ibv_device_attr": 232 {
+        node_guid: 64, max_mr_size: 80, vendor_id: 96, max_qp: 108, device_cap_flags: 116,
+        atomic_cap: 164, max_srq_sge: 220, max_pkeys: 224, phys_port_cnt: 227,
+    }
+    IbvDeviceAttrEx is "struct ibv_device_attr_ex": 400 {
+        comp_mask: 232, completion_timestamp_mask: 264, hca_core_clock: 272, device_cap_flags_ex: 280,
+    }
     IbvQpInitAttr is "struct ibv_qp_init_attr": 64 { cap: 32, qp_type: 52, sq_sig_all: 56 }
     IbvQpInitAttrEx is "struct ibv_qp_init_attr_ex": 136 {
         cap: 32, qp_type: 52, sq_sig_all: 56, comp_mask: 60, pd: 64, create_flags: 80,

@@ -13,6 +13,7 @@ use super::objects::{IbvAh, IbvContext, IbvCq, IbvDevice, IbvMw, IbvPd, IbvQp, I
 use super::private::VerbsMr;
 use super::requests::{IbvRecvWr, IbvSendWr};
 use super::{Sge, Specific, VerbsContext};
+use crate::user;
 
 /// A table of functions, and how to fill it. A function is looked up by its own name, or by the one
 /// behind a `=`.
@@ -303,7 +304,13 @@ impl Library {
                 common: Common::find(&find).map_err(LibraryError::Missing)?,
             }
         };
-        Ok(LIBRARY.get_or_init(|| library))
+        Ok(LIBRARY.get_or_init(|| match user::is_here() {
+            true => Self {
+                common: user::commands(library.common),
+                ..library
+            },
+            false => library,
+        }))
     }
 
     /// libibverbs of this process.

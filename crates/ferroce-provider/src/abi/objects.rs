@@ -79,10 +79,12 @@ pub struct IbvAh {
     pub handle: u32,
 }
 
-/// A completion channel. Only libibverbs looks into it.
+/// A completion channel.
 #[repr(C)]
 pub struct IbvCompChannel {
-    opaque: [u8; 0],
+    pub context: *mut IbvContext,
+    pub fd: c_int,
+    pub refcnt: c_int,
 }
 
 /// A completion queue.

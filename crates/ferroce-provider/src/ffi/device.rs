@@ -15,6 +15,7 @@ use crate::abi::{
     QueryDeviceExResponse, QueryPortRequest, VerbsContext, VerbsDevice, VerbsDeviceOps, VerbsMatch,
     VerbsMatchEnt, VerbsSysfsDev, IBV_VALUES_MASK_RAW_CLOCK,
 };
+use crate::user;
 
 /// Which devices are ferroce's: in the kernel those whose driver has its number. libibverbs asks netlink
 /// for that. Those that `ferroce run` shows are in sysfs alone, where each has a parent with this modalias.
@@ -193,6 +194,9 @@ unsafe fn free(context: *mut VerbsContext) {
 pub unsafe extern "C" fn free_context(context: *mut IbvContext) {
     // SAFETY: By the contract of the verbs it is the last field of a context made by `open`.
     unsafe {
+        if user::is_here() {
+            user::close(context);
+        }
         let offset = Library::get().specific.context_offset();
         free(context.byte_sub(offset).cast());
     }

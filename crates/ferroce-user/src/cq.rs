@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Completion queues.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+
+use ferroce_core::ring::{CqGeometry, Cqe, Producer};
+use ferroce_core::uapi;
+use ferroce_core::verbs::EventType;
+use ferroce_device::completion_queue::{Completed, CompletionQueue};
+use parking_lot::Mutex;
+
+use crate::device::Context;
+use crate::events::Events;
+use crate::helper::mark;
+use crate::peer::Peer;
+use crate::process::Process;
+use crate::rings::Rings;
+use crate::segment::{CqRecord, Segment};
+use crate::table::{self, Uses};
+use crate::{clock, Errno, Result};
+
+/// A completion queue of this process.
+pub struct Cq {
+    context: Arc<Context>,
+    /// Its number, and its place in the segment.
+    pub number: u32,
+    /// The queue pairs that use it.
+    pub(crate) uses: Uses,
+    /// What the program's events name it by.
+    user_handle: u64,
+    channel: Option<Arc<Events>>,
+    rings: Mutex<Rings>,
+    /// How many events were told.
+    told: AtomicU32,
+    told_errors: AtomicU32,
+}
+
+/// What the helper of the queue's process is to tell.
+mod work {
+    /// There is a completion.
+    pub const COMPLETION: u32 = 1 << 0;
+    /// One was lost.
+    pub const OVERRUN: u32 = 1 << 1;
+}
+
+impl Cq {
+    /// Makes a queue of at least so many entries.
+    pub fn create(
+        context: &Arc<Context>,
+        entries: u32,
+        timestamps: bool,
+        channel: Option<Arc<Events>>,
+        user_handle: u64,
+    ) -> Result<(Arc<Self>, uapi::CqResponse)> {
+        let process = context.process;
+        let geometry = CqGeometry::new(entries).map_err(|error| Errno::from(error.errno()))?;
+        let rings = Rings::new(process, geometry.len())?;
+        let response = response(&rings, geometry);
+        let (number, _) = table::reserve(&mut process.cqs.lock())?;
+        let cq = Arc::new(Self {
+            context: context.clone(),
+            number,
+            uses: Uses::default(),
+            user_handle,
+            channel,
+            rings: Mutex::new(rings),
+            told: AtomicU32::new(0),
+            told_errors: AtomicU32::new(0),
+        });
+        let record = cq.record()?;
+        record.work.store(0, Ordering::Relaxed);
+        record
+            .timestamps
+            .store(timestamps.into(), Ordering::Relaxed);
+        record.producer.store([0; Producer::WORDS]);
+        record.offset.store(response.ring.offset, Ordering::Relaxed);
+        record.entries.store(geometry.entries(), Ordering::Release);
+        process.cqs.lock().put(number, cq.clone());
+        Ok((cq, response))
+    }
+
+    fn record(&self) -> Result<&CqRecord> {
+        let segment = &self.context.process.own.segment;
+        segment.cq(self.number).ok_or(Errno(libc::EINVAL))
+    }
+
+    /// Moves to a ring of another size.
+    pub fn resize(&self, entries: u32) -> Result<uapi::CqResponse> {
+        let process = self.context.process;
+        let geometry = CqGeometry::new(entries).map_err(|error| Errno::from(error.errno()))?;
+        let rings = Rings::new(process, geometry.len())?;
+        let response = response(&rings, geometry);
+        let record = self.record()?;
+        let segment = &process.own.segment;
+        let guard = record.lock.lock(process);
+        let mut queue = open(segment, record).ok_or(Errno(libc::EINVAL))?;
+        let offset = response.ring.offset;
+        let new = producer(segment, offset, geometry, [0; Producer::WORDS]);
+        let (_, fits) = queue.resize(CompletionQueue {
+            producer: new.ok_or(Errno(libc::EINVAL))?,
+            timestamps: queue.timestamps,
+            memory: (),
+        });
+        if !fits {
+            return Err(Errno(libc::EINVAL));
+        }
+        record.offset.store(offset, Ordering::Relaxed);
+        record.entries.store(geometry.entries(), Ordering::Relaxed);
+        record.producer.store(queue.producer.words());
+        drop(guard);
+        // Nobody completes in it any more; the plug-in has the memory mapped until it moves too, and reads
+        // nothing there.
+        *self.rings.lock() = rings;
+        Ok(response)
+    }
+
+    /// The program has asked for an event, and says that there are completions it has not taken.
+    pub fn notify_waiting(&self) -> Result<()> {
+        let process = self.context.process;
+        let record = self.record()?;
+        let guard = record.lock.lock(process);
+        let mut queue = open(&process.own.segment, record).ok_or(Errno(libc::EINVAL))?;
+        let notify = queue.notify_waiting();
+        record.producer.store(queue.producer.words());
+        drop(guard);
+        if notify {
+            self.tell(work::COMPLETION);
+        }
+        Ok(())
+    }
+
+    /// Destroys the queue, which no queue pair completes to any more. Returns how many events of it the
+    /// program has read: of completions, and of errors.
+    pub fn destroy(&self) -> Result<(u32, u32)> {
+        let process = self.context.process;
+        if !process.is_current() {
+            return Ok((0, 0));
+        }
+        self.uses.check_none()?;
+        let record = self.record()?;
+        record.entries.store(0, Ordering::Relaxed);
+        process.wait_for_users();
+        let variant = 0;
+        process.cqs.lock().give_up(self.number, variant);
+        let taken = |events: &Events, event: &[u8]| events.take_back(|other| other == event);
+        let channel = self.channel.as_deref();
+        let unread = channel.map_or(0, |channel| taken(channel, &self.event()));
+        let errors = &self.context.events;
+        let unread_errors = taken(
+            errors,
+            &self.context.event(self.user_handle, EventType::CqErr),
+        );
+        Ok((
+            self.told.load(Ordering::Relaxed).wrapping_sub(unread),
+            self.told_errors
+                .load(Ordering::Relaxed)
+                .wrapping_sub(unread_errors),
+        ))
+    }
+
+    /// `struct ib_uverbs_comp_event_desc`.
+    fn event(&self) -> [u8; 8] {
+        self.user_handle.to_ne_bytes()
+    }
+
+    fn tell(&self, work: u32) {
+        let process = self.context.process;
+        if work & work::COMPLETION != 0 {
+            if let Some(channel) = &self.channel {
+                self.told.fetch_add(1, Ordering::Relaxed);
+                process.tell(channel, &self.event());
+            }
+        }
+        if work & work::OVERRUN != 0 {
+            self.told_errors.fetch_add(1, Ordering::Relaxed);
+            self.context.raise(self.user_handle, EventType::CqErr);
+        }
+    }
+}
+
+fn response(rings: &Rings, geometry: CqGeometry) -> uapi::CqResponse {
+    uapi::CqResponse {
+        ring: rings.mapping(),
+        entries: geometry.entries(),
+        reserved: 0,
+    }
+}
+
+/// The queue of a record, with its lock held.
+fn open(segment: &Segment, record: &CqRecord) -> Option<CompletionQueue<()>> {
+    let entries = record.entries.load(Ordering::Relaxed);
+    let geometry = CqGeometry::new(entries).ok().filter(|_| entries != 0)?;
+    let offset = record.offset.load(Ordering::Relaxed);
+    Some(CompletionQueue {
+        producer: producer(segment, offset, geometry, record.producer.load())?,
+        timestamps: record.timestamps.load(Ordering::Relaxed) != 0,
+        memory: (),
+    })
+}
+
+fn producer(
+    segment: &Segment,
+    offset: u64,
+    geometry: CqGeometry,
+    words: [u32; Producer::WORDS],
+) -> Option<Producer> {
+    let base = segment.ring(offset, geometry.len())?;
+    // SAFETY: The ring is within the segment, which outlives what is made of this here. It is a ring's alone.
+    unsafe { Producer::resume(base, geometry.len(), geometry, words) }.ok()
+}
+
+/// Delivers a completion to a queue of a process.
+pub(crate) fn complete(process: &Process, peer: &Peer, number: u32, cqe: &Cqe, solicited: bool) {
+    with(process, peer, number, |queue| {
+        queue.complete(cqe, solicited, clock)
+    });
+}
+
+/// Makes whole what a process that has ended may have left half done.
+pub(crate) fn recover(process: &Process, peer: &Peer, number: u32) {
+    with(process, peer, number, |queue| Completed {
+        notify: queue.producer.notify(),
+        ..Completed::default()
+    });
+}
+
+fn with(
+    process: &Process,
+    peer: &Peer,
+    number: u32,
+    op: impl FnOnce(&mut CompletionQueue<()>) -> Completed,
+) {
+    let Some(record) = peer.segment.cq(number) else {
+        return;
+    };
+    let guard = record.lock.lock(process);
+    let Some(mut queue) = open(&peer.segment, record) else {
+        return;
+    };
+    if guard.is_inherited {
+        queue.producer.recover();
+    }
+    let completed = op(&mut queue);
+    record.producer.store(queue.producer.words());
+    let mut due = 0;
+    if completed.notify {
+        due |= work::COMPLETION;
+    }
+    if completed.has_overrun {
+        due |= work::OVERRUN;
+    }
+    if due == 0 {
+        return;
+    }
+    let is_own = core::ptr::eq(peer, &*process.own);
+    if !is_own {
+        // Before the lock is released: if this process ends after that, the helper finds it all the same.
+        record.work.fetch_or(due, Ordering::AcqRel);
+        mark(&peer.segment.header().dirty_cqs, number);
+        drop(guard);
+        peer.segment.wake();
+        return;
+    }
+    drop(guard);
+    let cq = process.cqs.lock().get(number).cloned();
+    if let Some(cq) = cq {
+        cq.tell(due);
+    }
+}
+
+/// Tells what peers have left to tell.
+pub(crate) fn serve(process: &Process, number: u32) {
+    let Some(record) = process.own.segment.cq(number) else {
+        return;
+    };
+    let due = record.work.swap(0, Ordering::AcqRel);
+    let cq = process.cqs.lock().get(number).cloned();
+    if let Some(cq) = cq {
+        cq.tell(due);
+    }
+}

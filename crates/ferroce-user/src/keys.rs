@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory regions, memory windows, and the keys that name them.
+
+use core::sync::atomic::Ordering;
+
+use ferroce_core::local::AccessError;
+use ferroce_core::ring::BindMw;
+use ferroce_core::verbs::AccessFlags;
+use ferroce_device::key::{self, Access, PdId};
+use ferroce_device::region::{Change, HasWindows, Part, Region};
+use ferroce_device::window::{Bind, Bound, Kind, Window};
+
+use crate::lock::Guard;
+use crate::peer::Peer;
+use crate::process::Process;
+use crate::segment::{kind, KeyRecord};
+use crate::side::Range;
+use crate::table::{self, Uses};
+use crate::{reach, Errno, Result};
+
+/// A protection domain.
+pub struct Pd {
+    /// Its number, which tells it apart from the others of the process.
+    pub number: u32,
+    /// The objects in it.
+    pub uses: Uses,
+}
+
+impl Pd {
+    /// A new one.
+    pub fn new(process: &Process) -> Self {
+        Self {
+            number: process.new_pd(),
+            uses: Uses::default(),
+        }
+    }
+
+    /// As the device names it.
+    pub fn id(&self) -> PdId {
+        id(self.number)
+    }
+}
+
+/// The protection domain of a number.
+pub const fn id(number: u32) -> PdId {
+    PdId::new(number as u64)
+}
+
+/// What is at a record, with the lock of the keys held.
+enum Named {
+    Region(Region),
+    Window(Window<u32>),
+}
+
+fn named(record: &KeyRecord) -> Option<Named> {
+    let words = record.words.load();
+    match record.kind.load(Ordering::Relaxed) {
+        kind::REGION => Some(Named::Region(Region::from_words(&words))),
+        kind::WINDOW => {
+            let words = words.first_chunk()?;
+            Some(Named::Window(Window::from_words(words)))
+        }
+        _ => None,
+    }
+}
+
+fn put(record: &KeyRecord, named: &Named) {
+    match named {
+        Named::Region(region) => {
+            record.words.store(region.words());
+            record.kind.store(kind::REGION, Ordering::Relaxed);
+        }
+        Named::Window(window) => {
+            let mut words = [0; ferroce_device::region::WORDS];
+            let window = window.words();
+            words
+                .iter_mut()
+                .zip(window)
+                .for_each(|(to, from)| *to = from);
+            record.words.store(words);
+            record.kind.store(kind::WINDOW, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The keys of a process, which nobody changes meanwhile.
+struct Keys<'a> {
+    peer: &'a Peer,
+    _guard: Guard<'a>,
+}
+
+impl<'a> Keys<'a> {
+    fn lock(process: &Process, peer: &'a Peer) -> Self {
+        Self {
+            peer,
+            _guard: peer.segment.header().keys_lock.lock(process),
+        }
+    }
+
+    fn record(&self, key: u32) -> core::result::Result<&'a KeyRecord, AccessError> {
+        self.peer.segment.key(key::number(key)).ok_or(AccessError)
+    }
+
+    fn region(&self, key: u32) -> core::result::Result<(&'a KeyRecord, Region), AccessError> {
+        let record = self.record(key)?;
+        match named(record) {
+            Some(Named::Region(region)) => Ok((record, region)),
+            _ => Err(AccessError),
+        }
+    }
+
+    fn window(&self, key: u32) -> core::result::Result<(&'a KeyRecord, Window<u32>), AccessError> {
+        let record = self.record(key)?;
+        match named(record) {
+            Some(Named::Window(window)) => Ok((record, window)),
+            _ => Err(AccessError),
+        }
+    }
+
+    fn unbind(&self, bound: Option<Bound<u32>>) {
+        let Some(bound) = bound else { return };
+        if let Ok((record, mut region)) = self.region(bound.region) {
+            region.unbind();
+            put(record, &Named::Region(region));
+        }
+    }
+}
+
+/// The range that an access by a local key reaches.
+pub(crate) fn local<'a>(
+    process: &'static Process,
+    peer: &'a Peer,
+    access: &Access,
+) -> core::result::Result<Range<'a>, AccessError> {
+    let (record, region) = Keys::lock(process, peer).region(access.key)?;
+    range(process, peer, record, region.check(access)?)
+}
+
+/// The range that an access by a remote key reaches.
+pub(crate) fn remote<'a>(
+    process: &'static Process,
+    peer: &'a Peer,
+    access: &Access,
+) -> core::result::Result<Range<'a>, AccessError> {
+    let keys = Keys::lock(process, peer);
+    let record = keys.record(access.key)?;
+    match named(record).ok_or(AccessError)? {
+        Named::Region(region) => range(process, peer, record, region.check(access)?),
+        Named::Window(window) => {
+            let (lkey, addr) = window.check(access)?;
+            let (record, region) = keys.region(*lkey)?;
+            range(
+                process,
+                peer,
+                record,
+                region.offset_of(addr, access.length)?,
+            )
+        }
+    }
+}
+
+fn range<'a>(
+    process: &'static Process,
+    peer: &'a Peer,
+    record: &KeyRecord,
+    offset: u64,
+) -> core::result::Result<Range<'a>, AccessError> {
+    let start = record.address.load(Ordering::Relaxed);
+    let address = start.checked_add(offset).ok_or(AccessError)?;
+    Ok(Range {
+        process,
+        peer,
+        address,
+    })
+}
+
+/// Checks that a remote key allows an access, wherever in the region or window.
+pub(crate) fn check_key(
+    process: &Process,
+    peer: &Peer,
+    access: &Access,
+) -> core::result::Result<(), AccessError> {
+    let keys = Keys::lock(process, peer);
+    match named(keys.record(access.key)?).ok_or(AccessError)? {
+        Named::Region(region) => region.check_key(access),
+        Named::Window(window) => window.check_key(access),
+    }
+}
+
+/// Ends the access by a key, for a queue pair (IBTA 10.6.5). Regions of processes have no such keys.
+pub(crate) fn invalidate(
+    process: &Process,
+    peer: &Peer,
+    key: u32,
+    qpn: u32,
+) -> core::result::Result<(), AccessError> {
+    let keys = Keys::lock(process, peer);
+    let (record, mut window) = keys.window(key)?;
+    let bound = window.invalidate(key, qpn)?;
+    put(record, &Named::Window(window));
+    keys.unbind(bound);
+    Ok(())
+}
+
+/// Binds a window for a queue pair of this process.
+pub(crate) fn bind(
+    process: &Process,
+    pd: PdId,
+    qpn: u32,
+    request: &BindMw,
+) -> core::result::Result<(), AccessError> {
+    let keys = Keys::lock(process, &process.own);
+    let (record, mut window) = keys.window(request.mw_rkey)?;
+    let bound = match window.check_bind(pd, request)? {
+        Bind::Nothing => None,
+        Bind::To(lkey) => {
+            let (record, mut region) = keys.region(lkey)?;
+            region.bind(pd, &Part::from(request))?;
+            put(record, &Named::Region(region));
+            Some(Bound::new(lkey, request, qpn))
+        }
+    };
+    let (result, unbound) = window.bind(request, bound);
+    put(record, &Named::Window(window));
+    keys.unbind(unbound);
+    result
+}
+
+/// What a Register Memory Region asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// The address of the first byte in this process.
+    pub start: u64,
+    /// In bytes.
+    pub length: u64,
+    /// The address of the first byte in work requests.
+    pub virt_addr: u64,
+}
+
+/// The flags of Linux, of which the optional ones are not looked at.
+fn access_flags(access: u32) -> Result<AccessFlags> {
+    let required = access & !AccessFlags::OPTIONAL.bits();
+    AccessFlags::try_from(required).map_err(|_| Errno(libc::EINVAL))
+}
+
+fn writes() -> AccessFlags {
+    AccessFlags::LOCAL_WRITE
+        .union(AccessFlags::REMOTE_WRITE)
+        .union(AccessFlags::REMOTE_ATOMIC)
+}
+
+/// Checks the memory of a region, as `ib_umem_get` and `ib_check_mr_access` of Linux do.
+fn check_memory(memory: &Memory, access: AccessFlags) -> Result<()> {
+    if !access.is_consistent() {
+        return Err(Errno(libc::EINVAL));
+    }
+    let invalid = Errno(libc::EINVAL);
+    if access.intersects(AccessFlags::ON_DEMAND) {
+        // All of a process's memory (implicit on-demand paging) is not offered. What is not there is found
+        // out when it is used.
+        return match memory.length {
+            u64::MAX => Err(invalid),
+            _ => Ok(()),
+        };
+    }
+    let length = usize::try_from(memory.length).map_err(|_| invalid)?;
+    reach::check(memory.start, length, access.intersects(writes()))?;
+    Ok(())
+}
+
+/// Registers memory. Returns its key.
+pub fn register(process: &Process, pd: PdId, memory: &Memory, access: u32) -> Result<u32> {
+    let access = access_flags(access)?;
+    check_memory(memory, access)?;
+    let (number, variant) = table::reserve(&mut process.keys.lock())?;
+    let key = key::new(number, variant);
+    let region = Region::registered(key, pd, access, memory.virt_addr, memory.length);
+    let keys = Keys::lock(process, &process.own);
+    let record = keys
+        .record(key)
+        .map_err(|AccessError| Errno(libc::ENOMEM))?;
+    record.address.store(memory.start, Ordering::Relaxed);
+    put(record, &Named::Region(region));
+    Ok(key)
+}
+
+/// Registers a region anew.
+pub fn reregister(
+    process: &Process,
+    key: u32,
+    pd: Option<PdId>,
+    memory: Option<&Memory>,
+    access: Option<u32>,
+) -> Result<()> {
+    let invalid = |AccessError| Errno(libc::EINVAL);
+    let busy = |HasWindows| Errno(libc::EBUSY);
+    let (_, before) = Keys::lock(process, &process.own)
+        .region(key)
+        .map_err(invalid)?;
+    if before.windows() > 0 {
+        return Err(Errno(libc::EBUSY));
+    }
+    let access = access.map(access_flags).transpose()?;
+    let wanted = access.unwrap_or(before.access());
+    match (memory, access) {
+        (Some(memory), _) => check_memory(memory, wanted)?,
+        // Memory that was had for reading cannot be written to.
+        (None, Some(access))
+            if access.intersects(writes()) && !before.access().intersects(writes()) =>
+        {
+            return Err(Errno(libc::EOPNOTSUPP));
+        }
+        _ => {}
+    }
+    {
+        let keys = Keys::lock(process, &process.own);
+        let (record, mut region) = keys.region(key).map_err(invalid)?;
+        let change = Change {
+            access,
+            pd,
+            memory: memory.map(|memory| (memory.virt_addr, memory.length)),
+        };
+        region.reregister(&change).map_err(busy)?;
+        if let Some(memory) = memory {
+            record.address.store(memory.start, Ordering::Relaxed);
+        }
+        put(record, &Named::Region(region));
+    }
+    process.wait_for_users();
+    Ok(())
+}
+
+/// Deregisters a region: after this nobody reaches its memory by it.
+pub fn deregister(process: &Process, key: u32) -> Result<()> {
+    if !process.is_current() {
+        return Ok(());
+    }
+    {
+        let keys = Keys::lock(process, &process.own);
+        let (record, mut region) = keys
+            .region(key)
+            .map_err(|AccessError| Errno(libc::EINVAL))?;
+        region
+            .deregister()
+            .map_err(|HasWindows| Errno(libc::EBUSY))?;
+        record.kind.store(kind::NONE, Ordering::Relaxed);
+    }
+    process.wait_for_users();
+    process
+        .keys
+        .lock()
+        .give_up(key::number(key), key::variant(key));
+    Ok(())
+}
+
+/// Allocates a window. Returns its key.
+pub fn allocate_window(process: &Process, pd: PdId, kind: Kind) -> Result<u32> {
+    let (number, variant) = table::reserve(&mut process.keys.lock())?;
+    let key = key::new(number, variant);
+    let keys = Keys::lock(process, &process.own);
+    let record = keys
+        .record(key)
+        .map_err(|AccessError| Errno(libc::ENOMEM))?;
+    put(record, &Named::Window(Window::new(kind, pd, key)));
+    Ok(key)
+}
+
+/// Deallocates a window, by any key that it has had.
+pub fn deallocate_window(process: &Process, key: u32) -> Result<()> {
+    if !process.is_current() {
+        return Ok(());
+    }
+    let last = {
+        let keys = Keys::lock(process, &process.own);
+        let (record, mut window) = keys
+            .window(key)
+            .map_err(|AccessError| Errno(libc::EINVAL))?;
+        let bound = window.deallocate();
+        record.kind.store(kind::NONE, Ordering::Relaxed);
+        keys.unbind(bound);
+        window.key()
+    };
+    process.wait_for_users();
+    process
+        .keys
+        .lock()
+        .give_up(key::number(last), key::variant(last));
+    Ok(())
+}
+
+/// Has memory of a region be there (`ibv_advise_mr`).
+pub fn advise(process: &Process, access: &Access, write: bool) -> Result<()> {
+    let (record, region) = Keys::lock(process, &process.own)
+        .region(access.key)
+        .map_err(|AccessError| Errno(libc::EINVAL))?;
+    let offset = region
+        .check(access)
+        .map_err(|AccessError| Errno(libc::EINVAL))?;
+    if write && !region.access().intersects(writes()) {
+        return Err(Errno(libc::EPERM));
+    }
+    let start = record.address.load(Ordering::Relaxed).wrapping_add(offset);
+    reach::check(start, access.length as usize, write)?;
+    Ok(())
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A lock between processes, whose holder may die at any instruction.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+
+use crate::futex;
+
+/// A lock in shared memory. It holds the [serial number](crate::registry) of the process that has it.
+///
+/// It is for a few instructions: nobody waits for anything else while it has one, and no thread takes one
+/// twice.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Lock(AtomicU32);
+
+/// Somebody sleeps until the lock is released.
+const WAITERS: u32 = 1 << 31;
+
+/// How often to look again before sleeping. A holder that runs is done by then.
+const SPINS: u32 = 200;
+
+/// How long to sleep before looking whether the holder is still there.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Who takes locks, and who is alive.
+pub trait Owner {
+    /// The serial number of this process, below 2^31 and not zero.
+    fn serial(&self) -> u32;
+
+    /// Whether the process of that serial number is alive.
+    fn is_alive(&self, serial: u32) -> bool;
+}
+
+/// A lock that is held.
+pub struct Guard<'a> {
+    lock: &'a Lock,
+    /// Who had it before has died with it: what the lock protects may be half done.
+    pub is_inherited: bool,
+}
+
+impl Lock {
+    /// Takes the lock.
+    pub fn lock(&self, owner: &impl Owner) -> Guard<'_> {
+        let me = owner.serial();
+        // Acquire: pairs with the release of whoever had it.
+        match self
+            .0
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+        {
+            Ok(_) => Guard {
+                lock: self,
+                is_inherited: false,
+            },
+            Err(_) => self.lock_slowly(owner, me),
+        }
+    }
+
+    #[cold]
+    fn lock_slowly(&self, owner: &impl Owner, me: u32) -> Guard<'_> {
+        for _ in 0..SPINS {
+            if self.0.load(Ordering::Relaxed) == 0
+                && self
+                    .0
+                    .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+            {
+                return Guard {
+                    lock: self,
+                    is_inherited: false,
+                };
+            }
+            core::hint::spin_loop();
+        }
+        loop {
+            // From now on there may be others who sleep: whoever has it last wakes them for nothing.
+            let held = self.0.fetch_or(WAITERS, Ordering::Acquire);
+            let holder = held & !WAITERS;
+            let is_dead = holder != 0 && holder != me && !owner.is_alive(holder);
+            if (holder == 0 || is_dead)
+                && self
+                    .0
+                    .compare_exchange(
+                        holder | WAITERS,
+                        me | WAITERS,
+                        Ordering::Acquire,
+                        Ordering::Relaxed,
+                    )
+                    .is_ok()
+            {
+                return Guard {
+                    lock: self,
+                    is_inherited: is_dead,
+                };
+            }
+            futex::wait(&self.0, held | WAITERS, Some(LOOK));
+        }
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with whoever takes it next.
+        let held = self.lock.0.swap(0, Ordering::Release);
+        if held & WAITERS != 0 {
+            futex::wake(&self.lock.0, 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::UnsafeCell;
+    use std::sync::atomic::AtomicBool;
+
+    struct Process(u32, AtomicBool);
+
+    impl Owner for Process {
+        fn serial(&self) -> u32 {
+            self.0
+        }
+
+        fn is_alive(&self, serial: u32) -> bool {
+            serial != 9 || self.1.load(Ordering::Relaxed)
+        }
+    }
+
+    struct Counted(Lock, UnsafeCell<u64>);
+    // SAFETY: The number is only touched with the lock held.
+    unsafe impl Sync for Counted {}
+
+    #[test]
+    fn one_thread_at_a_time_has_it() {
+        let counted = Counted(Lock(AtomicU32::new(0)), UnsafeCell::new(0));
+        std::thread::scope(|scope| {
+            for serial in 1..=4 {
+                let counted = &counted;
+                scope.spawn(move || {
+                    let process = Process(serial, AtomicBool::new(true));
+                    for _ in 0..20_000 {
+                        let _guard = counted.0.lock(&process);
+                        // SAFETY: The lock is held.
+                        unsafe { *counted.1.get() += 1 };
+                    }
+                });
+            }
+        });
+        assert_eq!(counted.1.into_inner(), 80_000);
+    }
+
+    #[test]
+    fn the_lock_of_a_dead_process_is_inherited() {
+        let process = Process(1, AtomicBool::new(true));
+        let lock = Lock(AtomicU32::new(9));
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| lock.lock(&process).is_inherited);
+            std::thread::sleep(Duration::from_millis(5));
+            assert!(!waiter.is_finished());
+            process.1.store(false, Ordering::Relaxed);
+            assert!(waiter.join().unwrap());
+        });
+        assert!(!lock.lock(&process).is_inherited);
+    }
+}

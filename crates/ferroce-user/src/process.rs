@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! This process, as one of those that share the card.
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, OnceLock};
+
+use ferroce_core::uapi;
+use parking_lot::{Mutex, RwLock};
+
+use crate::ah::Addresses;
+use crate::broker::Client;
+use crate::cq::Cq;
+use crate::helper::{self, Helper};
+use crate::lock::Owner;
+use crate::mapping::Mapping;
+use crate::peer::{wait_for_users, Peer};
+use crate::qp::Qp;
+use crate::registry::{slot_of, Registry, SLOTS};
+use crate::rings::RingSpace;
+use crate::segment::{Segment, CQS, KEYS, QPS, SRQS};
+use crate::srq::Srq;
+use crate::table::Table;
+use crate::{Errno, Result};
+
+/// This process.
+pub struct Process {
+    registry: Registry,
+    client: Mutex<Client>,
+    /// As others have it.
+    pub own: Arc<Peer>,
+    /// The others, by their slots.
+    peers: RwLock<HashMap<u32, Arc<Peer>>>,
+    pub(crate) rings: Mutex<RingSpace>,
+    /// Who waits for threads that use objects has this.
+    waits: Mutex<()>,
+    pub(crate) helper: Helper,
+    pub(crate) qps: Mutex<Table<Arc<Qp>>>,
+    pub(crate) cqs: Mutex<Table<Arc<Cq>>>,
+    pub(crate) srqs: Mutex<Table<Arc<Srq>>>,
+    pub(crate) keys: Mutex<Table<()>>,
+    pub(crate) addresses: Addresses,
+    next_pd: AtomicU32,
+}
+
+/// Memory that is zero again in a child, which is no process of the card before it opens a device itself.
+struct Page {
+    /// Whether a thread makes the process known.
+    is_joining: AtomicU32,
+    process: AtomicPtr<Process>,
+}
+
+fn page() -> Result<&'static Page> {
+    static MAPPING: OnceLock<Option<Mapping>> = OnceLock::new();
+    let mapping = MAPPING.get_or_init(|| Mapping::wiped_on_fork(size_of::<Page>()).ok());
+    let mapping = mapping.as_ref().ok_or(Errno(libc::ENOMEM))?;
+    // SAFETY: The mapping is there for ever, begins at a page, and is longer than this; all zero will do.
+    Ok(unsafe { mapping.base().cast().as_ref() })
+}
+
+/// Whether a process is this one, not a parent whose memory this is a copy of.
+fn current() -> Option<&'static Process> {
+    let process = page().ok()?.process.load(Ordering::Acquire);
+    // SAFETY: Whatever is there was leaked by `join`.
+    unsafe { process.as_ref() }
+}
+
+/// The environment's name for the program that is the broker, which is there only under `ferroce run`.
+pub const PROGRAM: &str = "FERROCE_RUN";
+
+impl Process {
+    /// This process. The first call makes it known to the others.
+    pub fn join() -> Result<&'static Self> {
+        let page = page()?;
+        while page.is_joining.swap(1, Ordering::Acquire) != 0 {
+            std::thread::yield_now();
+        }
+        let process = match current() {
+            Some(process) => Ok(process),
+            None => Self::make(),
+        };
+        if let Ok(process) = process {
+            page.process
+                .store(ptr::from_ref(process).cast_mut(), Ordering::Release);
+        }
+        page.is_joining.store(0, Ordering::Release);
+        process
+    }
+
+    fn make() -> Result<&'static Self> {
+        let program = std::env::var_os(PROGRAM).ok_or(Errno(libc::ENODEV))?;
+        // Where Yama lets nobody but a parent reach a process (scope 1), this lets all of the user's.
+        // SAFETY: It has no preconditions. Without Yama it is an error, and not needed.
+        unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
+        let (segment, file) = Segment::create()?;
+        let memory = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/proc/self/mem");
+        let memory = memory.ok();
+        let (client, serial, registry) = Client::join(
+            &program,
+            file.as_raw_fd(),
+            memory.as_ref().map(AsRawFd::as_raw_fd),
+        )?;
+        let base = slot_of(serial) * QPS as u32;
+        let process = Self {
+            registry,
+            client: Mutex::new(client),
+            own: Arc::new(Peer::own(serial, segment)),
+            peers: RwLock::default(),
+            rings: Mutex::default(),
+            waits: Mutex::default(),
+            helper: Helper::default(),
+            qps: Mutex::new(crate::table::new(base, QPS)),
+            cqs: Mutex::new(crate::table::new(0, CQS)),
+            srqs: Mutex::new(crate::table::new(0, SRQS)),
+            keys: Mutex::new(crate::table::new(0, KEYS)),
+            addresses: Addresses::default(),
+            next_pd: AtomicU32::new(1),
+        };
+        let process = Box::leak(Box::new(process));
+        helper::start(process)?;
+        Ok(process)
+    }
+
+    /// Whether it is this process, and not one that this is a child of.
+    pub fn is_current(&self) -> bool {
+        current().is_some_and(|process| ptr::eq(process, self))
+    }
+
+    /// The number of a new protection domain.
+    pub fn new_pd(&self) -> u32 {
+        self.next_pd.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The process that has queue pairs of a number like this one.
+    pub(crate) fn peer_of(&self, qpn: u32) -> Option<Arc<Peer>> {
+        let serial = self.registry.serial_at(qpn / QPS as u32)?;
+        self.peer(serial)
+    }
+
+    /// The memory of rings that were [made](crate::rings::Rings) for this process, for the plug-in to use.
+    pub fn lend(&self, rings: &uapi::Mapping) -> Result<(NonNull<u8>, usize)> {
+        let length = usize::try_from(rings.length).unwrap_or(usize::MAX);
+        let base = self.own.segment.ring(rings.offset, length);
+        Ok((base.ok_or(Errno(libc::EINVAL))?, length))
+    }
+
+    /// The address handles.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Whether a process still has queue pairs of a number like this one.
+    pub(crate) fn has(&self, peer: &Peer, qpn: u32) -> bool {
+        self.registry.serial_at(qpn / QPS as u32) == Some(peer.serial)
+    }
+
+    /// A process that is alive.
+    pub(crate) fn peer(&self, serial: u32) -> Option<Arc<Peer>> {
+        if serial == self.own.serial {
+            return Some(self.own.clone());
+        }
+        let slot = slot_of(serial);
+        let known = self.peers.read().get(&slot).cloned();
+        if let Some(peer) = known.filter(|peer| peer.serial == serial) {
+            return Some(peer);
+        }
+        let (segment, memory) = self.client.lock().attach(serial).ok()?;
+        let mut peers = self.peers.write();
+        // Another thread may have been faster.
+        if let Some(peer) = peers.get(&slot).filter(|peer| peer.serial == serial) {
+            return Some(peer.clone());
+        }
+        let peer = Arc::new(Peer::attach(serial, &segment, memory, self.own.serial).ok()?);
+        peers.insert(slot, peer.clone());
+        Some(peer)
+    }
+
+    /// All processes that are alive, this one too.
+    pub(crate) fn everybody(&self) -> impl Iterator<Item = Arc<Peer>> {
+        self.registry.alive().filter_map(|serial| self.peer(serial))
+    }
+
+    /// Gives up what it has of processes that have ended.
+    pub(crate) fn forget_dead(&self) {
+        let is_alive = |peer: &Arc<Peer>| self.registry.is_alive(peer.serial);
+        self.peers.write().retain(|_, peer| is_alive(peer));
+    }
+
+    /// Waits until no thread, of whichever process, uses an object of this one any more that was changed
+    /// before this.
+    pub(crate) fn wait_for_users(&self) {
+        let _guard = self.waits.lock();
+        let is_alive = |slot: usize| self.registry.serial_at(slot as u32).is_some();
+        wait_for_users(&self.own, is_alive);
+    }
+}
+
+impl Owner for Process {
+    fn serial(&self) -> u32 {
+        self.own.serial
+    }
+
+    fn is_alive(&self, serial: u32) -> bool {
+        self.registry.is_alive(serial)
+    }
+}
+
+const _: () = assert!(SLOTS * QPS == 1 << 24, "QP numbers have 24 bits");

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Queue pairs.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+
+use ferroce_core::qp::{AttrMask, QpAttr, RequestedAttr, Transition};
+use ferroce_core::ring::{Executor, QpLayout, RecvQueue, SendQueue, WqGeometry};
+use ferroce_core::uapi;
+use ferroce_core::verbs::{EventType, Mtu, QpType};
+use ferroce_device::attrs::Attrs;
+use ferroce_device::kick::Kick;
+use ferroce_device::queue::WorkQueue;
+use parking_lot::Mutex;
+
+use crate::cq::Cq;
+use crate::device::{Context, Gid};
+use crate::groups;
+use crate::helper::mark;
+use crate::keys::Pd;
+use crate::process::Process;
+use crate::rings::Rings;
+use crate::segment::{QpRecord, QPS};
+use crate::send::{self, SendSide};
+use crate::side::{self, Side};
+use crate::srq::{set_queue, Srq};
+use crate::table::{self, Uses};
+use crate::{Errno, Result};
+
+/// A queue pair of this process.
+pub struct Qp {
+    pub(crate) context: Arc<Context>,
+    /// Its number.
+    pub number: u32,
+    pub(crate) qp_type: QpType,
+    pub(crate) pd: Arc<Pd>,
+    pub(crate) send_cq: Arc<Cq>,
+    recv_cq: Arc<Cq>,
+    srq: Option<Arc<Srq>>,
+    layout: QpLayout,
+    pub(crate) signal_all: bool,
+    user_handle: u64,
+    pub(crate) send: Mutex<SendSide>,
+    /// Has the holder of `send` look once more.
+    kick: Kick,
+    /// How many events were told.
+    told: AtomicU32,
+    _rings: Rings,
+}
+
+/// What a queue pair is to be.
+pub struct Init {
+    /// The transport.
+    pub qp_type: QpType,
+    /// The protection domain.
+    pub pd: Arc<Pd>,
+    /// Where requests are completed.
+    pub send_cq: Arc<Cq>,
+    /// Where receives are.
+    pub recv_cq: Arc<Cq>,
+    /// Where receives come from, if not from a queue of its own.
+    pub srq: Option<Arc<Srq>>,
+    /// The capacities.
+    pub caps: Caps,
+    /// Every request has a completion.
+    pub signal_all: bool,
+    /// What the program's events name it by.
+    pub user_handle: u64,
+}
+
+/// The capacities of a queue pair (`struct ibv_qp_cap`).
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)] // As there.
+pub struct Caps {
+    pub max_send_wr: u32,
+    pub max_recv_wr: u32,
+    pub max_send_sge: u32,
+    pub max_recv_sge: u32,
+    pub max_inline_data: u32,
+}
+
+/// What the helper of the queue pair's process is to do.
+pub(crate) mod work {
+    use super::EventType;
+
+    /// To execute the send queue.
+    pub const KICK: u32 = 1 << 31;
+    /// To flush what is posted, and to tell that no receive is taken any more.
+    pub const FLUSH: u32 = 1 << 30;
+
+    /// To raise an event.
+    pub fn event(event: EventType) -> u32 {
+        1 << u32::from(event).min(29)
+    }
+
+    /// The events of a queue pair, in the order in which they are told.
+    pub const EVENTS: [EventType; 6] = [
+        EventType::QpFatal,
+        EventType::QpReqErr,
+        EventType::QpAccessErr,
+        EventType::CommEst,
+        EventType::SqDrained,
+        EventType::QpLastWqeReached,
+    ];
+}
+
+/// The place in the segment of the queue pair of a number.
+pub(crate) const fn index(number: u32) -> u32 {
+    number % QPS as u32
+}
+
+/// The transport of a queue pair of whichever process.
+pub(crate) fn qp_type(record: &QpRecord) -> Option<QpType> {
+    QpType::try_from(record.qp_type.load(Ordering::Relaxed)).ok()
+}
+
+fn layout(caps: &Caps, is_shared: bool) -> Result<QpLayout> {
+    let failed = |error: ferroce_core::ring::GeometryError| Errno::from(error.errno());
+    let send =
+        WqGeometry::<SendQueue>::new(caps.max_send_wr, caps.max_send_sge, caps.max_inline_data);
+    let recv = match is_shared {
+        true => None,
+        false => {
+            let recv = WqGeometry::<RecvQueue>::new(caps.max_recv_wr, caps.max_recv_sge);
+            Some(recv.map_err(failed)?)
+        }
+    };
+    Ok(QpLayout::new(send.map_err(failed)?, recv))
+}
+
+impl Qp {
+    /// Makes a queue pair.
+    pub fn create(context: &Arc<Context>, init: Init) -> Result<(Arc<Self>, uapi::QpResponse)> {
+        let process = context.process;
+        let layout = layout(&init.caps, init.srq.is_some())?;
+        let rings = Rings::new(process, layout.len())?;
+        let send = layout.send();
+        let base = process.own.segment.ring(rings.offset as u64, send.len());
+        let base = base.ok_or(Errno(libc::ENOMEM))?;
+        // SAFETY: The ring is within the segment, which is there as long as the process. It is a ring's
+        // alone.
+        let ring = unsafe { Executor::new(base, send.len(), send) };
+        let ring = ring.map_err(|error| Errno::from(error.errno()))?;
+        let buffer = vec![0; send.stride()].into_boxed_slice();
+        let (number, _) = table::reserve(&mut process.qps.lock())?;
+        let response = uapi::QpResponse {
+            rings: rings.mapping(),
+            send: send.descriptor(),
+            recv: layout
+                .recv()
+                .map(|recv| recv.descriptor())
+                .unwrap_or_default(),
+        };
+        let record = process
+            .own
+            .segment
+            .qp(index(number))
+            .ok_or(Errno(libc::ENOMEM))?;
+        record.work.store(0, Ordering::Relaxed);
+        record.given_back.store(0, Ordering::Relaxed);
+        record.qp_type.store(init.qp_type.into(), Ordering::Relaxed);
+        record.pd.store(init.pd.number, Ordering::Relaxed);
+        record.recv_cq.store(init.recv_cq.number, Ordering::Relaxed);
+        let srq = init.srq.as_ref().map_or(0, |srq| srq.number + 1);
+        record.srq.store(srq, Ordering::Relaxed);
+        if let (Some(geometry), Some(at)) = (layout.recv(), layout.recv_offset()) {
+            set_queue(&record.receives, (rings.offset + at) as u64, geometry);
+            record.receives.executor.store([0; 4]);
+        }
+        side::change(process, record, |attrs| *attrs = Attrs::new());
+        let uses = [&init.pd.uses, &init.send_cq.uses, &init.recv_cq.uses];
+        let srq_uses = init.srq.as_ref().map(|srq| &srq.uses);
+        uses.into_iter().chain(srq_uses).for_each(Uses::add);
+        let qp = Arc::new(Self {
+            context: context.clone(),
+            number,
+            qp_type: init.qp_type,
+            pd: init.pd,
+            send_cq: init.send_cq,
+            recv_cq: init.recv_cq,
+            srq: init.srq,
+            layout,
+            signal_all: init.signal_all,
+            user_handle: init.user_handle,
+            send: Mutex::new(SendSide::new(WorkQueue { ring, buffer })),
+            kick: Kick::new(),
+            told: AtomicU32::new(0),
+            _rings: rings,
+        });
+        process.qps.lock().put(number, qp.clone());
+        record.number.store(number, Ordering::Release);
+        Ok((qp, response))
+    }
+
+    /// Its transport.
+    pub fn qp_type(&self) -> QpType {
+        self.qp_type
+    }
+
+    /// Its capacities, which are not below those that were asked for.
+    pub fn caps(&self) -> Caps {
+        let (send, recv) = (self.layout.send(), self.layout.recv());
+        Caps {
+            max_send_wr: send.entries(),
+            max_send_sge: send.max_sge(),
+            max_inline_data: send.max_inline(),
+            max_recv_wr: recv.map_or(0, |recv| recv.entries()),
+            max_recv_sge: recv.map_or(0, |recv| recv.max_sge()),
+        }
+    }
+
+    /// Whether every request has a completion.
+    pub fn signal_all(&self) -> bool {
+        self.signal_all
+    }
+
+    /// The longest datagram, as the port's MTU.
+    pub(crate) fn mtu(&self) -> Mtu {
+        Mtu::B4096
+    }
+
+    fn process(&self) -> &'static Process {
+        self.context.process
+    }
+
+    pub(crate) fn record(&self) -> Result<&QpRecord> {
+        let record = self.process().own.segment.qp(index(self.number));
+        record.ok_or(Errno(libc::EINVAL))
+    }
+
+    /// As it sees itself, as of now.
+    pub(crate) fn side(&self) -> Option<(Attrs, Side<'_>)> {
+        let process = self.process();
+        let (_guard, attrs, side) = Side::lock(process, &process.own, self.number)?;
+        Some((attrs, side))
+    }
+
+    /// Changes its attributes.
+    pub(crate) fn change<R>(&self, op: impl FnOnce(&mut Attrs) -> R) -> Result<R> {
+        Ok(side::change(self.process(), self.record()?, op))
+    }
+
+    /// Changes what a Modify QP names. `sgid` is the GID at the index that the address vector names.
+    pub fn modify(
+        &self,
+        mask: AttrMask,
+        requested: &RequestedAttr,
+        sgid: Option<[u8; 16]>,
+    ) -> Result<()> {
+        let process = self.process();
+        if !process.is_current() {
+            return Err(Errno(libc::EACCES));
+        }
+        let modified = self.change(|attrs| attrs.modify(self.qp_type, mask, requested, sgid))?;
+        let transition = modified.map_err(|error| Errno::from(error.errno()))?;
+        if let Transition::Reset | Transition::Flush = transition {
+            // After this call nothing is written for the peer any more.
+            process.wait_for_users();
+        }
+        match transition {
+            Transition::Reset => {
+                self.send.lock().reset();
+                let record = self.record()?;
+                let _guard = record.lock.lock(process);
+                record.given_back.store(0, Ordering::Relaxed);
+                if self.srq.is_none() {
+                    side::with_queue(&process.own.segment, &record.receives, |queue| {
+                        queue.reset()
+                    });
+                }
+            }
+            Transition::Flush => {
+                self.receiving_ends();
+                self.execute_now();
+            }
+            Transition::StartSending | Transition::ResumeSending | Transition::Drain => {
+                self.execute_now();
+            }
+            Transition::StartReceiving | Transition::Attributes | Transition::Init => {}
+        }
+        Ok(())
+    }
+
+    /// Its attributes.
+    pub fn query(&self) -> Result<QpAttr> {
+        let (attrs, _) = self.side().ok_or(Errno(libc::EINVAL))?;
+        Ok(attrs.attr)
+    }
+
+    /// Destroys it. Returns how many events of it the program has read.
+    pub fn destroy(&self) -> Result<u32> {
+        let process = self.process();
+        if !process.is_current() {
+            return Ok(0);
+        }
+        if groups::has(process, self.number) {
+            return Err(Errno(libc::EBUSY));
+        }
+        self.change(|attrs| attrs.is_gone = true)?;
+        self.record()?.number.store(0, Ordering::Release);
+        process.wait_for_users();
+        self.send.lock().reset();
+        process.qps.lock().give_up(self.number, 0);
+        let uses = [&self.pd.uses, &self.send_cq.uses, &self.recv_cq.uses];
+        let srq_uses = self.srq.as_ref().map(|srq| &srq.uses);
+        uses.into_iter().chain(srq_uses).for_each(Uses::remove);
+        let events = work::EVENTS.map(|event| self.context.event(self.user_handle, event));
+        let unread = self
+            .context
+            .events
+            .take_back(|other| events.iter().any(|event| event == other));
+        Ok(self.told.load(Ordering::Relaxed).wrapping_sub(unread))
+    }
+
+    /// Adds it to a multicast group.
+    pub fn attach(&self, group: &Gid) -> Result<()> {
+        match self.qp_type {
+            QpType::Ud => groups::attach(self.process(), self.number, group),
+            _ => Err(Errno(libc::EINVAL)),
+        }
+    }
+
+    /// Takes it out of a multicast group.
+    pub fn detach(&self, group: &Gid) -> Result<()> {
+        groups::detach(self.process(), self.number, group)
+    }
+
+    /// Has the send queue executed: by this thread, or by the one that is at it. In a child, by the parent.
+    pub fn kick(&self) {
+        if !self.process().is_current() {
+            self.leave(work::KICK);
+            return;
+        }
+        self.kick
+            .run(|| self.send.try_lock(), |send| send::drain(self, send));
+    }
+
+    /// A receive was posted to a queue that flushes.
+    pub fn kick_receives(&self) {
+        match self.process().is_current() {
+            true => self.flush_receives(),
+            false => self.leave(work::FLUSH),
+        }
+    }
+
+    /// Has the helper do something.
+    fn leave(&self, work: u32) {
+        if let Ok(record) = self.record() {
+            let segment = &self.process().own.segment;
+            record.work.fetch_or(work, Ordering::AcqRel);
+            mark(&segment.header().dirty_qps, index(self.number));
+            segment.wake();
+        }
+    }
+
+    /// Has the send queue executed up to where its state says, before this returns.
+    fn execute_now(&self) {
+        let mut send = self.send.lock();
+        self.kick.take();
+        send::drain(self, &mut send);
+        drop(send);
+        // What came in the meantime found the mutex taken.
+        if self.kick.is_requested() {
+            self.kick();
+        }
+    }
+
+    fn flush_receives(&self) {
+        if let Some((_, side)) = self.side() {
+            side::flush_receives(&side);
+        }
+    }
+
+    /// What becomes of receives when the queue pair has come to the error state.
+    pub(crate) fn receiving_ends(&self) {
+        self.flush_receives();
+        // Nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45).
+        if self.srq.is_some() {
+            self.raise(EventType::QpLastWqeReached);
+        }
+    }
+
+    /// Raises an event.
+    pub(crate) fn raise(&self, event: EventType) {
+        self.told.fetch_add(1, Ordering::Relaxed);
+        self.context.raise(self.user_handle, event);
+    }
+
+    /// The queue pair cannot be used any more.
+    pub(crate) fn fail_fatally(&self) {
+        if self.change(Attrs::fail_fatally).unwrap_or(false) {
+            self.raise(EventType::QpFatal);
+            self.receiving_ends();
+        }
+    }
+
+    /// Another process has ended, in the middle of something perhaps.
+    pub(crate) fn recover(&self) {
+        let Ok(record) = self.record() else { return };
+        let is_inherited = record.lock.lock(self.process()).is_inherited;
+        if is_inherited {
+            self.fail_fatally();
+            self.kick();
+        }
+    }
+}
+
+/// Does what peers, or a child, have left to do for a queue pair.
+pub(crate) fn serve(process: &Process, index: u32) {
+    let Some(record) = process.own.segment.qp(index) else {
+        return;
+    };
+    let number = record.number.load(Ordering::Acquire);
+    let work = record.work.swap(0, Ordering::AcqRel);
+    let qp = process.qps.lock().get(number).cloned();
+    let Some(qp) = qp else { return };
+    for event in work::EVENTS {
+        if work & work::event(event) != 0 {
+            qp.raise(event);
+        }
+    }
+    if work & work::FLUSH != 0 {
+        qp.receiving_ends();
+    }
+    if work & (work::FLUSH | work::KICK) != 0 {
+        qp.kick();
+    }
+}

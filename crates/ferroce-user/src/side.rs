@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The two sides of a request: a queue pair as its own requests see it, and as those of its peer do.
+
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::Ordering;
+
+use ferroce_core::local::{
+    self, AccessError, AtomicChange, CopyFault, Fault, LocalMemory, Receive, Received, Responder,
+    Taken,
+};
+use ferroce_core::ring::{
+    Cqe, Executor, RecvQueue, RecvRequest, Remote, Sge, WqDescriptor, WqGeometry, MAX_RECV_STRIDE,
+};
+use ferroce_core::verbs::limits::ATOMIC_LENGTH;
+use ferroce_core::verbs::{AccessFlags, EventType, QpState, RnrTimer, WcStatus};
+use ferroce_device::attrs::{Attrs, Terms};
+use ferroce_device::key::Access;
+use ferroce_device::queue::WorkQueue;
+use ferroce_device::receive::{self, GivenBack, Looked, ReceiveQueue, Return};
+
+use crate::helper::mark;
+use crate::lock::Guard;
+use crate::peer::Peer;
+use crate::process::Process;
+use crate::reach;
+use crate::segment::{QpRecord, QueueRecord, Segment};
+use crate::{cq, keys, qp, srq};
+
+/// A queue pair of whichever process.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// This process.
+    pub process: &'static Process,
+    /// The queue pair's.
+    pub peer: &'a Peer,
+    /// The queue pair.
+    pub record: &'a QpRecord,
+    /// Its number.
+    pub number: u32,
+    /// How it takes messages.
+    pub terms: Terms,
+    /// As of so many changes of its attributes.
+    pub changes: u32,
+}
+
+/// The attributes of a queue pair, with its lock held.
+pub fn attrs(record: &QpRecord) -> Attrs {
+    Attrs::from_words(&record.attrs.load())
+}
+
+/// Changes the attributes of a queue pair.
+pub fn change<R>(process: &Process, record: &QpRecord, op: impl FnOnce(&mut Attrs) -> R) -> R {
+    let _guard = record.lock.lock(process);
+    change_locked(record, op)
+}
+
+fn change_locked<R>(record: &QpRecord, op: impl FnOnce(&mut Attrs) -> R) -> R {
+    let mut attrs = attrs(record);
+    let result = op(&mut attrs);
+    record.attrs.store(attrs.words());
+    // Release: whoever sees this number, and takes the lock, finds the change.
+    record.changes.fetch_add(1, Ordering::Release);
+    result
+}
+
+impl<'a> Side<'a> {
+    /// The queue pair of a number, with its lock held.
+    pub fn lock(
+        process: &'static Process,
+        peer: &'a Peer,
+        number: u32,
+    ) -> Option<(Guard<'a>, Attrs, Self)> {
+        let record = peer.segment.qp(qp::index(number))?;
+        let guard = record.lock.lock(process);
+        if record.number.load(Ordering::Relaxed) != number {
+            return None;
+        }
+        let attrs = attrs(record);
+        let side = Self {
+            process,
+            peer,
+            record,
+            number,
+            terms: Terms::of(&attrs.attr),
+            changes: record.changes.load(Ordering::Relaxed),
+        };
+        Some((guard, attrs, side))
+    }
+
+    fn pd(&self) -> ferroce_device::key::PdId {
+        keys::id(self.record.pd.load(Ordering::Relaxed))
+    }
+
+    /// Has the helper of the queue pair's process do something.
+    fn leave(&self, work: u32) {
+        self.record.work.fetch_or(work, Ordering::AcqRel);
+        mark(
+            &self.peer.segment.header().dirty_qps,
+            qp::index(self.number),
+        );
+        self.peer.segment.wake();
+    }
+
+    fn complete_receive(&self, cqe: &Cqe, solicited: bool) {
+        let cq = self.record.recv_cq.load(Ordering::Relaxed);
+        cq::complete(self.process, self.peer, cq, cqe, solicited);
+    }
+
+    /// Takes the next receive by a copy.
+    fn take_into(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
+        let record = self.record;
+        let guard = record.lock.lock(self.process);
+        if record.given_back.load(Ordering::Relaxed) != 0 {
+            let mut entry = [0; MAX_RECV_STRIDE];
+            let mut given_back = given_back(record, &mut entry);
+            let looked = given_back.take_into(copy, accept);
+            if given_back.is_empty() {
+                record.given_back.store(0, Ordering::Relaxed);
+            }
+            return looked;
+        }
+        match record.srq.load(Ordering::Relaxed).checked_sub(1) {
+            None => with_queue(&self.peer.segment, &record.receives, |queue| {
+                queue.take_into(copy, accept)
+            })
+            .unwrap_or(Looked::Empty),
+            Some(number) => {
+                drop(guard);
+                srq::take(self.process, self.peer, number, copy, accept)
+            }
+        }
+    }
+
+    /// Makes a receive that was taken the next one again.
+    fn give_back(&self, entry: &[u8]) {
+        let returned = {
+            let _guard = self.record.lock.lock(self.process);
+            let attrs = attrs(self.record);
+            if attrs.is_gone {
+                return;
+            }
+            let mut room = [0; MAX_RECV_STRIDE];
+            let mut given_back = given_back(self.record, &mut room);
+            let returned = given_back.give_back(entry, attrs.attr.state);
+            if !given_back.is_empty() && self.record.given_back.load(Ordering::Relaxed) == 0 {
+                store_given_back(self.record, entry);
+            }
+            returned
+        };
+        match returned {
+            Return::Done => {}
+            Return::Complete(status) => self.complete_failed(entry, status),
+        }
+    }
+
+    fn complete_failed(&self, entry: &[u8], status: WcStatus) {
+        let cqe = receive::ended(RecvRequest::wr_id(entry), self.number, status);
+        self.complete_receive(&cqe, false);
+        self.fail_receiving(None);
+    }
+
+    /// Moves to the error state because of something on the receiving side.
+    fn fail_receiving(&self, event: Option<EventType>) {
+        if change(self.process, self.record, Attrs::fail_receive) {
+            let event = event.map_or(0, qp::work::event);
+            self.leave(qp::work::FLUSH | event);
+        }
+    }
+}
+
+/// The one receive that was given back, if there is one.
+fn given_back<'b>(
+    record: &QpRecord,
+    room: &'b mut [u8; MAX_RECV_STRIDE],
+) -> GivenBack<&'b mut [u8]> {
+    let mut entry = [0; MAX_RECV_STRIDE];
+    let (words, _) = entry.as_chunks_mut::<4>();
+    for (to, word) in words.iter_mut().zip(record.given_back_entry.load()) {
+        *to = word.to_ne_bytes();
+    }
+    let mut given_back = GivenBack::new(&mut room[..], MAX_RECV_STRIDE);
+    let length = record.given_back.load(Ordering::Relaxed) as usize;
+    if let Some(entry) = entry.get(..length).filter(|entry| !entry.is_empty()) {
+        // There is room for one.
+        let _ = given_back.give_back(entry, QpState::Rts);
+    }
+    given_back
+}
+
+fn store_given_back(record: &QpRecord, entry: &[u8]) {
+    let mut words = [0; MAX_RECV_STRIDE / 4];
+    let (chunks, _) = entry.as_chunks::<4>();
+    for (to, chunk) in words.iter_mut().zip(chunks) {
+        *to = u32::from_ne_bytes(*chunk);
+    }
+    record.given_back_entry.store(words);
+    record
+        .given_back
+        .store(entry.len() as u32, Ordering::Relaxed);
+}
+
+/// Room for an entry of a receive queue.
+pub struct Entry([u8; MAX_RECV_STRIDE]);
+
+impl Deref for Entry {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Entry {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+/// Uses a receive queue, with the lock held that it is under. `None` if its record makes no sense.
+pub fn with_queue<R>(
+    segment: &Segment,
+    record: &QueueRecord,
+    op: impl FnOnce(&mut ReceiveQueue<Entry>) -> R,
+) -> Option<R> {
+    let descriptor = WqDescriptor {
+        entries: record.entries.load(Ordering::Relaxed),
+        stride: record.stride.load(Ordering::Relaxed),
+    };
+    let geometry = WqGeometry::<RecvQueue>::from_descriptor(descriptor).ok()?;
+    let base = segment.ring(record.offset.load(Ordering::Relaxed), geometry.len())?;
+    let words = record.executor.load();
+    // SAFETY: The ring is within the segment, which outlives the executor. It is a ring's alone.
+    let ring = unsafe { Executor::resume(base, geometry.len(), geometry, words) }.ok()?;
+    let buffer = Entry([0; MAX_RECV_STRIDE]);
+    let mut queue = ReceiveQueue::new(WorkQueue { ring, buffer });
+    let result = op(&mut queue);
+    record.executor.store(queue.words());
+    Some(result)
+}
+
+/// Takes and completes all receives of a queue pair of this process as flushed, if its state is such.
+pub fn flush_receives(side: &Side<'_>) {
+    loop {
+        let wr_id = {
+            let _guard = side.record.lock.lock(side.process);
+            if !attrs(side.record).flushes_receives() {
+                return;
+            }
+            if side.record.given_back.load(Ordering::Relaxed) != 0 {
+                let mut room = [0; MAX_RECV_STRIDE];
+                let wr_id = given_back(side.record, &mut room).flush_one();
+                side.record.given_back.store(0, Ordering::Relaxed);
+                wr_id
+            } else {
+                let queue = &side.record.receives;
+                with_queue(&side.peer.segment, queue, ReceiveQueue::flush_one).flatten()
+            }
+        };
+        let Some(wr_id) = wr_id else { return };
+        let cqe = receive::ended(wr_id, side.number, WcStatus::WrFlushErr);
+        side.complete_receive(&cqe, false);
+    }
+}
+
+impl<'a> LocalMemory for Side<'a> {
+    type Region = Range<'a>;
+
+    fn local(&self, sge: Sge, write: bool) -> Result<Range<'a>, AccessError> {
+        let access = Access::local(self.pd(), self.number, sge, write);
+        keys::local(self.process, self.peer, &access)
+    }
+}
+
+impl<'a> Responder for Side<'a> {
+    fn remote(
+        &self,
+        remote: Remote,
+        length: u32,
+        access: AccessFlags,
+    ) -> Result<Range<'a>, AccessError> {
+        let access = Access::remote(self.pd(), self.number, remote, length, access);
+        keys::remote(self.process, self.peer, &access)
+    }
+
+    fn remote_key(&self, rkey: u32, access: AccessFlags) -> Result<(), AccessError> {
+        let remote = Remote { addr: 0, rkey };
+        let access = Access::remote(self.pd(), self.number, remote, 0, access);
+        keys::check_key(self.process, self.peer, &access)
+    }
+
+    fn access(&self) -> AccessFlags {
+        self.terms.access
+    }
+
+    fn takes_reads(&self) -> bool {
+        self.terms.takes_reads
+    }
+
+    fn min_rnr_timer(&self) -> RnrTimer {
+        self.terms.min_rnr_timer
+    }
+
+    fn established(&self) {
+        if !self.terms.awaits_peer {
+            return;
+        }
+        if change(self.process, self.record, |attrs| attrs.attr.established()) {
+            self.leave(qp::work::event(EventType::CommEst));
+        }
+    }
+
+    fn take_receive<T>(
+        &self,
+        accept: impl FnOnce(&Receive<'_>) -> bool,
+        place: impl FnOnce(&Receive<'_>) -> Option<T>,
+    ) -> Taken<T> {
+        let mut copy = [0; MAX_RECV_STRIDE];
+        let entry = match self.take_into(&mut copy, accept) {
+            Looked::Taken(length) => copy.get(..length).unwrap_or(&[]),
+            Looked::Empty => return Taken::Empty,
+            Looked::Refused => return Taken::Refused,
+        };
+        match RecvRequest::decode(entry) {
+            Ok((request, scatter)) => {
+                let wr_id = request.wr_id;
+                match place(&Receive { wr_id, scatter }) {
+                    Some(placed) => Taken::Done(placed),
+                    None => {
+                        self.give_back(entry);
+                        Taken::Refused
+                    }
+                }
+            }
+            Err(error) => {
+                // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
+                self.complete_failed(entry, error.status());
+                Taken::Empty
+            }
+        }
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.record.changes.load(Ordering::Acquire) == self.changes
+    }
+
+    fn complete(&self, received: &Received) {
+        let (cqe, solicited) = receive::completion(received, self.number);
+        self.complete_receive(&cqe, solicited);
+    }
+
+    fn invalidate(&self, rkey: u32) -> Result<(), AccessError> {
+        keys::invalidate(self.process, self.peer, rkey, self.number)
+    }
+
+    fn fail(&self, event: Option<EventType>) {
+        self.fail_receiving(event);
+    }
+}
+
+/// Memory of a process, from an address on.
+#[derive(Clone, Copy)]
+pub struct Range<'a> {
+    /// This process.
+    pub process: &'static Process,
+    /// Whose it is.
+    pub peer: &'a Peer,
+    /// The first byte.
+    pub address: u64,
+}
+
+impl Range<'_> {
+    fn at(&self, offset: u32) -> u64 {
+        self.address.wrapping_add(offset.into())
+    }
+
+    fn is_own(&self, other: &Self) -> bool {
+        core::ptr::eq(self.peer, other.peer)
+    }
+}
+
+/// Whatever it is, it does not come back.
+fn gone(_: reach::Fault) -> Fault {
+    Fault::Gone
+}
+
+impl local::Region for Range<'_> {
+    fn check(&self) -> Result<(), Fault> {
+        // The key was checked by a thread that is counted, for which whoever gives it up waits.
+        Ok(())
+    }
+
+    fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
+        let (to, source, length) = (self.at(at), from.at(from_at), length as usize);
+        let is_target_here = core::ptr::eq(self.peer, &*self.process.own);
+        // One of the two is here: requests are executed by the process that has posted them.
+        let (result, here_is_target) = if is_target_here && !self.is_own(from) {
+            // SAFETY: The region was registered to be written to by the device.
+            (
+                unsafe { from.peer.reach.copy_from(source, to, length) },
+                true,
+            )
+        } else {
+            (self.peer.reach.copy_to(to, source, length), false)
+        };
+        result.map_err(|fault| match (fault, here_is_target) {
+            (reach::Fault::Here, true) | (reach::Fault::There, false) => {
+                CopyFault::Target(Fault::Gone)
+            }
+            _ => CopyFault::Source(Fault::Gone),
+        })
+    }
+
+    fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
+        self.peer.reach.write(self.at(at), bytes).map_err(gone)
+    }
+
+    fn read(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.peer.reach.read(self.at(at), bytes).map_err(gone)
+    }
+
+    fn update(&self, change: AtomicChange) -> Result<u64, Fault> {
+        let _guard = self.peer.segment.header().atomics_lock.lock(self.process);
+        let mut bytes = [0; ATOMIC_LENGTH as usize];
+        self.read(0, &mut bytes)?;
+        let before = u64::from_ne_bytes(bytes);
+        let after = match change {
+            AtomicChange::Add(n) => before.wrapping_add(n),
+            AtomicChange::CompareSwap { compare, .. } if before != compare => return Ok(before),
+            AtomicChange::CompareSwap { swap, .. } => swap,
+            AtomicChange::Store(bytes) => u64::from_ne_bytes(bytes),
+        };
+        self.write(0, &after.to_ne_bytes())?;
+        Ok(before)
+    }
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Shared receive queues.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+
+use ferroce_core::local::Receive;
+use ferroce_core::ring::{RecvQueue, WqGeometry};
+use ferroce_core::uapi;
+use ferroce_core::verbs::EventType;
+use ferroce_device::receive::{Looked, ReceiveQueue};
+use parking_lot::Mutex;
+
+use crate::device::Context;
+use crate::helper::mark;
+use crate::peer::Peer;
+use crate::process::Process;
+use crate::rings::Rings;
+use crate::segment::{QueueRecord, SrqRecord};
+use crate::side::with_queue;
+use crate::table::{self, Uses};
+use crate::{Errno, Result};
+
+/// A shared receive queue of this process.
+pub struct Srq {
+    context: Arc<Context>,
+    /// Its number, and its place in the segment.
+    pub number: u32,
+    /// The queue pairs that use it.
+    pub(crate) uses: Uses,
+    /// What the program's events name it by.
+    user_handle: u64,
+    max_sge: u32,
+    rings: Mutex<Rings>,
+    /// The ring of a new size that the plug-in was told of, and has not moved to yet.
+    offered: Mutex<Option<(Rings, WqGeometry<RecvQueue>)>>,
+    told: AtomicU32,
+}
+
+/// What a Query SRQ says.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes {
+    /// Entries.
+    pub max_wr: u32,
+    /// Scatter entries of each.
+    pub max_sge: u32,
+    /// See [`SrqRecord::limit`].
+    pub limit: u32,
+}
+
+/// What the helper of the queue's process is to tell.
+const LIMIT: u32 = 1 << 0;
+
+impl Srq {
+    /// Makes a queue of at least this capacity.
+    pub fn create(
+        context: &Arc<Context>,
+        attributes: &Attributes,
+        user_handle: u64,
+    ) -> Result<(Arc<Self>, uapi::SrqResponse)> {
+        let process = context.process;
+        let geometry = geometry(attributes.max_wr, attributes.max_sge)?;
+        let rings = Rings::new(process, geometry.len())?;
+        let response = response(&rings, geometry);
+        let (number, _) = table::reserve(&mut process.srqs.lock())?;
+        let srq = Arc::new(Self {
+            context: context.clone(),
+            number,
+            uses: Uses::default(),
+            user_handle,
+            max_sge: geometry.max_sge(),
+            rings: Mutex::new(rings),
+            offered: Mutex::new(None),
+            told: AtomicU32::new(0),
+        });
+        let record = srq.record()?;
+        record.work.store(0, Ordering::Relaxed);
+        record.limit.store(attributes.limit, Ordering::Relaxed);
+        set_queue(&record.queue, response.ring.offset, geometry);
+        record.queue.executor.store([0; 4]);
+        process.srqs.lock().put(number, srq.clone());
+        Ok((srq, response))
+    }
+
+    fn record(&self) -> Result<&SrqRecord> {
+        let segment = &self.context.process.own.segment;
+        segment.srq(self.number).ok_or(Errno(libc::EINVAL))
+    }
+
+    /// What it is.
+    pub fn query(&self) -> Result<Attributes> {
+        let record = self.record()?;
+        Ok(Attributes {
+            max_wr: record.queue.entries.load(Ordering::Relaxed),
+            max_sge: self.max_sge,
+            limit: record.limit.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Sets the limit.
+    pub fn set_limit(&self, limit: u32) -> Result<()> {
+        let record = self.record()?;
+        {
+            let _guard = record.lock.lock(self.context.process);
+            if limit > record.queue.entries.load(Ordering::Relaxed) {
+                return Err(Errno(libc::EINVAL));
+            }
+            record.limit.store(limit, Ordering::Relaxed);
+        }
+        self.tell_limit();
+        Ok(())
+    }
+
+    /// Makes a ring of a new size, for the plug-in to have ready: see
+    /// [`ModifySrqRequest`](uapi::ModifySrqRequest).
+    pub fn offer(&self, max_wr: u32, limit: Option<u32>) -> Result<uapi::SrqResponse> {
+        if max_wr == 0 {
+            return Err(Errno(libc::EINVAL));
+        }
+        let geometry = geometry(max_wr, self.max_sge)?;
+        let process = self.context.process;
+        {
+            let record = self.record()?;
+            let _guard = record.lock.lock(process);
+            check_limit(record, limit, geometry)?;
+            let posted = with_queue(&process.own.segment, &record.queue, ReceiveQueue::available);
+            if posted.unwrap_or(0) > geometry.entries() {
+                return Err(Errno(libc::EINVAL));
+            }
+        }
+        let rings = Rings::new(process, geometry.len())?;
+        let response = response(&rings, geometry);
+        *self.offered.lock() = Some((rings, geometry));
+        Ok(response)
+    }
+
+    /// Moves to the ring that was offered.
+    pub fn move_to_offered(&self, max_wr: u32, limit: Option<u32>) -> Result<()> {
+        let offered = self.offered.lock().take();
+        let (rings, geometry) = offered.ok_or(Errno(libc::EOPNOTSUPP))?;
+        let invalid = Errno(libc::EINVAL);
+        if max_wr > geometry.entries() {
+            return Err(invalid);
+        }
+        let process = self.context.process;
+        let (segment, record) = (&process.own.segment, self.record()?);
+        {
+            let _guard = record.lock.lock(process);
+            let limit = check_limit(record, limit, geometry)?;
+            // Of a segment's memory that nothing is in yet.
+            let new = NewQueue::default();
+            set_queue(&new.0, rings.offset as u64, geometry);
+            let moved = with_queue(segment, &record.queue, |old| {
+                with_queue(segment, &new.0, |new| old.move_to(new))
+            });
+            moved.flatten().ok_or(invalid)?.map_err(|_| invalid)?;
+            set_queue(&record.queue, rings.offset as u64, geometry);
+            record.queue.executor.store(new.0.executor.load());
+            record.limit.store(limit, Ordering::Relaxed);
+        }
+        *self.rings.lock() = rings;
+        if limit.is_some() {
+            self.tell_limit();
+        }
+        Ok(())
+    }
+
+    fn tell_limit(&self) {
+        let process = self.context.process;
+        if self
+            .record()
+            .is_ok_and(|record| reached_limit(process, &process.own, record))
+        {
+            self.tell(LIMIT);
+        }
+    }
+
+    fn tell(&self, work: u32) {
+        if work & LIMIT != 0 {
+            self.told.fetch_add(1, Ordering::Relaxed);
+            self.context
+                .raise(self.user_handle, EventType::SrqLimitReached);
+        }
+    }
+
+    /// Destroys the queue, which no queue pair uses any more. Returns how many events of it the program has
+    /// read.
+    pub fn destroy(&self) -> Result<u32> {
+        let process = self.context.process;
+        if !process.is_current() {
+            return Ok(0);
+        }
+        self.uses.check_none()?;
+        self.record()?.queue.entries.store(0, Ordering::Relaxed);
+        process.wait_for_users();
+        process.srqs.lock().give_up(self.number, 0);
+        let event = self
+            .context
+            .event(self.user_handle, EventType::SrqLimitReached);
+        let unread = self.context.events.take_back(|other| other == event);
+        Ok(self.told.load(Ordering::Relaxed).wrapping_sub(unread))
+    }
+}
+
+/// A record that is not in the segment.
+struct NewQueue(QueueRecord);
+
+impl Default for NewQueue {
+    fn default() -> Self {
+        // SAFETY: All of it is atomic numbers, for which zero will do.
+        Self(unsafe { core::mem::zeroed() })
+    }
+}
+
+fn geometry(max_wr: u32, max_sge: u32) -> Result<WqGeometry<RecvQueue>> {
+    WqGeometry::<RecvQueue>::new(max_wr, max_sge).map_err(|error| Errno::from(error.errno()))
+}
+
+fn response(rings: &Rings, geometry: WqGeometry<RecvQueue>) -> uapi::SrqResponse {
+    uapi::SrqResponse {
+        ring: rings.mapping(),
+        recv: geometry.descriptor(),
+    }
+}
+
+/// Says where a queue's ring is.
+pub(crate) fn set_queue(record: &QueueRecord, offset: u64, geometry: WqGeometry<RecvQueue>) {
+    let descriptor = geometry.descriptor();
+    record.offset.store(offset, Ordering::Relaxed);
+    record.entries.store(descriptor.entries, Ordering::Relaxed);
+    record.stride.store(descriptor.stride, Ordering::Relaxed);
+}
+
+/// The limit that a Modify SRQ leads to, in a queue of this size.
+fn check_limit(
+    record: &SrqRecord,
+    limit: Option<u32>,
+    geometry: WqGeometry<RecvQueue>,
+) -> Result<u32> {
+    let limit = limit.unwrap_or_else(|| record.limit.load(Ordering::Relaxed));
+    match limit > geometry.entries() {
+        true => Err(Errno(libc::EINVAL)),
+        false => Ok(limit),
+    }
+}
+
+/// Whether there are fewer receives than the limit: once.
+fn reached_limit(process: &Process, peer: &Peer, record: &SrqRecord) -> bool {
+    if record.limit.load(Ordering::Relaxed) == 0 {
+        return false;
+    }
+    let _guard = record.lock.lock(process);
+    let limit = record.limit.load(Ordering::Relaxed);
+    let posted = with_queue(&peer.segment, &record.queue, ReceiveQueue::available);
+    let is_reached = limit > 0 && posted.is_some_and(|posted| posted < limit);
+    if is_reached {
+        record.limit.store(0, Ordering::Relaxed);
+    }
+    is_reached
+}
+
+/// Takes the next receive for a message.
+pub(crate) fn take(
+    process: &Process,
+    peer: &Peer,
+    number: u32,
+    copy: &mut [u8],
+    accept: impl FnOnce(&Receive<'_>) -> bool,
+) -> Looked {
+    let Some(record) = peer.segment.srq(number) else {
+        return Looked::Empty;
+    };
+    let looked = {
+        let _guard = record.lock.lock(process);
+        with_queue(&peer.segment, &record.queue, |queue| {
+            queue.take_into(copy, accept)
+        })
+    };
+    let looked = looked.unwrap_or(Looked::Empty);
+    if matches!(looked, Looked::Taken(_)) && reached_limit(process, peer, record) {
+        record.work.fetch_or(LIMIT, Ordering::AcqRel);
+        mark(&peer.segment.header().dirty_srqs, number);
+        peer.segment.wake();
+    }
+    looked
+}
+
+/// Tells what is left to tell.
+pub(crate) fn serve(process: &Process, number: u32) {
+    let Some(record) = process.own.segment.srq(number) else {
+        return;
+    };
+    let work = record.work.swap(0, Ordering::AcqRel);
+    let srq = process.srqs.lock().get(number).cloned();
+    if let Some(srq) = srq {
+        srq.tell(work);
+    }
+}
