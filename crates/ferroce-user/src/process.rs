@@ -166,18 +166,24 @@ impl Process {
             return Some(self.own.clone());
         }
         let slot = slot_of(serial);
-        let known = self.peers.read().get(&slot).cloned();
-        if let Some(peer) = known.filter(|peer| peer.serial == serial) {
+        let known = || {
+            self.peers
+                .read()
+                .get(&slot)
+                .filter(|peer| peer.serial == serial)
+                .cloned()
+        };
+        if let Some(peer) = known() {
             return Some(peer);
         }
-        let (segment, memory) = self.client.lock().attach(serial).ok()?;
-        let mut peers = self.peers.write();
-        // Another thread may have been faster.
-        if let Some(peer) = peers.get(&slot).filter(|peer| peer.serial == serial) {
-            return Some(peer.clone());
+        // One thread at a time: it begins to count this process's threads there.
+        let client = self.client.lock();
+        if let Some(peer) = known() {
+            return Some(peer);
         }
+        let (segment, memory) = client.attach(serial).ok()?;
         let peer = Arc::new(Peer::attach(serial, &segment, memory, self.own.serial).ok()?);
-        peers.insert(slot, peer.clone());
+        self.peers.write().insert(slot, peer.clone());
         Some(peer)
     }
 

@@ -25,6 +25,7 @@ use crate::mapping::Mapping;
 use crate::queue::receive::Receiver;
 use crate::queue::send::Sender;
 use crate::queue::state::State;
+use crate::user;
 
 /// What a queue pair is to this provider.
 pub struct QpData {
@@ -178,6 +179,12 @@ unsafe fn create(
             threads_of(attr.pd),
         )
     };
+    let [send_bell, recv_bell] = match user::is_here() {
+        true => user::bells(qp.verbs().cast()),
+        false => {
+            [doorbell::POST_SEND, doorbell::POST_RECV].map(|command| Bell::new(fd, handle, command))
+        }
+    };
     match map(fd, qp_type, &response.driver) {
         Ok((sender, receiver, rings)) => {
             if let Some(ops) = extended {
@@ -188,8 +195,8 @@ unsafe fn create(
                 state: State::new(),
                 send: queue_lock(threads, sender),
                 recv: receiver.map(|receiver| queue_lock(threads, receiver)),
-                send_bell: Bell::new(fd, handle, doorbell::POST_SEND),
-                recv_bell: Bell::new(fd, handle, doorbell::POST_RECV),
+                send_bell,
+                recv_bell,
                 _rings: rings,
             }))
         }

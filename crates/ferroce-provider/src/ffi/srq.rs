@@ -20,6 +20,7 @@ use crate::abi::{
 use crate::lock::{queue_lock, QueueLock};
 use crate::mapping::Mapping;
 use crate::queue::receive::Receiver;
+use crate::user;
 
 /// What a shared receive queue is to this provider.
 pub struct SrqData {
@@ -105,7 +106,10 @@ pub unsafe extern "C" fn create_srq(pd: *mut IbvPd, attr: *mut IbvSrqInitAttr) -
             Ok(queue) => Ok(srq
                 .finish(SrqData {
                     queue: queue_lock(threads, queue),
-                    bell: Bell::new(fd, handle, doorbell::POST_SRQ_RECV),
+                    bell: match user::is_here() {
+                        true => Bell::Nobody,
+                        false => Bell::new(fd, handle, doorbell::POST_SRQ_RECV),
+                    },
                 })
                 .cast()),
             Err(failure) => {

@@ -25,7 +25,7 @@ mod srq;
 
 pub use cq::create_cq_ex;
 pub use device::{close, get_context};
-pub use qp::create_qp_ex2;
+pub use qp::{bells, create_qp_ex2};
 
 /// Whether the device is in this process.
 pub fn is_here() -> bool {

@@ -18,11 +18,23 @@ use crate::abi::{
     IbvAhAttr, IbvContext, IbvQp, IbvQpAttr, IbvQpCap, IbvQpInitAttr, IbvQpInitAttrEx, IbvRecvWr,
     IbvSendWr, VerbsQp, IBV_QP_STATE,
 };
+use crate::ffi::doorbell::Bell;
 
 static QPS: Objects<Qp> = Objects::new();
 
+/// How to have the queues of a queue pair looked at: that of requests, and that of receives.
+pub fn bells(qp: *mut IbvQp) -> [Bell; 2] {
+    match find(qp) {
+        Ok(qp) => [
+            Bell::Here(qp.clone(), Qp::kick),
+            Bell::Here(qp, Qp::kick_receives),
+        ],
+        Err(_) => [Bell::Nobody, Bell::Nobody],
+    }
+}
+
 /// The device's queue pair of one of C's.
-pub fn find(qp: *mut IbvQp) -> Result<Arc<Qp>> {
+fn find(qp: *mut IbvQp) -> Result<Arc<Qp>> {
     QPS.get(qp)
 }
 
