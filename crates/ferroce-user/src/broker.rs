@@ -54,11 +54,15 @@ impl Request {
     }
 }
 
+/// The environment's name for a group of programs that do not know of others of the same user: tests, say.
+pub const GROUP: &str = "FERROCE_GROUP";
+
 /// The name of the broker of this user, in this network namespace.
 fn name() -> String {
     // SAFETY: It has no preconditions.
     let user = unsafe { libc::geteuid() };
-    format!("ferroce/{user}/{PROTOCOL}")
+    let group = std::env::var(GROUP).unwrap_or_default();
+    format!("ferroce/{user}/{PROTOCOL}/{group}")
 }
 
 /// Connects to the user's broker.

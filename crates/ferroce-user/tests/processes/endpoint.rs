@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A process's side of the card: what a plug-in and a program do, in short.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use ferroce_core::qp::{AddressVector, AttrMask, RequestedAttr};
+use ferroce_core::ring::{
+    CqGeometry, Cqe, Doorbell, Operation, Payload, Poller, PostError, Poster, QpLayout, RecvQueue,
+    RecvRequest, SendQueue, SendRequest, Sge, WqGeometry,
+};
+use ferroce_core::verbs::{AccessFlags, QpState, QpType, SendFlags};
+use ferroce_user::cq::Cq;
+use ferroce_user::device::Context;
+use ferroce_user::events::Events;
+use ferroce_user::keys::{self, Memory, Pd};
+use ferroce_user::qp::{Caps, Init, Qp};
+use ferroce_user::socket;
+
+/// The address of this host.
+pub const GID: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
+
+/// An open device with a protection domain.
+pub struct Device {
+    pub context: Arc<Context>,
+    pub pd: Arc<Pd>,
+    _events: std::os::fd::OwnedFd,
+}
+
+impl Device {
+    /// Opens the device whose attributes are in a folder.
+    pub fn open(folder: &Path) -> Self {
+        let (read, write) = socket::pair().unwrap();
+        let events = Events::new(read.as_raw_fd(), write);
+        let context = Context::open(folder, events).unwrap();
+        let pd = Arc::new(Pd::new(context.process));
+        Self {
+            context,
+            pd,
+            _events: read,
+        }
+    }
+
+    /// Registers memory with all rights. Returns its key.
+    pub fn register(&self, bytes: &[Cell<u8>]) -> u32 {
+        let memory = Memory {
+            start: bytes.as_ptr() as u64,
+            length: bytes.len() as u64,
+            virt_addr: bytes.as_ptr() as u64,
+        };
+        let access = AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE);
+        keys::register(self.context.process, self.pd.id(), &memory, access.bits()).unwrap()
+    }
+}
+
+/// A queue pair with a completion queue.
+pub struct Endpoint {
+    pub qp: Arc<Qp>,
+    cq: Arc<Cq>,
+    send: RefCell<Poster<SendQueue>>,
+    receive: RefCell<Poster<RecvQueue>>,
+    poller: RefCell<Poller>,
+    /// What was polled and not taken.
+    polled: RefCell<VecDeque<Cqe>>,
+}
+
+impl Endpoint {
+    /// A reliable connection with queues of this depth.
+    pub fn new(device: &Device, depth: u32) -> Self {
+        let process = device.context.process;
+        let (cq, made) = Cq::create(&device.context, 4 * depth, false, None, 0).unwrap();
+        let (base, length) = process.lend(&made.ring).unwrap();
+        let geometry = CqGeometry::new(made.entries).unwrap();
+        // SAFETY: The ring is the process's as long as the queue, and has no other poller.
+        let poller = unsafe { Poller::new(base, length, geometry) }.unwrap();
+        let init = Init {
+            qp_type: QpType::Rc,
+            pd: device.pd.clone(),
+            send_cq: cq.clone(),
+            recv_cq: cq.clone(),
+            srq: None,
+            caps: Caps {
+                max_send_wr: depth,
+                max_recv_wr: depth,
+                max_send_sge: 1,
+                max_recv_sge: 1,
+                max_inline_data: 0,
+            },
+            signal_all: false,
+            user_handle: 0,
+        };
+        let (qp, made) = Qp::create(&device.context, init).unwrap();
+        let (base, length) = process.lend(&made.rings).unwrap();
+        let send = WqGeometry::<SendQueue>::from_descriptor(made.send).unwrap();
+        let recv = WqGeometry::<RecvQueue>::from_descriptor(made.recv).unwrap();
+        let at = QpLayout::new(send, Some(recv)).recv_offset().unwrap();
+        // SAFETY: The rings are the process's as long as the queue pair, and have no other posters.
+        let (send, receive) = unsafe {
+            (
+                Poster::new(base, length, send).unwrap(),
+                Poster::new(base.add(at), length - at, recv).unwrap(),
+            )
+        };
+        Self {
+            qp,
+            cq,
+            send: RefCell::new(send),
+            receive: RefCell::new(receive),
+            poller: RefCell::new(poller),
+            polled: RefCell::default(),
+        }
+    }
+
+    /// Takes it from RESET to RTS.
+    pub fn connect(&self, peer: u32) {
+        let requested = RequestedAttr {
+            qp_access_flags: AccessFlags::REMOTE.bits(),
+            port_num: 1,
+            path_mtu: 5,
+            dest_qp_num: peer,
+            max_rd_atomic: 16,
+            max_dest_rd_atomic: 16,
+            min_rnr_timer: 1,
+            ah_attr: AddressVector {
+                dgid: GID,
+                port_num: 1,
+                ..AddressVector::default()
+            },
+            // 67 ms, four times.
+            timeout: 14,
+            retry_cnt: 4,
+            rnr_retry: 7,
+            ..RequestedAttr::default()
+        };
+        let init = AttrMask::PKEY_INDEX | AttrMask::PORT | AttrMask::ACCESS_FLAGS;
+        let rtr = AttrMask::AV
+            | AttrMask::PATH_MTU
+            | AttrMask::DEST_QPN
+            | AttrMask::RQ_PSN
+            | AttrMask::MAX_DEST_RD_ATOMIC
+            | AttrMask::MIN_RNR_TIMER;
+        let rts = AttrMask::TIMEOUT
+            | AttrMask::RETRY_CNT
+            | AttrMask::RNR_RETRY
+            | AttrMask::SQ_PSN
+            | AttrMask::MAX_QP_RD_ATOMIC;
+        for (state, mask, sgid) in [
+            (QpState::Init, init, None),
+            (QpState::Rtr, rtr, Some(GID)),
+            (QpState::Rts, rts, None),
+        ] {
+            let requested = RequestedAttr {
+                qp_state: state.into(),
+                ..requested
+            };
+            self.qp
+                .modify(mask | AttrMask::STATE, &requested, sgid)
+                .unwrap();
+        }
+    }
+
+    pub fn post_receive(&self, wr_id: u64, sge: Sge) {
+        let mut receive = self.receive.borrow_mut();
+        receive.push(&RecvRequest { wr_id }, &[sge]).unwrap();
+        if receive.publish() == Doorbell::Ring {
+            self.qp.kick_receives();
+        }
+    }
+
+    /// Posts a request. Returns whether there was room.
+    pub fn post(&self, wr_id: u64, operation: Operation, sge: Sge) -> bool {
+        let request = SendRequest {
+            wr_id,
+            flags: SendFlags::SIGNALED,
+            operation,
+            destination: None,
+        };
+        let mut send = self.send.borrow_mut();
+        match send.push(&request, Payload::Sges(&[sge])) {
+            Ok(()) => {}
+            Err(PostError::Full) => return false,
+            Err(error) => panic!("{error}"),
+        }
+        let doorbell = send.publish();
+        drop(send);
+        if doorbell == Doorbell::Ring {
+            self.qp.kick();
+        }
+        true
+    }
+
+    /// The next completion.
+    pub fn poll(&self) -> Option<Cqe> {
+        if let Some(cqe) = self.polled.borrow_mut().pop_front() {
+            return Some(cqe);
+        }
+        let mut poller = self.poller.borrow_mut();
+        let cqe = poller.poll();
+        poller.hand_back();
+        cqe
+    }
+
+    /// Destroys it.
+    pub fn destroy(self) {
+        self.qp.destroy().unwrap();
+        self.cq.destroy().unwrap();
+    }
+}
