@@ -252,7 +252,7 @@ pub struct IbvDeviceAttr {
     pub phys_port_cnt: u8,
 }
 
-/// The same, extended, up to what a device of this kind has something to say about.
+/// The same, extended. What is not named this device has nothing to say about.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct IbvDeviceAttrEx {
@@ -265,7 +265,9 @@ pub struct IbvDeviceAttrEx {
     pub completion_timestamp_mask: u64,
     pub hca_core_clock: u64,
     pub device_cap_flags_ex: u64,
-    rest: [u64; 14],
+    rest: [u64; 13],
+    pub xrc_odp_caps: u32,
+    pub phys_port_cnt_ex: u32,
 }
 
 /// A port's attributes.
@@ -320,6 +322,7 @@ layouts! {
     }
     IbvDeviceAttrEx is "struct ibv_device_attr_ex": 400 {
         comp_mask: 232, completion_timestamp_mask: 264, hca_core_clock: 272, device_cap_flags_ex: 280,
+        phys_port_cnt_ex: 396,
     }
     IbvQpInitAttr is "struct ibv_qp_init_attr": 64 { cap: 32, qp_type: 52, sq_sig_all: 56 }
     IbvQpInitAttrEx is "struct ibv_qp_init_attr_ex": 136 {

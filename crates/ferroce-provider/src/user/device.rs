@@ -108,7 +108,6 @@ const VENDOR_ID: u32 = u32::from_be_bytes(*b"\0FER");
 /// `enum ibv_device_cap_flags`.
 mod caps {
     pub const MEM_WINDOW: u32 = 1 << 17;
-    pub const MEM_MGT_EXTENSIONS: u32 = 1 << 21;
     pub const MEM_WINDOW_TYPE_2B: u32 = 1 << 24;
     pub const SRQ_RESIZE: u32 = 1 << 13;
     pub const FLUSH_GLOBAL: u64 = 1 << 38;
@@ -168,7 +167,7 @@ fn attributes(node_guid: u64, sys_image_guid: u64) -> IbvDeviceAttrEx {
     attr.completion_timestamp_mask = u64::MAX;
     attr.hca_core_clock = 1_000_000;
     attr.device_cap_flags_ex = u64::from(flags) | caps::FLUSH_GLOBAL | caps::ATOMIC_WRITE;
-    let _ = caps::MEM_MGT_EXTENSIONS;
+    attr.phys_port_cnt_ex = limits::PORT_COUNT;
     attr
 }
 

@@ -237,6 +237,7 @@ pub unsafe extern "C" fn alloc_mw(
         // SAFETY: By the contract of the command.
         unsafe {
             (*mw).context = (*pd).context;
+            (*mw).pd = pd;
             (*mw).rkey = key;
             (*mw).handle = key;
             (*mw).r#type = r#type;
