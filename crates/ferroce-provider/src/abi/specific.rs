@@ -236,7 +236,10 @@ impl Specific {
     pub fn ops(&self, ops: ContextOps) -> ContextOps {
         #[cfg(feature = "abi59")]
         let ops = ContextOps {
-            query_port_speed: self.query_port_speed,
+            query_port_speed: match user::is_here() {
+                true => self.query_port_speed.and(Some(user::query_port_speed)),
+                false => self.query_port_speed,
+            },
             ..ops
         };
         ops

@@ -24,6 +24,8 @@ mod qp;
 mod srq;
 
 pub use cq::create_cq_ex;
+#[cfg(feature = "abi59")]
+pub use device::query_port_speed;
 pub use device::{close, get_context};
 pub use qp::{bells, create_qp_ex2};
 
