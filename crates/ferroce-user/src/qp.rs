@@ -414,15 +414,32 @@ pub(crate) fn serve(process: &Process, index: u32) {
     let work = record.work.swap(0, Ordering::AcqRel);
     let qp = process.qps.lock().get(number).cloned();
     let Some(qp) = qp else { return };
-    for event in work::EVENTS {
-        if work & work::event(event) != 0 {
-            qp.raise(event);
-        }
-    }
-    if work & work::FLUSH != 0 {
-        qp.receiving_ends();
-    }
+    qp.serve(work);
     if work & (work::FLUSH | work::KICK) != 0 {
         qp.kick();
+    }
+}
+
+/// Does what has come up with a queue pair of this process while one of its own was executed.
+pub(crate) fn serve_own(process: &Process, number: u32, work: u32) {
+    let qp = process.qps.lock().get(number).cloned();
+    let Some(qp) = qp else { return };
+    qp.serve(work);
+    if work & work::FLUSH != 0 {
+        // Not by this thread, which is executing another queue pair's requests.
+        qp.leave(work::KICK);
+    }
+}
+
+impl Qp {
+    fn serve(&self, work: u32) {
+        for event in work::EVENTS {
+            if work & work::event(event) != 0 {
+                self.raise(event);
+            }
+        }
+        if work & work::FLUSH != 0 {
+            self.receiving_ends();
+        }
     }
 }

@@ -91,8 +91,12 @@ impl<'a> Side<'a> {
         keys::id(self.record.pd.load(Ordering::Relaxed))
     }
 
-    /// Has the helper of the queue pair's process do something.
+    /// Has something done by the queue pair's process: at once if that is this one, else by its helper.
     fn leave(&self, work: u32) {
+        if core::ptr::eq(self.peer, &*self.process.own) {
+            qp::serve_own(self.process, self.number, work);
+            return;
+        }
         self.record.work.fetch_or(work, Ordering::AcqRel);
         mark(
             &self.peer.segment.header().dirty_qps,

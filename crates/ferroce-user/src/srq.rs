@@ -278,6 +278,10 @@ pub(crate) fn take(
     };
     let looked = looked.unwrap_or(Looked::Empty);
     if matches!(looked, Looked::Taken(_)) && reached_limit(process, peer, record) {
+        if core::ptr::eq(peer, &*process.own) {
+            tell(process, number, LIMIT);
+            return looked;
+        }
         record.work.fetch_or(LIMIT, Ordering::AcqRel);
         mark(&peer.segment.header().dirty_srqs, number);
         peer.segment.wake();
@@ -290,7 +294,10 @@ pub(crate) fn serve(process: &Process, number: u32) {
     let Some(record) = process.own.segment.srq(number) else {
         return;
     };
-    let work = record.work.swap(0, Ordering::AcqRel);
+    tell(process, number, record.work.swap(0, Ordering::AcqRel));
+}
+
+fn tell(process: &Process, number: u32, work: u32) {
     let srq = process.srqs.lock().get(number).cloned();
     if let Some(srq) = srq {
         srq.tell(work);

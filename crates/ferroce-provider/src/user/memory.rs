@@ -16,7 +16,8 @@ use super::{process, respond, status, Objects, CONTEXTS};
 use crate::abi::{IbvAh, IbvAhAttr, IbvContext, IbvMw, IbvPd, VerbsMr};
 
 static PDS: Objects<Pd> = Objects::new();
-static MR_PDS: Objects<Pd> = Objects::new();
+/// The domains of other objects, by the addresses of these.
+pub(super) static DOMAINS: Objects<Pd> = Objects::new();
 
 /// The device's domain of one of C's: a parent domain is one for another, and has its handle.
 pub(super) fn pd(handle: u32) -> Result<Arc<Pd>> {
@@ -85,7 +86,7 @@ pub unsafe extern "C" fn reg_mr(
         };
         let key = keys::register(process()?, domain.id(), &memory, access.cast_unsigned())?;
         domain.uses.add();
-        MR_PDS.put(mr, domain);
+        DOMAINS.put(mr, domain);
         // SAFETY: By the contract of the command.
         unsafe {
             let ibv_mr = &mut (*mr).ibv_mr;
@@ -139,9 +140,9 @@ pub unsafe extern "C" fn rereg_mr(
         let id = domain.as_ref().map(|domain| domain.id());
         keys::reregister(process()?, key, id, memory.as_ref(), access)?;
         if let Some(domain) = domain {
-            MR_PDS.get(mr)?.uses.remove();
+            DOMAINS.get(mr)?.uses.remove();
             domain.uses.add();
-            MR_PDS.put(mr, domain);
+            DOMAINS.put(mr, domain);
             // SAFETY: By the contract of the command.
             unsafe { (*mr).ibv_mr.context = (*pd).context };
         }
@@ -153,8 +154,8 @@ pub unsafe extern "C" fn dereg_mr(mr: *mut VerbsMr) -> c_int {
     status((|| {
         // SAFETY: By the contract of the command.
         keys::deregister(process()?, unsafe { (*mr).ibv_mr.handle })?;
-        MR_PDS.get(mr)?.uses.remove();
-        MR_PDS.take(mr);
+        DOMAINS.get(mr)?.uses.remove();
+        DOMAINS.take(mr);
         Ok(())
     })())
 }
@@ -233,7 +234,7 @@ pub unsafe extern "C" fn alloc_mw(
         let domain = unsafe { pd_of(pd)? };
         let key = keys::allocate_window(process()?, domain.id(), kind)?;
         domain.uses.add();
-        MR_PDS.put(mw, domain);
+        DOMAINS.put(mw, domain);
         // SAFETY: By the contract of the command.
         unsafe {
             (*mw).context = (*pd).context;
@@ -250,8 +251,8 @@ pub unsafe extern "C" fn dealloc_mw(mw: *mut IbvMw) -> c_int {
     status((|| {
         // SAFETY: By the contract of the command.
         keys::deallocate_window(process()?, unsafe { (*mw).handle })?;
-        MR_PDS.get(mw)?.uses.remove();
-        MR_PDS.take(mw);
+        DOMAINS.get(mw)?.uses.remove();
+        DOMAINS.take(mw);
         Ok(())
     })())
 }
@@ -281,7 +282,7 @@ pub unsafe extern "C" fn create_ah(
             hop_limit: attr.hop_limit,
         });
         domain.uses.add();
-        MR_PDS.put(ah, domain);
+        DOMAINS.put(ah, domain);
         // SAFETY: By the contract of the command.
         unsafe {
             (*ah).context = context;
@@ -296,8 +297,8 @@ pub unsafe extern "C" fn destroy_ah(ah: *mut IbvAh) -> c_int {
     status((|| {
         // SAFETY: By the contract of the command.
         process()?.addresses().remove(unsafe { (*ah).handle });
-        MR_PDS.get(ah)?.uses.remove();
-        MR_PDS.take(ah);
+        DOMAINS.get(ah)?.uses.remove();
+        DOMAINS.take(ah);
         Ok(())
     })())
 }

@@ -8,7 +8,7 @@ use ferroce_core::uapi;
 use ferroce_user::srq::{Attributes, Srq};
 use ferroce_user::Errno;
 
-use super::memory::pd_of;
+use super::memory::{pd_of, DOMAINS};
 use super::{respond, status, wait_for_events, Objects, CONTEXTS};
 use crate::abi::{
     srq_attr_mask, IbvPd, IbvRecvWr, IbvSrq, IbvSrqAttr, IbvSrqInitAttr, ModifySrqRequest,
@@ -29,7 +29,7 @@ pub unsafe extern "C" fn create_srq(
         // SAFETY: By the contract of the command.
         let (context, attr) = unsafe { ((*pd).context, &mut *attr) };
         // SAFETY: By the contract of the command.
-        unsafe { pd_of(pd)? };
+        let domain = unsafe { pd_of(pd)? };
         let wanted = Attributes {
             max_wr: attr.attr.max_wr,
             max_sge: attr.attr.max_sge,
@@ -51,6 +51,8 @@ pub unsafe extern "C" fn create_srq(
             libc::pthread_cond_init(&raw mut (*srq).cond, ptr::null());
             respond(resp, resp_size, 16, response);
         }
+        domain.uses.add();
+        DOMAINS.put(srq, domain);
         SRQS.put(srq, queue);
         Ok(())
     })())
@@ -112,6 +114,8 @@ pub unsafe extern "C" fn destroy_srq(srq: *mut IbvSrq) -> c_int {
     status((|| {
         let told = SRQS.get(srq)?.destroy()?;
         SRQS.take(srq);
+        DOMAINS.get(srq)?.uses.remove();
+        DOMAINS.take(srq);
         if told != 0 {
             // SAFETY: By the contract of the command.
             unsafe {

@@ -37,6 +37,9 @@ GRH = 40
 PATIENCE = 20
 
 MAX_SGE, MAX_INLINE = 32, 512
+# Under `ferroce run`: the device is in the process.
+NO_KERNEL = "FERROCE_RUN" in os.environ
+
 # Packets of the dummy devices' MTU of 1500.
 MTU = 1024
 
@@ -73,7 +76,8 @@ class Device:
     def __init__(self, name, gid_index=1):
         before, files = set(_event_files()), _device_files()
         self.context = Context(name=name)
-        (self.events_fd,) = set(_event_files()) - before
+        # Without a kernel module there are other sockets too, all of them made later.
+        self.events_fd = min(set(_event_files()) - before)
         # For commands that pyverbs does not have.
         (self.file,) = _device_files() - files
         self.name, self.gid_index = name, gid_index
@@ -109,7 +113,7 @@ class Device:
 def _event_files():
     for name in os.listdir("/proc/self/fd"):
         try:
-            if "infinibandevent" in os.readlink(f"/proc/self/fd/{name}"):
+            if os.readlink(f"/proc/self/fd/{name}").startswith(("anon_inode:[infinibandevent", "socket:")):
                 yield int(name)
         except FileNotFoundError:
             pass  # That of the listing itself.
@@ -117,7 +121,7 @@ def _event_files():
 
 def _device_files():
     paths = {int(fd): os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
-    return {fd for fd, path in paths.items() if path.startswith("/dev/infiniband/uverbs")}
+    return {fd for fd, path in paths.items() if "/dev/infiniband/uverbs" in path}
 
 
 class Qp:
