@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use ferroce_core::ring::{CqGeometry, Cqe, Producer};
 use ferroce_core::uapi;
-use ferroce_core::verbs::EventType;
+use ferroce_core::verbs::{EventType, WcFlags};
 use ferroce_device::completion_queue::{Completed, CompletionQueue};
 use parking_lot::Mutex;
 
+use crate::beside::{Message, Slot};
 use crate::device::Context;
 use crate::events::Events;
 use crate::helper::mark;
@@ -55,7 +56,7 @@ impl Cq {
     ) -> Result<(Arc<Self>, uapi::CqResponse)> {
         let process = context.process;
         let geometry = CqGeometry::new(entries).map_err(|error| Errno::from(error.errno()))?;
-        let rings = Rings::new(process, geometry.len())?;
+        let (rings, slots) = rings(process, geometry)?;
         let response = response(&rings, geometry);
         let (number, _) = table::reserve(&mut process.cqs.lock())?;
         let cq = Arc::new(Self {
@@ -75,6 +76,7 @@ impl Cq {
             .store(timestamps.into(), Ordering::Relaxed);
         record.producer.store([0; Producer::WORDS]);
         record.offset.store(response.ring.offset, Ordering::Relaxed);
+        record.slots.store(slots, Ordering::Relaxed);
         record.entries.store(geometry.entries(), Ordering::Release);
         process.cqs.lock().put(number, cq.clone());
         Ok((cq, response))
@@ -89,11 +91,12 @@ impl Cq {
     pub fn resize(&self, entries: u32) -> Result<uapi::CqResponse> {
         let process = self.context.process;
         let geometry = CqGeometry::new(entries).map_err(|error| Errno::from(error.errno()))?;
-        let rings = Rings::new(process, geometry.len())?;
+        let (rings, slots) = rings(process, geometry)?;
         let response = response(&rings, geometry);
         let record = self.record()?;
         let segment = &process.own.segment;
         let guard = record.lock.lock(process);
+        self.place_all_locked(record);
         let mut queue = open(segment, record).ok_or(Errno(libc::EINVAL))?;
         let offset = response.ring.offset;
         let new = producer(segment, offset, geometry, [0; Producer::WORDS]);
@@ -106,6 +109,7 @@ impl Cq {
             return Err(Errno(libc::EINVAL));
         }
         record.offset.store(offset, Ordering::Relaxed);
+        record.slots.store(slots, Ordering::Relaxed);
         record.entries.store(geometry.entries(), Ordering::Relaxed);
         record.producer.store(queue.producer.words());
         drop(guard);
@@ -113,6 +117,43 @@ impl Cq {
         // nothing there.
         *self.rings.lock() = rings;
         Ok(response)
+    }
+
+    /// Puts the data in place that lie beside the completion at a position, which is about to be polled.
+    pub fn place(&self, position: u32) {
+        if let Ok(record) = self.record() {
+            self.place_at(record, position);
+        }
+    }
+
+    /// Puts all data in place that lie beside completions: the memory that they belong to may be given up.
+    pub(crate) fn place_all(&self) {
+        let Ok(record) = self.record() else { return };
+        let _guard = record.lock.lock(self.context.process);
+        self.place_all_locked(record);
+    }
+
+    fn place_all_locked(&self, record: &CqRecord) {
+        let Some(queue) = open(&self.context.process.own.segment, record) else {
+            return;
+        };
+        let at = queue.producer.positions();
+        let waiting = at.producer.wrapping_sub(at.consumer);
+        for ahead in 0..waiting.min(queue.producer.geometry().entries()) {
+            self.place_at(record, at.consumer.wrapping_add(ahead));
+        }
+    }
+
+    fn place_at(&self, record: &CqRecord, position: u32) {
+        let segment = &self.context.process.own.segment;
+        let Some(slot) = slot(segment, record, position) else {
+            return;
+        };
+        // SAFETY: Whoever gives memory of this process up has all data put in place before
+        // (`keys::deregister`, `keys::reregister`).
+        if unsafe { slot.place() } {
+            segment.header().beside.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// The program has asked for an event, and says that there are completions it has not taken.
@@ -179,6 +220,22 @@ impl Cq {
     }
 }
 
+/// Memory for a ring, and for the slots beside its completions. Says where these begin.
+fn rings(process: &'static Process, geometry: CqGeometry) -> Result<(Rings, u64)> {
+    let slots = geometry.len().next_multiple_of(align_of::<Slot>());
+    let length = slots + geometry.entries() as usize * size_of::<Slot>();
+    let rings = Rings::new(process, length)?;
+    let slots = (rings.offset + slots) as u64;
+    Ok((rings, slots))
+}
+
+/// The slot beside the completion at a position.
+fn slot<'a>(segment: &'a Segment, record: &CqRecord, position: u32) -> Option<&'a Slot> {
+    let entries = record.entries.load(Ordering::Relaxed);
+    let slots = segment.slots(record.slots.load(Ordering::Relaxed), entries)?;
+    slots.get((position & entries.wrapping_sub(1)) as usize)
+}
+
 fn response(rings: &Rings, geometry: CqGeometry) -> uapi::CqResponse {
     uapi::CqResponse {
         ring: rings.mapping(),
@@ -212,14 +269,36 @@ fn producer(
 
 /// Delivers a completion to a queue of a process.
 pub(crate) fn complete(process: &Process, peer: &Peer, number: u32, cqe: &Cqe, solicited: bool) {
-    with(process, peer, number, |queue| {
+    with(process, peer, number, |queue, _| {
         queue.complete(cqe, solicited, clock)
+    });
+}
+
+/// As [`complete`], with a message that is to lie beside the completion.
+pub(crate) fn complete_with(
+    process: &Process,
+    peer: &Peer,
+    number: u32,
+    mut cqe: Cqe,
+    solicited: bool,
+    message: &Message,
+) {
+    with(process, peer, number, |queue, record| {
+        if let Some(slot) = slot(&peer.segment, record, queue.producer.position()) {
+            message.store(slot);
+            cqe.flags = cqe.flags.union(WcFlags::WITH_DATA);
+        }
+        let completed = queue.complete(&cqe, solicited, clock);
+        if !completed.is_lost {
+            peer.segment.header().beside.fetch_add(1, Ordering::Relaxed);
+        }
+        completed
     });
 }
 
 /// Makes whole what a process that has ended may have left half done.
 pub(crate) fn recover(process: &Process, peer: &Peer, number: u32) {
-    with(process, peer, number, |queue| Completed {
+    with(process, peer, number, |queue, _| Completed {
         notify: queue.producer.notify(),
         ..Completed::default()
     });
@@ -229,7 +308,7 @@ fn with(
     process: &Process,
     peer: &Peer,
     number: u32,
-    op: impl FnOnce(&mut CompletionQueue<()>) -> Completed,
+    op: impl FnOnce(&mut CompletionQueue<()>, &CqRecord) -> Completed,
 ) {
     let Some(record) = peer.segment.cq(number) else {
         return;
@@ -241,7 +320,7 @@ fn with(
     if guard.is_inherited {
         queue.producer.recover();
     }
-    let completed = op(&mut queue);
+    let completed = op(&mut queue, record);
     record.producer.store(queue.producer.words());
     let mut due = 0;
     if completed.notify {

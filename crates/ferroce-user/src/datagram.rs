@@ -7,6 +7,7 @@ use ferroce_core::verbs::limits;
 use ferroce_core::verbs::WcStatus;
 use ferroce_device::send::Attempt;
 
+use crate::beside::{self, Message};
 use crate::groups;
 use crate::peer::Peer;
 use crate::qp::Qp;
@@ -81,8 +82,15 @@ fn deliver<'a>(
     };
     let taken = attrs.takes_datagram(qp_type, qkey);
     drop(guard);
+    let message = Message::default();
+    let length = datagram.length() + limits::GRH_LENGTH;
+    let is_short = length as usize <= beside::ROOM;
     match taken {
-        Ok(terms) => datagram.deliver(&Side { terms, ..side }),
+        Ok(terms) => datagram.deliver(&Side {
+            terms,
+            message: is_short.then_some(&message),
+            ..side
+        }),
         Err(_) => Delivery::Dropped,
     }
 }

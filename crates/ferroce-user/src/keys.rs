@@ -133,7 +133,7 @@ pub(crate) fn local<'a>(
     access: &Access,
 ) -> core::result::Result<Range<'a>, AccessError> {
     let (record, region) = Keys::lock(process, peer).region(access.key)?;
-    range(process, peer, record, region.check(access)?)
+    range(process, peer, record, &region, region.check(access)?)
 }
 
 /// The range that an access by a remote key reaches.
@@ -145,16 +145,12 @@ pub(crate) fn remote<'a>(
     let keys = Keys::lock(process, peer);
     let record = keys.record(access.key)?;
     match named(record).ok_or(AccessError)? {
-        Named::Region(region) => range(process, peer, record, region.check(access)?),
+        Named::Region(region) => range(process, peer, record, &region, region.check(access)?),
         Named::Window(window) => {
             let (lkey, addr) = window.check(access)?;
             let (record, region) = keys.region(*lkey)?;
-            range(
-                process,
-                peer,
-                record,
-                region.offset_of(addr, access.length)?,
-            )
+            let offset = region.offset_of(addr, access.length)?;
+            range(process, peer, record, &region, offset)
         }
     }
 }
@@ -163,6 +159,7 @@ fn range<'a>(
     process: &'static Process,
     peer: &'a Peer,
     record: &KeyRecord,
+    region: &Region,
     offset: u64,
 ) -> core::result::Result<Range<'a>, AccessError> {
     let start = record.address.load(Ordering::Relaxed);
@@ -171,6 +168,8 @@ fn range<'a>(
         process,
         peer,
         address,
+        is_on_demand: region.access().intersects(AccessFlags::ON_DEMAND),
+        message: None,
     })
 }
 
@@ -326,7 +325,7 @@ pub fn reregister(
         }
         put(record, &Named::Region(region));
     }
-    process.wait_for_users();
+    end_use(process);
     Ok(())
 }
 
@@ -345,12 +344,21 @@ pub fn deregister(process: &Process, key: u32) -> Result<()> {
             .map_err(|HasWindows| Errno(libc::EBUSY))?;
         record.kind.store(kind::NONE, Ordering::Relaxed);
     }
-    process.wait_for_users();
+    end_use(process);
     process
         .keys
         .lock()
         .give_up(key::number(key), key::variant(key));
     Ok(())
+}
+
+/// After this nobody uses memory any more whose region was changed before.
+fn end_use(process: &Process) {
+    process.wait_for_users();
+    if process.own.segment.header().beside.load(Ordering::Relaxed) != 0 {
+        let cqs: Vec<_> = process.cqs.lock().objects().cloned().collect();
+        cqs.iter().for_each(|cq| cq.place_all());
+    }
 }
 
 /// Allocates a window. Returns its key.

@@ -11,7 +11,7 @@
 //! - [`peer`], [`reach`]: a process as others have it, and the way to its memory.
 //! - [`process`], [`rings`], [`table`], [`helper`], [`events`]: this process.
 //! - [`keys`], [`cq`], [`srq`], [`qp`], [`ah`]: the objects of the verbs.
-//! - [`side`], [`send`], [`datagram`], [`groups`]: the execution of requests.
+//! - [`side`], [`send`], [`datagram`], [`groups`], [`beside`]: the execution of requests.
 //!
 //! # Trust
 //! Peers are processes of one user, who could trace each other anyway. So what a process finds in a peer's
@@ -19,6 +19,7 @@
 //! the same.
 
 pub mod ah;
+mod beside;
 pub mod broker;
 pub mod cq;
 mod datagram;

@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use ferroce_core::ring::{Producer, EXECUTOR_WORDS, MAX_RECV_STRIDE};
 use ferroce_device::{attrs, region, window};
 
+use crate::beside::Slot;
 use crate::lock::Lock;
 use crate::mapping::Mapping;
 use crate::registry::SLOTS;
@@ -71,13 +72,15 @@ pub struct Header {
     pub members: AtomicU32,
     /// How many other processes have ended.
     pub deaths: AtomicU32,
+    /// How many messages lie [beside](crate::beside) their completions.
+    pub beside: AtomicU32,
     /// Who changes keys has this.
     pub keys_lock: Lock,
     /// Who does an atomic operation has this.
     pub atomics_lock: Lock,
     /// Who changes the members of groups has this.
     pub groups_lock: Lock,
-    _reserved: [AtomicU32; 16],
+    _reserved: [AtomicU32; 15],
     /// By the slot of a peer in the registry: how many of its threads use this process's objects.
     pub users: [[AtomicU32; 2]; SLOTS],
     /// Which objects have something to do for the helper thread: one bit each.
@@ -156,6 +159,8 @@ pub struct CqRecord {
     pub entries: AtomicU32,
     /// Whether completions tell when they were written.
     pub timestamps: AtomicU32,
+    /// Where its slots for data are, in bytes from the beginning of the segment; zero if it has none.
+    pub slots: AtomicU64,
     /// Of the producer.
     pub producer: Words<{ Producer::WORDS }>,
 }
@@ -299,6 +304,18 @@ impl Segment {
         }
         // SAFETY: It is within the mapping.
         Some(unsafe { self.mapping.base().add(offset) })
+    }
+
+    /// The slots for data of a completion queue with so many entries.
+    pub fn slots(&self, offset: u64, entries: u32) -> Option<&[Slot]> {
+        let entries = entries as usize;
+        let base = self.ring(offset, entries.checked_mul(size_of::<Slot>())?)?;
+        if !offset.is_multiple_of(align_of::<Slot>() as u64) {
+            return None;
+        }
+        // SAFETY: It is within the mapping, and aligned. All of it is atomic numbers, for which any bytes will
+        // do.
+        Some(unsafe { core::slice::from_raw_parts(base.cast().as_ptr(), entries) })
     }
 
     /// Gives the memory of a ring back: it is zero when it is used again.

@@ -10,6 +10,7 @@ use ferroce_device::attrs::{Attrs, Endpoint};
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::send::{self, Attempt, Execution, Next};
 
+use crate::beside::{self, Message};
 use crate::peer::Peer;
 use crate::qp::Qp;
 use crate::side::Side;
@@ -174,6 +175,11 @@ fn attempt(
     if let Some(peer) = find(qp, attrs, known) {
         let _entered = peer.enter();
         if let Some(side) = connected(qp, attrs, own, peer) {
+            let message = Message::default();
+            let side = Side {
+                message: is_short(request, data.length()).then_some(&message),
+                ..side
+            };
             let progress = tries.progress_with(side.changes);
             let outcome = local::execute(
                 request,
@@ -196,6 +202,15 @@ fn attempt(
         return Attempt::Failed(status);
     }
     tries.no_peer(qp.qp_type, attr, data.length()).0
+}
+
+/// Whether a message can lie beside its completion: one that takes a receive, and fits.
+pub fn is_short(request: &SendRequest, length: u64) -> bool {
+    let takes_receive = matches!(
+        request.operation,
+        Operation::Send | Operation::SendImm(_) | Operation::SendInvalidate { .. }
+    );
+    takes_receive && length <= beside::ROOM as u64
 }
 
 /// The process of the queue pair that this one is connected to.

@@ -18,6 +18,7 @@ use ferroce_device::key::Access;
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::receive::{self, GivenBack, Looked, ReceiveQueue, Return};
 
+use crate::beside::Message;
 use crate::helper::mark;
 use crate::lock::Guard;
 use crate::peer::Peer;
@@ -41,6 +42,8 @@ pub struct Side<'a> {
     pub terms: Terms,
     /// As of so many changes of its attributes.
     pub changes: u32,
+    /// A short message that is for this queue pair, on its way beside its completion.
+    pub message: Option<&'a Message>,
 }
 
 /// The attributes of a queue pair, with its lock held.
@@ -83,6 +86,7 @@ impl<'a> Side<'a> {
             number,
             terms: Terms::of(&attrs.attr),
             changes: record.changes.load(Ordering::Relaxed),
+            message: None,
         };
         Some((guard, attrs, side))
     }
@@ -271,7 +275,10 @@ impl<'a> LocalMemory for Side<'a> {
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range<'a>, AccessError> {
         let access = Access::local(self.pd(), self.number, sge, write);
-        keys::local(self.process, self.peer, &access)
+        let range = keys::local(self.process, self.peer, &access)?;
+        // Memory on demand may not be there, which is to be told of now.
+        let message = self.message.filter(|_| write && !range.is_on_demand);
+        Ok(Range { message, ..range })
     }
 }
 
@@ -349,7 +356,14 @@ impl<'a> Responder for Side<'a> {
 
     fn complete(&self, received: &Received) {
         let (cqe, solicited) = receive::completion(received, self.number);
-        self.complete_receive(&cqe, solicited);
+        let message = self.message.filter(|message| !message.is_empty());
+        match message.filter(|_| received.status == WcStatus::Success) {
+            None => self.complete_receive(&cqe, solicited),
+            Some(message) => {
+                let cq = self.record.recv_cq.load(Ordering::Relaxed);
+                cq::complete_with(self.process, self.peer, cq, cqe, solicited, message);
+            }
+        }
     }
 
     fn invalidate(&self, rkey: u32) -> Result<(), AccessError> {
@@ -370,11 +384,28 @@ pub struct Range<'a> {
     pub peer: &'a Peer,
     /// The first byte.
     pub address: u64,
+    /// Whether it may be missing.
+    pub is_on_demand: bool,
+    /// What is written goes there first.
+    pub message: Option<&'a Message>,
 }
 
 impl Range<'_> {
     fn at(&self, offset: u32) -> u64 {
         self.address.wrapping_add(offset.into())
+    }
+
+    /// Reads memory of this process, from which requests are sent.
+    fn read_here(&self, at: u32, bytes: &mut [u8]) -> Result<(), Fault> {
+        if self.is_on_demand || !core::ptr::eq(self.peer, &*self.process.own) {
+            return local::Region::read(self, at, bytes);
+        }
+        let from = core::ptr::with_exposed_provenance::<u8>(self.at(at) as usize);
+        // SAFETY: The program has registered the memory, which was there then, to be read by the device, and
+        // has not given it up. (If it has unmapped it all the same it ends here, as it would at its own next
+        // access.)
+        unsafe { core::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
     }
 
     fn is_own(&self, other: &Self) -> bool {
@@ -394,6 +425,14 @@ impl local::Region for Range<'_> {
     }
 
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
+        if let Some(message) = self.message {
+            let added = message.add(self.at(at), length as usize, |bytes| {
+                from.read_here(from_at, bytes)
+            });
+            if let Some(read) = added {
+                return read.map_err(CopyFault::Source);
+            }
+        }
         let (to, source, length) = (self.at(at), from.at(from_at), length as usize);
         let is_target_here = core::ptr::eq(self.peer, &*self.process.own);
         // One of the two is here: requests are executed by the process that has posted them.
@@ -415,6 +454,12 @@ impl local::Region for Range<'_> {
     }
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
+        if let Some(message) = self.message {
+            let added = message.add(self.at(at), bytes.len(), |to| to.copy_from_slice(bytes));
+            if added.is_some() {
+                return Ok(());
+            }
+        }
         self.peer.reach.write(self.at(at), bytes).map_err(gone)
     }
 

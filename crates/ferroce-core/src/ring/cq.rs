@@ -215,6 +215,11 @@ impl Producer {
         }
     }
 
+    /// The position of the next completion: its low bits are its slot.
+    pub const fn position(&self) -> u32 {
+        self.position
+    }
+
     /// Whether the queue is in error.
     pub const fn is_failed(&self) -> bool {
         self.failed
@@ -441,6 +446,11 @@ impl Poller {
         copy_out(completion_words(&self.memory, self.position), &mut bytes);
         self.position = self.position.wrapping_add(1);
         Cqe::decode(&bytes)
+    }
+
+    /// The position of the next completion: its low bits are its slot.
+    pub const fn position(&self) -> u32 {
+        self.position
     }
 
     /// Whether there is a completion to take (`IB_CQ_REPORT_MISSED_EVENTS`, after arming).

@@ -20,6 +20,7 @@ use crate::abi::{
 use crate::lock::{queue_lock, QueueLock, Threads};
 use crate::mapping::Mapping;
 use crate::queue::completion::CompletionQueue;
+use crate::user;
 
 /// What a completion queue is to this provider.
 pub struct CqData {
@@ -138,7 +139,7 @@ unsafe fn create(
         Ok((poller, ring)) => {
             // SAFETY: The queue is nobody else's yet.
             cq_ex::fill_in(unsafe { &mut *cq.verbs() });
-            let queue = CompletionQueue::new(poller);
+            let queue = CompletionQueue::new(poller, user::device_queue(cq.verbs().cast()));
             Ok(cq.finish(CqData {
                 queue: queue_lock(threads, MappedQueue { queue, ring }),
             }))

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Completion queues, and completions as libibverbs has them.
 
+use std::sync::Arc;
+
 use ferroce_core::ring::{Cqe, Notify, Poller};
 use ferroce_core::verbs::{WcFlags, WcOpcode, WcStatus};
+use ferroce_user::cq::Cq;
 
 use crate::abi::{wc_flags, IbvWc};
 
 /// A completion queue.
 pub struct CompletionQueue {
     poller: Poller,
+    /// The device's side, if that is in this process.
+    device: Option<Arc<Cq>>,
     /// The completion that the extended verbs read.
     current: Cqe,
     /// Whether one is being read: from `start_poll` to `end_poll`.
@@ -24,10 +29,11 @@ const NOBODY: u32 = 0;
 pub struct Empty;
 
 impl CompletionQueue {
-    /// A new one.
-    pub fn new(poller: Poller) -> Self {
+    /// A new one, of a device that is in this process, if there is one.
+    pub fn new(poller: Poller, device: Option<Arc<Cq>>) -> Self {
         Self {
             poller,
+            device,
             current: Cqe::new(0, 0, WcOpcode::Send, WcStatus::Success),
             reading: false,
         }
@@ -94,7 +100,13 @@ impl CompletionQueue {
 
     fn take(&mut self) -> Option<Cqe> {
         loop {
+            let position = self.poller.position();
             let cqe = self.poller.poll()?;
+            if cqe.flags.contains(WcFlags::WITH_DATA)
+                && let Some(device) = &self.device
+            {
+                device.place(position);
+            }
             if cqe.qp_num != NOBODY {
                 return Some(cqe);
             }

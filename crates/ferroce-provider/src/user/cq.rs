@@ -51,6 +51,11 @@ fn channel(fd: RawFd) -> Result<Arc<Events>> {
     Ok(events)
 }
 
+/// The device's queue of one of C's, if the device is in this process.
+pub fn device_queue(cq: *mut IbvCq) -> Option<Arc<Cq>> {
+    CQS.get(cq).ok()
+}
+
 /// # Safety
 /// As `ibv_cmd_create_cq_ex` in C.
 pub unsafe fn create_cq_ex(

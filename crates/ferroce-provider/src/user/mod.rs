@@ -23,7 +23,7 @@ mod memory;
 mod qp;
 mod srq;
 
-pub use cq::create_cq_ex;
+pub use cq::{create_cq_ex, device_queue};
 #[cfg(feature = "abi59")]
 pub use device::query_port_speed;
 pub use device::{close, get_context};

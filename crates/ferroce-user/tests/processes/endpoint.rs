@@ -2,7 +2,6 @@
 //! A process's side of the card: what a plug-in and a program do, in short.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use ferroce_core::ring::{
     CqGeometry, Cqe, Doorbell, Operation, Payload, Poller, PostError, Poster, QpLayout, RecvQueue,
     RecvRequest, SendQueue, SendRequest, Sge, WqGeometry,
 };
-use ferroce_core::verbs::{AccessFlags, QpState, QpType, SendFlags};
+use ferroce_core::verbs::{AccessFlags, QpState, QpType, SendFlags, WcFlags};
 use ferroce_user::cq::Cq;
 use ferroce_user::device::Context;
 use ferroce_user::events::Events;
@@ -63,8 +62,6 @@ pub struct Endpoint {
     send: RefCell<Poster<SendQueue>>,
     receive: RefCell<Poster<RecvQueue>>,
     poller: RefCell<Poller>,
-    /// What was polled and not taken.
-    polled: RefCell<VecDeque<Cqe>>,
 }
 
 impl Endpoint {
@@ -110,7 +107,6 @@ impl Endpoint {
             send: RefCell::new(send),
             receive: RefCell::new(receive),
             poller: RefCell::new(poller),
-            polled: RefCell::default(),
         }
     }
 
@@ -194,13 +190,14 @@ impl Endpoint {
 
     /// The next completion.
     pub fn poll(&self) -> Option<Cqe> {
-        if let Some(cqe) = self.polled.borrow_mut().pop_front() {
-            return Some(cqe);
-        }
         let mut poller = self.poller.borrow_mut();
-        let cqe = poller.poll();
+        let position = poller.position();
+        let cqe = poller.poll()?;
+        if cqe.flags.contains(WcFlags::WITH_DATA) {
+            self.cq.place(position);
+        }
         poller.hand_back();
-        cqe
+        Some(cqe)
     }
 
     /// Destroys it.

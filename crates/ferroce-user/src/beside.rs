@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Short messages, which lie beside their completions until these are polled: no system call is needed to
+//! send one.
+//!
+//! The sender copies the data to a slot of the completion queue's, together with where they belong, which it
+//! has checked as ever. Whoever polls the completion puts them there: a process reaches its own memory. If a
+//! region is given up before, the data are put in place first.
+
+use core::cell::RefCell;
+use core::hint::spin_loop;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of a message that fits.
+pub const ROOM: usize = 8 * DATA;
+
+/// How many pieces it may be scattered to.
+const PIECES: usize = 4;
+
+/// Words of data in a slot.
+const DATA: usize = 22;
+
+/// The place for the data of one completion.
+#[repr(C, align(64))]
+pub struct Slot {
+    state: AtomicU64,
+    /// How many pieces there are.
+    count: AtomicU64,
+    /// The address of each, and its length in bytes. Their data are one behind the other, each from a word
+    /// on.
+    pieces: [[AtomicU64; 2]; PIECES],
+    data: [AtomicU64; DATA],
+}
+
+/// The states of a slot.
+mod state {
+    /// Nothing is there.
+    pub const EMPTY: u64 = 0;
+    /// A message is.
+    pub const FULL: u64 = 1;
+    /// A thread is about to put it in place.
+    pub const TAKEN: u64 = 2;
+}
+
+/// A message on its way to a slot.
+#[derive(Default)]
+pub struct Message(RefCell<Pieces>);
+
+#[derive(Clone, Copy)]
+struct Pieces {
+    count: usize,
+    pieces: [(u64, usize); PIECES],
+    words: usize,
+    data: [u64; DATA],
+}
+
+impl Default for Pieces {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            pieces: [(0, 0); PIECES],
+            words: 0,
+            data: [0; DATA],
+        }
+    }
+}
+
+impl Message {
+    /// Adds a piece for an address, whose bytes `fill` writes. `None` if there is no room.
+    pub fn add<R>(
+        &self,
+        address: u64,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> R,
+    ) -> Option<R> {
+        let mut pieces = self.0.borrow_mut();
+        let Pieces { count, words, .. } = *pieces;
+        let end = words.checked_add(length.div_ceil(8))?;
+        let mut bytes = [0; ROOM];
+        let result = fill(bytes.get_mut(..length)?);
+        let (chunks, _) = bytes.as_chunks::<8>();
+        let data = pieces.data.get_mut(words..end)?;
+        for (word, chunk) in data.iter_mut().zip(chunks) {
+            *word = u64::from_ne_bytes(*chunk);
+        }
+        *pieces.pieces.get_mut(count)? = (address, length);
+        (pieces.count, pieces.words) = (count + 1, end);
+        Some(result)
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().count == 0
+    }
+
+    /// Writes it to a slot, which is its sender's until the completion is written.
+    pub fn store(&self, slot: &Slot) {
+        let pieces = self.0.borrow();
+        let pairs = slot.pieces.iter().zip(pieces.pieces).take(pieces.count);
+        for ([address, length], piece) in pairs {
+            address.store(piece.0, Ordering::Relaxed);
+            length.store(piece.1 as u64, Ordering::Relaxed);
+        }
+        for (place, word) in slot.data.iter().zip(pieces.data).take(pieces.words) {
+            place.store(word, Ordering::Relaxed);
+        }
+        slot.count.store(pieces.count as u64, Ordering::Relaxed);
+        // Release: pairs with `place`.
+        slot.state.store(state::FULL, Ordering::Release);
+    }
+}
+
+impl Slot {
+    /// Puts a message where it belongs, in this process, unless that is done: by another thread, perhaps.
+    /// Returns whether it was done here.
+    ///
+    /// # Safety
+    /// What is in the slot was put there by a device, for memory that this process has registered to be
+    /// written to, and that it has not given up since.
+    pub unsafe fn place(&self) -> bool {
+        // Acquire: pairs with `store`, and with the end of another thread's `place`.
+        let found = self.state.compare_exchange(
+            state::FULL,
+            state::TAKEN,
+            Ordering::Acquire,
+            Ordering::Acquire,
+        );
+        match found {
+            Ok(_) => {}
+            Err(state::TAKEN) => {
+                while self.state.load(Ordering::Acquire) == state::TAKEN {
+                    spin_loop();
+                }
+                return false;
+            }
+            Err(_) => return false,
+        }
+        let count = self.count.load(Ordering::Relaxed) as usize;
+        let mut data = self.data.iter();
+        for [address, length] in self.pieces.iter().take(count) {
+            let length = (length.load(Ordering::Relaxed) as usize).min(ROOM);
+            let mut bytes = [0; ROOM];
+            let (chunks, _) = bytes.as_chunks_mut::<8>();
+            for (chunk, word) in chunks
+                .iter_mut()
+                .zip(data.by_ref().take(length.div_ceil(8)))
+            {
+                *chunk = word.load(Ordering::Relaxed).to_ne_bytes();
+            }
+            let address = address.load(Ordering::Relaxed) as usize;
+            // SAFETY: By this function's contract.
+            unsafe {
+                core::ptr::copy_nonoverlapping(
+                    bytes.as_ptr(),
+                    core::ptr::with_exposed_provenance_mut(address),
+                    length,
+                );
+            }
+        }
+        self.state.store(state::EMPTY, Ordering::Release);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty() -> Slot {
+        // SAFETY: All of it is atomic numbers, for which zero will do.
+        unsafe { core::mem::zeroed() }
+    }
+
+    #[test]
+    fn pieces_come_to_their_places_once() {
+        let (mut first, mut second) = ([0_u8; 9], [0_u8; 3]);
+        let message = Message::default();
+        assert!(message.is_empty());
+        for (to, from) in [
+            (&mut first[..], &b"012345678"[..]),
+            (&mut second[..], b"abc"),
+        ] {
+            let added = message.add(to.as_mut_ptr() as u64, to.len(), |bytes| {
+                bytes.copy_from_slice(from);
+            });
+            assert_eq!(added, Some(()));
+        }
+        let slot = empty();
+        message.store(&slot);
+        // SAFETY: The addresses are those of the arrays, which are there.
+        assert!(unsafe { slot.place() });
+        assert_eq!((&first, &second), (b"012345678", b"abc"));
+        // SAFETY: As above.
+        assert!(!unsafe { slot.place() });
+    }
+
+    #[test]
+    fn what_is_too_long_or_in_too_many_pieces_does_not_fit() {
+        let message = Message::default();
+        assert_eq!(message.add(1, ROOM + 1, |_| ()), None);
+        assert_eq!(message.add(1, ROOM - 8, |_| ()), Some(()));
+        assert_eq!(message.add(1, 9, |_| ()), None);
+        let message = Message::default();
+        for _ in 0..PIECES {
+            assert_eq!(message.add(1, 1, |_| ()), Some(()));
+        }
+        assert_eq!(message.add(1, 1, |_| ()), None);
+    }
+}
