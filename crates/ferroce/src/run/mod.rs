@@ -21,6 +21,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use ferroce_user::broker;
 
 use plugins::Plugins;
 use program::Program;
@@ -190,11 +191,13 @@ fn first_of(variable: &str, path: &Path, separators: &[u8]) -> OsString {
 
 /// Makes sure that the broker of this user's programs is there.
 fn ensure_broker() -> Result<()> {
-    Ok(())
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    broker::ensure(program.as_os_str()).context("cannot start the broker")
 }
 
 /// Is the broker of this user's programs, until the last of them is gone.
 fn broker() -> Result<i32> {
+    broker::serve().context("cannot be the broker")?;
     Ok(0)
 }
 
