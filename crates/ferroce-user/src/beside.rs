@@ -111,12 +111,11 @@ impl Message {
 
 impl Slot {
     /// Puts a message where it belongs, in this process, unless that is done: by another thread, perhaps.
-    /// Returns whether it was done here.
     ///
     /// # Safety
     /// What is in the slot was put there by a device, for memory that this process has registered to be
     /// written to, and that it has not given up since.
-    pub unsafe fn place(&self) -> bool {
+    pub unsafe fn place(&self) {
         // Acquire: pairs with `store`, and with the end of another thread's `place`.
         let found = self.state.compare_exchange(
             state::FULL,
@@ -130,9 +129,9 @@ impl Slot {
                 while self.state.load(Ordering::Acquire) == state::TAKEN {
                     spin_loop();
                 }
-                return false;
+                return;
             }
-            Err(_) => return false,
+            Err(_) => return,
         }
         let count = self.count.load(Ordering::Relaxed) as usize;
         let mut data = self.data.iter();
@@ -157,7 +156,6 @@ impl Slot {
             }
         }
         self.state.store(state::EMPTY, Ordering::Release);
-        true
     }
 }
 
@@ -187,10 +185,12 @@ mod tests {
         let slot = empty();
         message.store(&slot);
         // SAFETY: The addresses are those of the arrays, which are there.
-        assert!(unsafe { slot.place() });
+        unsafe { slot.place() };
         assert_eq!((&first, &second), (b"012345678", b"abc"));
+        first.fill(0);
         // SAFETY: As above.
-        assert!(!unsafe { slot.place() });
+        unsafe { slot.place() };
+        assert_eq!(first, [0; 9]);
     }
 
     #[test]

@@ -151,9 +151,7 @@ impl Cq {
         };
         // SAFETY: Whoever gives memory of this process up has all data put in place before
         // (`keys::deregister`, `keys::reregister`).
-        if unsafe { slot.place() } {
-            segment.header().beside.fetch_sub(1, Ordering::Relaxed);
-        }
+        unsafe { slot.place() };
     }
 
     /// The program has asked for an event, and says that there are completions it has not taken.
@@ -288,11 +286,7 @@ pub(crate) fn complete_with(
             message.store(slot);
             cqe.flags = cqe.flags.union(WcFlags::WITH_DATA);
         }
-        let completed = queue.complete(&cqe, solicited, clock);
-        if !completed.is_lost {
-            peer.segment.header().beside.fetch_add(1, Ordering::Relaxed);
-        }
-        completed
+        queue.complete(&cqe, solicited, clock)
     });
 }
 

@@ -74,7 +74,7 @@ fn deliver<'a>(
     qkey: u32,
 ) -> Delivery {
     let _entered = peer.enter();
-    let Some((guard, attrs, side)) = Side::lock(own.process, peer, qpn) else {
+    let Some((guard, attrs, side)) = Side::lock(own.process, peer, qpn, own.cache) else {
         return Delivery::Dropped;
     };
     let Some(qp_type) = crate::qp::qp_type(side.record) else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Memory regions, memory windows, and the keys that name them.
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use ferroce_core::local::AccessError;
@@ -89,6 +90,64 @@ struct Keys<'a> {
     _guard: Guard<'a>,
 }
 
+/// Regions of two processes that were looked up lately, to be found without a lock.
+///
+/// Whoever uses it has [entered](Peer::enter) the processes, and is waited for by whoever gives a region up.
+#[derive(Default)]
+pub struct Cache {
+    entries: [Cell<Option<Entry>>; CACHED],
+    /// Which is replaced next.
+    next: Cell<usize>,
+}
+
+/// A peer's region and one's own, each way.
+const CACHED: usize = 4;
+
+#[derive(Clone, Copy)]
+struct Entry {
+    /// Of this process, as of so many changes of its keys.
+    serial: u32,
+    changes: u32,
+    region: Region,
+    /// The address of its memory.
+    address: u64,
+}
+
+impl Cache {
+    /// The region that a key names, and the address of its memory.
+    fn get(
+        &self,
+        process: &Process,
+        peer: &Peer,
+        access: &Access,
+    ) -> core::result::Result<(Region, u64), AccessError> {
+        // Acquire: pairs with `Keys::put`.
+        let changes = peer.segment.header().keys_changes.load(Ordering::Acquire);
+        let entries = self.entries.iter().filter_map(Cell::get);
+        let known = entries.filter(|entry| (entry.serial, entry.changes) == (peer.serial, changes));
+        let mut named = known.filter(|entry| entry.region.is_named(access.pd, access.key));
+        if let Some(entry) = named.next() {
+            return Ok((entry.region, entry.address));
+        }
+        let keys = Keys::lock(process, peer);
+        let (record, region) = keys.region(access.key)?;
+        let address = record.address.load(Ordering::Relaxed);
+        let entry = Entry {
+            serial: peer.serial,
+            // They do not change while the lock is held.
+            changes: peer.segment.header().keys_changes.load(Ordering::Relaxed),
+            region,
+            address,
+        };
+        let next = self.next.get();
+        self.next.set((next + 1) % CACHED);
+        if let Some(place) = self.entries.get(next) {
+            place.set(Some(entry));
+        }
+        Ok((region, address))
+    }
+}
+
 impl<'a> Keys<'a> {
     fn lock(process: &Process, peer: &'a Peer) -> Self {
         Self {
@@ -117,11 +176,29 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Changes what is at a record.
+    fn put(&self, record: &KeyRecord, named: &Named) {
+        put(record, named);
+        self.count();
+    }
+
+    /// Takes away what is at a record.
+    fn remove(&self, record: &KeyRecord) {
+        record.kind.store(kind::NONE, Ordering::Relaxed);
+        self.count();
+    }
+
+    /// Counts a change.
+    fn count(&self) {
+        let changes = &self.peer.segment.header().keys_changes;
+        changes.fetch_add(1, Ordering::Release);
+    }
+
     fn unbind(&self, bound: Option<Bound<u32>>) {
         let Some(bound) = bound else { return };
         if let Ok((record, mut region)) = self.region(bound.region) {
             region.unbind();
-            put(record, &Named::Region(region));
+            self.put(record, &Named::Region(region));
         }
     }
 }
@@ -130,39 +207,39 @@ impl<'a> Keys<'a> {
 pub(crate) fn local<'a>(
     process: &'static Process,
     peer: &'a Peer,
+    cache: &Cache,
     access: &Access,
 ) -> core::result::Result<Range<'a>, AccessError> {
-    let (record, region) = Keys::lock(process, peer).region(access.key)?;
-    range(process, peer, record, &region, region.check(access)?)
+    let (region, address) = cache.get(process, peer, access)?;
+    range(process, peer, &region, address, region.check(access)?)
 }
 
 /// The range that an access by a remote key reaches.
 pub(crate) fn remote<'a>(
     process: &'static Process,
     peer: &'a Peer,
+    cache: &Cache,
     access: &Access,
 ) -> core::result::Result<Range<'a>, AccessError> {
-    let keys = Keys::lock(process, peer);
-    let record = keys.record(access.key)?;
-    match named(record).ok_or(AccessError)? {
-        Named::Region(region) => range(process, peer, record, &region, region.check(access)?),
-        Named::Window(window) => {
-            let (lkey, addr) = window.check(access)?;
-            let (record, region) = keys.region(*lkey)?;
-            let offset = region.offset_of(addr, access.length)?;
-            range(process, peer, record, &region, offset)
-        }
+    if let Ok((region, address)) = cache.get(process, peer, access) {
+        return range(process, peer, &region, address, region.check(access)?);
     }
+    let keys = Keys::lock(process, peer);
+    let (_, window) = keys.window(access.key)?;
+    let (lkey, addr) = window.check(access)?;
+    let (record, region) = keys.region(*lkey)?;
+    let offset = region.offset_of(addr, access.length)?;
+    let address = record.address.load(Ordering::Relaxed);
+    range(process, peer, &region, address, offset)
 }
 
 fn range<'a>(
     process: &'static Process,
     peer: &'a Peer,
-    record: &KeyRecord,
     region: &Region,
+    start: u64,
     offset: u64,
 ) -> core::result::Result<Range<'a>, AccessError> {
-    let start = record.address.load(Ordering::Relaxed);
     let address = start.checked_add(offset).ok_or(AccessError)?;
     Ok(Range {
         process,
@@ -196,7 +273,7 @@ pub(crate) fn invalidate(
     let keys = Keys::lock(process, peer);
     let (record, mut window) = keys.window(key)?;
     let bound = window.invalidate(key, qpn)?;
-    put(record, &Named::Window(window));
+    keys.put(record, &Named::Window(window));
     keys.unbind(bound);
     Ok(())
 }
@@ -215,12 +292,12 @@ pub(crate) fn bind(
         Bind::To(lkey) => {
             let (record, mut region) = keys.region(lkey)?;
             region.bind(pd, &Part::from(request))?;
-            put(record, &Named::Region(region));
+            keys.put(record, &Named::Region(region));
             Some(Bound::new(lkey, request, qpn))
         }
     };
     let (result, unbound) = window.bind(request, bound);
-    put(record, &Named::Window(window));
+    keys.put(record, &Named::Window(window));
     keys.unbind(unbound);
     result
 }
@@ -279,7 +356,7 @@ pub fn register(process: &Process, pd: PdId, memory: &Memory, access: u32) -> Re
         .record(key)
         .map_err(|AccessError| Errno(libc::ENOMEM))?;
     record.address.store(memory.start, Ordering::Relaxed);
-    put(record, &Named::Region(region));
+    keys.put(record, &Named::Region(region));
     Ok(key)
 }
 
@@ -323,7 +400,7 @@ pub fn reregister(
         if let Some(memory) = memory {
             record.address.store(memory.start, Ordering::Relaxed);
         }
-        put(record, &Named::Region(region));
+        keys.put(record, &Named::Region(region));
     }
     end_use(process);
     Ok(())
@@ -342,7 +419,7 @@ pub fn deregister(process: &Process, key: u32) -> Result<()> {
         region
             .deregister()
             .map_err(|HasWindows| Errno(libc::EBUSY))?;
-        record.kind.store(kind::NONE, Ordering::Relaxed);
+        keys.remove(record);
     }
     end_use(process);
     process
@@ -355,10 +432,8 @@ pub fn deregister(process: &Process, key: u32) -> Result<()> {
 /// After this nobody uses memory any more whose region was changed before.
 fn end_use(process: &Process) {
     process.wait_for_users();
-    if process.own.segment.header().beside.load(Ordering::Relaxed) != 0 {
-        let cqs: Vec<_> = process.cqs.lock().objects().cloned().collect();
-        cqs.iter().for_each(|cq| cq.place_all());
-    }
+    let cqs: Vec<_> = process.cqs.lock().objects().cloned().collect();
+    cqs.iter().for_each(|cq| cq.place_all());
 }
 
 /// Allocates a window. Returns its key.
@@ -369,7 +444,7 @@ pub fn allocate_window(process: &Process, pd: PdId, kind: Kind) -> Result<u32> {
     let record = keys
         .record(key)
         .map_err(|AccessError| Errno(libc::ENOMEM))?;
-    put(record, &Named::Window(Window::new(kind, pd, key)));
+    keys.put(record, &Named::Window(Window::new(kind, pd, key)));
     Ok(key)
 }
 
@@ -384,7 +459,7 @@ pub fn deallocate_window(process: &Process, key: u32) -> Result<()> {
             .window(key)
             .map_err(|AccessError| Errno(libc::EINVAL))?;
         let bound = window.deallocate();
-        record.kind.store(kind::NONE, Ordering::Relaxed);
+        keys.remove(record);
         keys.unbind(bound);
         window.key()
     };

@@ -17,7 +17,7 @@ use crate::cq::Cq;
 use crate::device::{Context, Gid};
 use crate::groups;
 use crate::helper::mark;
-use crate::keys::Pd;
+use crate::keys::{Cache, Pd};
 use crate::process::Process;
 use crate::rings::Rings;
 use crate::segment::{QpRecord, QPS};
@@ -229,9 +229,9 @@ impl Qp {
     }
 
     /// As it sees itself, as of now.
-    pub(crate) fn side(&self) -> Option<(Attrs, Side<'_>)> {
+    pub(crate) fn side<'a>(&'a self, cache: &'a Cache) -> Option<(Attrs, Side<'a>)> {
         let process = self.process();
-        let (_guard, attrs, side) = Side::lock(process, &process.own, self.number)?;
+        let (_guard, attrs, side) = Side::lock(process, &process.own, self.number, cache)?;
         Some((attrs, side))
     }
 
@@ -283,7 +283,8 @@ impl Qp {
 
     /// Its attributes.
     pub fn query(&self) -> Result<QpAttr> {
-        let (attrs, _) = self.side().ok_or(Errno(libc::EINVAL))?;
+        let cache = Cache::default();
+        let (attrs, _) = self.side(&cache).ok_or(Errno(libc::EINVAL))?;
         Ok(attrs.attr)
     }
 
@@ -366,7 +367,8 @@ impl Qp {
     }
 
     fn flush_receives(&self) {
-        if let Some((_, side)) = self.side() {
+        let cache = Cache::default();
+        if let Some((_, side)) = self.side(&cache) {
             side::flush_receives(&side);
         }
     }

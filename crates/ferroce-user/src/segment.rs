@@ -72,8 +72,8 @@ pub struct Header {
     pub members: AtomicU32,
     /// How many other processes have ended.
     pub deaths: AtomicU32,
-    /// How many messages lie [beside](crate::beside) their completions.
-    pub beside: AtomicU32,
+    /// How often keys have changed.
+    pub keys_changes: AtomicU32,
     /// Who changes keys has this.
     pub keys_lock: Lock,
     /// Who does an atomic operation has this.
@@ -117,15 +117,15 @@ pub struct QueueRecord {
     pub executor: Words<EXECUTOR_WORDS>,
 }
 
-/// A queue pair.
+/// A queue pair. What peers write with each message is in the first cache line, what they only read is not.
 #[repr(C, align(64))]
 pub struct QpRecord {
     /// Who looks at the rest has this, if it is to belong together.
     pub lock: Lock,
-    /// How often the attributes have changed.
-    pub changes: AtomicU32,
-    /// Zero if there is none here.
-    pub number: AtomicU32,
+    /// What the helper thread is to do.
+    pub work: AtomicU32,
+    /// How many bytes of a receive were given back: the next one.
+    pub given_back: AtomicU32,
     /// The transport, as Linux numbers it.
     pub qp_type: AtomicU32,
     /// Its protection domain.
@@ -134,17 +134,20 @@ pub struct QpRecord {
     pub recv_cq: AtomicU32,
     /// Its shared receive queue, from one on; zero if it has its own.
     pub srq: AtomicU32,
-    /// What the helper thread is to do.
-    pub work: AtomicU32,
-    /// Its attributes.
-    pub attrs: Words<{ attrs::WORDS }>,
+    _reserved: AtomicU32,
     /// Its own receive queue.
     pub receives: QueueRecord,
-    /// How many bytes of a receive were given back: the next one.
-    pub given_back: AtomicU32,
-    /// That receive.
+    /// How often the attributes have changed.
+    pub changes: AtomicU32,
+    /// Zero if there is none here.
+    pub number: AtomicU32,
+    /// Its attributes.
+    pub attrs: Words<{ attrs::WORDS }>,
+    /// The receive that was given back.
     pub given_back_entry: Words<{ MAX_RECV_STRIDE / 4 }>,
 }
+
+const _: () = assert!(core::mem::offset_of!(QpRecord, changes) == 64);
 
 /// A completion queue.
 #[repr(C, align(64))]

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The execution of a send queue.
 
+use core::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use ferroce_core::local::{self, AccessError};
 use ferroce_core::ring::{Data, Operation, Origin, SendQueue, SendRequest};
 use ferroce_core::verbs::{EventType, QpType, WcStatus};
-use ferroce_device::attrs::{Attrs, Endpoint};
+use ferroce_device::attrs::{Attrs, Endpoint, Terms};
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::send::{self, Attempt, Execution, Next};
 
 use crate::beside::{self, Message};
+use crate::keys::Cache;
 use crate::peer::Peer;
 use crate::qp::Qp;
 use crate::side::Side;
@@ -20,8 +22,18 @@ use crate::{clock, cq, datagram, keys};
 pub struct SendSide {
     queue: WorkQueue<SendQueue, Box<[u8]>>,
     execution: Execution,
-    /// The process of the peer, which is looked for anew if it has ended.
-    peer: Option<Arc<Peer>>,
+    /// The queue pair's own attributes, as of so many changes.
+    own: Option<(Attrs, u32)>,
+    peer: Option<Known>,
+    cache: Cache,
+}
+
+/// What is known of the peer.
+struct Known {
+    /// Its process, which is looked for anew if it has ended.
+    process: Arc<Peer>,
+    /// The terms of the queue pair of this number, as of so many changes of it and of the own one.
+    terms: Option<(u32, Terms, u32, u32)>,
 }
 
 impl SendSide {
@@ -30,7 +42,9 @@ impl SendSide {
         Self {
             queue,
             execution: Execution::default(),
+            own: None,
             peer: None,
+            cache: Cache::default(),
         }
     }
 
@@ -45,24 +59,19 @@ impl SendSide {
 /// Executes requests until there is none, or one that has to wait.
 pub fn drain(qp: &Qp, send: &mut SendSide) {
     send.queue.ring.stay_awake();
-    let Some((mut attrs, mut own)) = qp.side() else {
-        return;
-    };
+    let process = qp.context.process;
+    // Whoever gives a region of this process up waits for this thread.
+    let _entered = process.own.enter();
+    let cache = core::mem::take(&mut send.cache);
+    drain_with(qp, send, &cache);
+    send.cache = cache;
+}
+
+fn drain_with(qp: &Qp, send: &mut SendSide, cache: &Cache) {
     loop {
-        if own
-            .record
-            .changes
-            .load(core::sync::atomic::Ordering::Acquire)
-            != own.changes
-        {
-            match qp.side() {
-                Some(changed) => (attrs, own) = changed,
-                None => return,
-            }
-        }
-        if attrs.is_gone {
+        let Some((attrs, own)) = look(qp, send, cache) else {
             return;
-        }
+        };
         let state = attrs.attr.state;
         match send.execution.next(&mut send.queue, state, true, clock) {
             Ok(Next::Held | Next::Idle | Next::Later) => return,
@@ -85,6 +94,32 @@ pub fn drain(qp: &Qp, send: &mut SendSide) {
             }
         }
     }
+}
+
+/// The queue pair itself, unless it is being destroyed: from what was known of it, if nothing has changed.
+fn look<'a>(qp: &'a Qp, send: &mut SendSide, cache: &'a Cache) -> Option<(Attrs, Side<'a>)> {
+    let process = qp.context.process;
+    let record = qp.record().ok()?;
+    // Pairs with the addition in `side::change`.
+    let changes = record.changes.load(Ordering::Acquire);
+    let (attrs, own) = match send.own {
+        Some((attrs, as_of)) if as_of == changes => {
+            let own = Side {
+                process,
+                peer: &process.own,
+                record,
+                number: qp.number,
+                terms: Terms::of(&attrs.attr),
+                changes,
+                cache,
+                message: None,
+            };
+            (attrs, own)
+        }
+        _ => qp.side(cache)?,
+    };
+    send.own = Some((attrs, own.changes));
+    (!attrs.is_gone).then_some((attrs, own))
 }
 
 fn complete(qp: &Qp, cqe: &ferroce_core::ring::Cqe) {
@@ -159,7 +194,7 @@ fn attempt(
     request: &SendRequest,
     data: Data<'_>,
     execution: &mut Execution,
-    known: &mut Option<Arc<Peer>>,
+    known: &mut Option<Known>,
     attrs: &Attrs,
     own: &Side<'_>,
 ) -> Attempt {
@@ -172,9 +207,10 @@ fn attempt(
     let attr = &attrs.attr;
     let tries = &mut execution.tries;
     let is_reliable = qp.qp_type == QpType::Rc;
-    if let Some(peer) = find(qp, attrs, known) {
-        let _entered = peer.enter();
-        if let Some(side) = connected(qp, attrs, own, peer) {
+    if let Some(known) = find(qp, attrs, known) {
+        let Known { process, terms } = known;
+        let _entered = process.enter();
+        if let Some(side) = connected(qp, attrs, own, process, terms) {
             let message = Message::default();
             let side = Side {
                 message: is_short(request, data.length()).then_some(&message),
@@ -191,12 +227,10 @@ fn attempt(
                 progress,
             );
             // Who ends is not there any more, whatever was tried of him.
-            if !peer.reach.is_gone() {
+            if !process.reach.is_gone() {
                 return tries.outcome(outcome, attr, data.length(), clock).0;
             }
         }
-    } else {
-        *known = None;
     }
     if let Err(status) = local::check(request, data, own, attr.max_rd_atomic) {
         return Attempt::Failed(status);
@@ -213,30 +247,59 @@ pub fn is_short(request: &SendRequest, length: u64) -> bool {
     takes_receive && length <= beside::ROOM as u64
 }
 
-/// The process of the queue pair that this one is connected to.
-fn find<'a>(qp: &Qp, attrs: &Attrs, known: &'a mut Option<Arc<Peer>>) -> Option<&'a Arc<Peer>> {
+/// What is known of the queue pair that this one is connected to, and of its process.
+fn find<'a>(qp: &Qp, attrs: &Attrs, known: &'a mut Option<Known>) -> Option<&'a mut Known> {
     if !qp.context.has_gid(&attrs.attr.ah_attr.dgid) {
         return None;
     }
     let process = qp.context.process;
     let is_current = known
         .as_ref()
-        .is_some_and(|peer| process.has(peer, attrs.attr.dest_qp_num));
+        .is_some_and(|known| process.has(&known.process, attrs.attr.dest_qp_num));
     if !is_current {
-        *known = process.peer_of(attrs.attr.dest_qp_num);
+        let found = process.peer_of(attrs.attr.dest_qp_num);
+        *known = found.map(|process| Known {
+            process,
+            terms: None,
+        });
     }
-    known.as_ref().filter(|peer| !peer.reach.is_gone())
+    known
+        .as_mut()
+        .filter(|known| !known.process.reach.is_gone())
 }
 
 /// The peer, if it takes messages of this queue pair.
-fn connected<'a>(qp: &Qp, attrs: &Attrs, own: &Side<'_>, peer: &'a Peer) -> Option<Side<'a>> {
+fn connected<'a>(
+    qp: &Qp,
+    attrs: &Attrs,
+    own: &Side<'a>,
+    peer: &'a Peer,
+    known: &mut Option<(u32, Terms, u32, u32)>,
+) -> Option<Side<'a>> {
+    let number = attrs.attr.dest_qp_num;
+    let record = peer.segment.qp(crate::qp::index(number))?;
+    // Pairs with the addition in `side::change`.
+    let changes = record.changes.load(Ordering::Acquire);
+    if let Some((of, terms, as_of, own_as_of)) = *known
+        && (of, as_of, own_as_of) == (number, changes, own.changes)
+    {
+        return Some(Side {
+            peer,
+            record,
+            number,
+            terms,
+            changes,
+            ..*own
+        });
+    }
     let endpoint = Endpoint {
         number: qp.number,
         qp_type: qp.qp_type,
         gid: attrs.sgid,
     };
-    let (_guard, peer_attrs, side) = Side::lock(own.process, peer, attrs.attr.dest_qp_num)?;
+    let (_guard, peer_attrs, side) = Side::lock(own.process, peer, number, own.cache)?;
     let qp_type = crate::qp::qp_type(side.record)?;
     let terms = peer_attrs.takes_from(qp_type, &endpoint)?;
+    *known = Some((number, terms, side.changes, own.changes));
     Some(Side { terms, ..side })
 }

@@ -20,6 +20,7 @@ use ferroce_device::receive::{self, GivenBack, Looked, ReceiveQueue, Return};
 
 use crate::beside::Message;
 use crate::helper::mark;
+use crate::keys::Cache;
 use crate::lock::Guard;
 use crate::peer::Peer;
 use crate::process::Process;
@@ -42,6 +43,8 @@ pub struct Side<'a> {
     pub terms: Terms,
     /// As of so many changes of its attributes.
     pub changes: u32,
+    /// Regions that were looked up before, by whoever executes the request.
+    pub cache: &'a Cache,
     /// A short message that is for this queue pair, on its way beside its completion.
     pub message: Option<&'a Message>,
 }
@@ -72,6 +75,7 @@ impl<'a> Side<'a> {
         process: &'static Process,
         peer: &'a Peer,
         number: u32,
+        cache: &'a Cache,
     ) -> Option<(Guard<'a>, Attrs, Self)> {
         let record = peer.segment.qp(qp::index(number))?;
         let guard = record.lock.lock(process);
@@ -86,6 +90,7 @@ impl<'a> Side<'a> {
             number,
             terms: Terms::of(&attrs.attr),
             changes: record.changes.load(Ordering::Relaxed),
+            cache,
             message: None,
         };
         Some((guard, attrs, side))
@@ -275,7 +280,7 @@ impl<'a> LocalMemory for Side<'a> {
 
     fn local(&self, sge: Sge, write: bool) -> Result<Range<'a>, AccessError> {
         let access = Access::local(self.pd(), self.number, sge, write);
-        let range = keys::local(self.process, self.peer, &access)?;
+        let range = keys::local(self.process, self.peer, self.cache, &access)?;
         // Memory on demand may not be there, which is to be told of now.
         let message = self.message.filter(|_| write && !range.is_on_demand);
         Ok(Range { message, ..range })
@@ -290,7 +295,7 @@ impl<'a> Responder for Side<'a> {
         access: AccessFlags,
     ) -> Result<Range<'a>, AccessError> {
         let access = Access::remote(self.pd(), self.number, remote, length, access);
-        keys::remote(self.process, self.peer, &access)
+        keys::remote(self.process, self.peer, self.cache, &access)
     }
 
     fn remote_key(&self, rkey: u32, access: AccessFlags) -> Result<(), AccessError> {
