@@ -331,6 +331,13 @@ fn check_memory(memory: &Memory, access: AccessFlags) -> Result<()> {
         return Err(Errno(libc::EINVAL));
     }
     let invalid = Errno(libc::EINVAL);
+    if access.contains(AccessFlags::FLUSH_PERSISTENT) {
+        // Of no memory is it known that it survives a loss of power.
+        return Err(Errno(libc::EOPNOTSUPP));
+    }
+    if memory.length == 0 {
+        return Err(invalid);
+    }
     if access.intersects(AccessFlags::ON_DEMAND) {
         // All of a process's memory (implicit on-demand paging) is not offered. What is not there is found
         // out when it is used.

@@ -354,6 +354,9 @@ fn crash_unknown(flavor: &Flavor) {
         .says("is none of: oops");
 }
 
+/// What tells when the first look for leaks has ended.
+const CLEARED: &str = "first look ended, jiffies";
+
 /// A script between two looks for leaks; what is leaked in between is printed.
 ///
 /// kmemleak spares objects that are younger than five seconds, or that changed
@@ -364,24 +367,37 @@ fn crash_unknown(flavor: &Flavor) {
 pub fn leaks_of(script: &str) -> String {
     let look = "sleep 6; echo scan > $K; echo scan > $K";
     format!(
-        "set -e; K=/sys/kernel/debug/kmemleak; {look}; echo clear > $K; {script}; \
+        "set -e; K=/sys/kernel/debug/kmemleak; {look}; echo clear > $K; \
+         sed -n 's/^jiffies:/{CLEARED}/p' /proc/timer_list; {script}; \
          for look in 1 2 3; do {look}; grep -q unreferenced $K || break; done; cat $K"
     )
 }
 
 /// What kmemleak said in a run of such a script.
 ///
-/// The kernel's own start and User-Mode Linux's interrupts have nothing of ours,
-/// and kmemleak loses sight of what they have now and then.
+/// What is older than the script is none of it, and User-Mode Linux's interrupts have nothing of ours: kmemleak
+/// loses sight of what they have now and then.
 fn leaks(ran: &Ran) -> Vec<&str> {
+    let cleared = ran.stdout.split(CLEARED).nth(1).and_then(number);
+    let is_older = |object: &str| {
+        let made = object.split("jiffies ").nth(1).and_then(number);
+        made.zip(cleared)
+            .is_some_and(|(made, cleared)| made < cleared)
+    };
     let ours = |object: &&str| {
-        !["comm \"swapper/0\", pid 1,", "comm \"hardirq\", pid 0,"]
-            .iter()
-            .any(|other| object.contains(other))
+        !is_older(object)
+            && !object.contains("comm \"hardirq\", pid 0,")
             && !is_forgotten_process(object)
     };
     let objects = ran.stdout.split("unreferenced object").skip(1);
     objects.filter(ours).collect()
+}
+
+/// The number that a text begins with.
+fn number(text: &str) -> Option<u64> {
+    let digits = text.trim_start();
+    let end = digits.find(|c: char| !c.is_ascii_digit());
+    digits[..end.unwrap_or(digits.len())].parse().ok()
 }
 
 /// Whether an object belongs to a process of a test's that Linux itself (7.2) has forgotten.
