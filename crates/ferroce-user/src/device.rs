@@ -43,7 +43,8 @@ impl Context {
     pub fn gid(&self, index: u32) -> Result<Gid> {
         let gid = self.gids.get(index as usize).copied();
         // An entry that is not in use.
-        gid.filter(|gid| *gid != [0; 16]).ok_or(Errno(libc::ENODATA))
+        gid.filter(|gid| *gid != [0; 16])
+            .ok_or(Errno(libc::ENODATA))
     }
 
     /// How many GIDs there are.

@@ -2,7 +2,7 @@
 //! Memory regions, memory windows, and the keys that name them.
 
 use core::cell::Cell;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use ferroce_core::local::AccessError;
 use ferroce_core::ring::BindMw;
@@ -21,6 +21,8 @@ use crate::{reach, Errno, Result};
 
 /// A protection domain.
 pub struct Pd {
+    /// The process that it is of.
+    pub process: &'static Process,
     /// Its number, which tells it apart from the others of the process.
     pub number: u32,
     /// The objects in it.
@@ -29,9 +31,12 @@ pub struct Pd {
 
 impl Pd {
     /// A new one.
-    pub fn new(process: &Process) -> Self {
+    pub fn new(process: &'static Process) -> Self {
+        /// In a child it goes on where the parent's was: none has the number of another.
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         Self {
-            number: process.new_pd(),
+            process,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             uses: Uses::default(),
         }
     }

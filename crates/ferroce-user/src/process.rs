@@ -43,7 +43,6 @@ pub struct Process {
     pub(crate) srqs: Mutex<Table<Arc<Srq>>>,
     pub(crate) keys: Mutex<Table<()>>,
     pub(crate) addresses: Addresses,
-    next_pd: AtomicU32,
 }
 
 /// Memory that is zero again in a child, which is no process of the card before it opens a device itself.
@@ -120,7 +119,6 @@ impl Process {
             srqs: Mutex::new(crate::table::new(0, SRQS)),
             keys: Mutex::new(crate::table::new(0, KEYS)),
             addresses: Addresses::default(),
-            next_pd: AtomicU32::new(1),
         };
         let process = Box::leak(Box::new(process));
         helper::start(process)?;
@@ -130,11 +128,6 @@ impl Process {
     /// Whether it is this process, and not one that this is a child of.
     pub fn is_current(&self) -> bool {
         current().is_some_and(|process| ptr::eq(process, self))
-    }
-
-    /// The number of a new protection domain.
-    pub fn new_pd(&self) -> u32 {
-        self.next_pd.fetch_add(1, Ordering::Relaxed)
     }
 
     /// The process that has queue pairs of a number like this one.

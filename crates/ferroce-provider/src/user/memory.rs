@@ -12,7 +12,7 @@ use ferroce_device::window::Kind;
 use ferroce_user::keys::{self, Memory, Pd};
 use ferroce_user::{Errno, Result};
 
-use super::{process, respond, status, Objects, CONTEXTS};
+use super::{respond, status, Objects, CONTEXTS};
 use crate::abi::{IbvAh, IbvAhAttr, IbvContext, IbvMw, IbvPd, VerbsMr};
 
 static PDS: Objects<Pd> = Objects::new();
@@ -40,7 +40,7 @@ pub unsafe extern "C" fn alloc_pd(
     _resp_size: usize,
 ) -> c_int {
     status((|| {
-        let new = Arc::new(Pd::new(process()?));
+        let new = Arc::new(Pd::new(CONTEXTS.get(context)?.process));
         // SAFETY: By the contract of the command.
         unsafe {
             (*pd).context = context;
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn reg_mr(
             length: length as u64,
             virt_addr: hca_va,
         };
-        let key = keys::register(process()?, domain.id(), &memory, access.cast_unsigned())?;
+        let key = keys::register(domain.process, domain.id(), &memory, access.cast_unsigned())?;
         domain.uses.add();
         DOMAINS.put(mr, domain);
         // SAFETY: By the contract of the command.
@@ -138,7 +138,7 @@ pub unsafe extern "C" fn rereg_mr(
         });
         let access = (flags & rereg::ACCESS != 0).then(|| access.cast_unsigned());
         let id = domain.as_ref().map(|domain| domain.id());
-        keys::reregister(process()?, key, id, memory.as_ref(), access)?;
+        keys::reregister(DOMAINS.get(mr)?.process, key, id, memory.as_ref(), access)?;
         if let Some(domain) = domain {
             DOMAINS.get(mr)?.uses.remove();
             domain.uses.add();
@@ -152,9 +152,10 @@ pub unsafe extern "C" fn rereg_mr(
 
 pub unsafe extern "C" fn dereg_mr(mr: *mut VerbsMr) -> c_int {
     status((|| {
+        let domain = DOMAINS.get(mr)?;
         // SAFETY: By the contract of the command.
-        keys::deregister(process()?, unsafe { (*mr).ibv_mr.handle })?;
-        DOMAINS.get(mr)?.uses.remove();
+        keys::deregister(domain.process, unsafe { (*mr).ibv_mr.handle })?;
+        domain.uses.remove();
         DOMAINS.take(mr);
         Ok(())
     })())
@@ -197,7 +198,7 @@ pub unsafe extern "C" fn advise_mr(
         for sge in sges {
             // For no queue pair.
             let access = Access::local(domain.id(), 0, *sge, false);
-            keys::advise(process()?, &access, write)?;
+            keys::advise(domain.process, &access, write)?;
         }
         Ok(())
     })())
@@ -232,7 +233,7 @@ pub unsafe extern "C" fn alloc_mw(
         };
         // SAFETY: By the contract of the command.
         let domain = unsafe { pd_of(pd)? };
-        let key = keys::allocate_window(process()?, domain.id(), kind)?;
+        let key = keys::allocate_window(domain.process, domain.id(), kind)?;
         domain.uses.add();
         DOMAINS.put(mw, domain);
         // SAFETY: By the contract of the command.
@@ -249,9 +250,10 @@ pub unsafe extern "C" fn alloc_mw(
 
 pub unsafe extern "C" fn dealloc_mw(mw: *mut IbvMw) -> c_int {
     status((|| {
+        let domain = DOMAINS.get(mw)?;
         // SAFETY: By the contract of the command.
-        keys::deallocate_window(process()?, unsafe { (*mw).handle })?;
-        DOMAINS.get(mw)?.uses.remove();
+        keys::deallocate_window(domain.process, unsafe { (*mw).handle })?;
+        domain.uses.remove();
         DOMAINS.take(mw);
         Ok(())
     })())
@@ -273,7 +275,7 @@ pub unsafe extern "C" fn create_ah(
             return Err(Errno(libc::EINVAL));
         }
         let sgid = CONTEXTS.get(context)?.gid(attr.sgid_index.into())?;
-        let number = process()?.addresses().add(Address {
+        let number = domain.process.addresses().add(Address {
             pd: domain.id(),
             dgid: attr.dgid,
             sgid,
@@ -295,9 +297,10 @@ pub unsafe extern "C" fn create_ah(
 
 pub unsafe extern "C" fn destroy_ah(ah: *mut IbvAh) -> c_int {
     status((|| {
+        let domain = DOMAINS.get(ah)?;
         // SAFETY: By the contract of the command.
-        process()?.addresses().remove(unsafe { (*ah).handle });
-        DOMAINS.get(ah)?.uses.remove();
+        domain.process.addresses().remove(unsafe { (*ah).handle });
+        domain.uses.remove();
         DOMAINS.take(ah);
         Ok(())
     })())

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use ferroce_user::device::Context;
-use ferroce_user::process::{Process, PROGRAM};
+use ferroce_user::process::PROGRAM;
 use ferroce_user::{Errno, Result};
 use libc::{pthread_cond_t, pthread_mutex_t};
 use parking_lot::Mutex;
@@ -111,11 +111,6 @@ fn status(result: Result<()>) -> c_int {
         Ok(()) => 0,
         Err(Errno(errno)) => errno,
     }
-}
-
-/// This process, which has an open device.
-fn process() -> Result<&'static Process> {
-    Process::join()
 }
 
 /// Writes what the driver adds to an answer, as far as there is room.
