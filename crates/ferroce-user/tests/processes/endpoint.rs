@@ -50,7 +50,10 @@ impl Device {
             length: bytes.len() as u64,
             virt_addr: bytes.as_ptr() as u64,
         };
-        let access = AccessFlags::LOCAL_WRITE.union(AccessFlags::REMOTE);
+        let access = AccessFlags::LOCAL_WRITE
+            .union(AccessFlags::REMOTE_WRITE)
+            .union(AccessFlags::REMOTE_READ)
+            .union(AccessFlags::REMOTE_ATOMIC);
         keys::register(self.context.process, self.pd.id(), &memory, access.bits()).unwrap()
     }
 }
