@@ -5,20 +5,24 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
-/// The library that cargo has built for this test.
-fn shim() -> PathBuf {
-    // Next to this program, or a folder above it.
-    let program = std::env::current_exe().unwrap();
-    let mut folders = program
-        .ancestors()
-        .skip(1)
-        .map(|dir| dir.join("libferroce_shim.so"));
-    folders
-        .find(|file| file.exists())
-        .expect("cargo builds the library for its tests")
+/// The library. Cargo builds none for a package's tests that they cannot be linked to.
+fn shim() -> &'static Path {
+    static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shim");
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--lib"])
+            .arg("--target-dir")
+            .arg(&folder)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(status.unwrap().success());
+        folder.join("debug/libferroce_shim.so")
+    });
+    &BUILT
 }
 
 /// A folder with one device, number 3.

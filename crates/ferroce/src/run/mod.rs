@@ -39,6 +39,9 @@ const RUN: &str = "FERROCE_RUN";
 const PRELOAD: &str = "LD_PRELOAD";
 /// By which libibverbs knows what plug-ins to load. The second one serves where the first is not set.
 const DRIVERS: [&str; 2] = ["RDMAV_DRIVERS", "IBV_DRIVERS"];
+/// Settings of the address sanitizer, which ends a program that another library is preloaded into. The shim
+/// does it no harm.
+const SANITIZER: &str = "ASAN_OPTIONS";
 /// By which libibverbs knows where sysfs is.
 const SYSFS: &str = "SYSFS_PATH";
 
@@ -159,6 +162,7 @@ fn environment(command: &mut Command, plugins: &Plugins, tree: &Path) -> Result<
         .env(RUN, program)
         .env(DEVICES, tree)
         .env(SYSFS, tree);
+    command.env(SANITIZER, sanitizer_options(std::env::var_os(SANITIZER)));
     command.env(PRELOAD, first_of(PRELOAD, &plugins.shim(), b": "));
     // What the user has set for libibverbs goes on working.
     let drivers = DRIVERS
@@ -169,6 +173,21 @@ fn environment(command: &mut Command, plugins: &Plugins, tree: &Path) -> Result<
         command.env(name, &drivers);
     }
     Ok(())
+}
+
+/// Settings that let another library come before the sanitizer's. The user's are after them, and so count.
+fn sanitizer_options(settings: Option<OsString>) -> OsString {
+    let own = "verify_asan_link_order=0";
+    match settings {
+        Some(settings) if settings.as_bytes().starts_with(own.as_bytes()) => settings,
+        Some(settings) => {
+            let mut both = OsString::from(own);
+            both.push(":");
+            both.push(settings);
+            both
+        }
+        None => own.into(),
+    }
 }
 
 /// A variable's value with a path in front, which is a list that has one of `separators` between its
@@ -204,6 +223,14 @@ fn broker() -> Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_the_sanitizer_are_kept() {
+        assert_eq!(sanitizer_options(None), "verify_asan_link_order=0");
+        let both = sanitizer_options(Some("detect_leaks=0".into()));
+        assert_eq!(both, "verify_asan_link_order=0:detect_leaks=0");
+        assert_eq!(sanitizer_options(Some(both.clone())), both);
+    }
 
     #[test]
     fn names_of_devices_are_checked() {
