@@ -1,0 +1,477 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Programs with no kernel module, on this machine: those of others, and the ones that the lab's guests run.
+//!
+//! Each has a group of its own, so that none finds another's broker. Those that are missing are installed, as
+//! for the lab's tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use ferroce_lab::prerequisites::{ensure, Install, Purpose};
+use tempfile::TempDir;
+
+const PYTHON: &str = "/usr/bin/python3";
+
+/// How long a program may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Programs that know of each other, and of no others.
+struct Group {
+    name: String,
+    folder: TempDir,
+    /// The port by which the two of a pair find each other.
+    port: u16,
+}
+
+/// What has become of a program.
+#[derive(Debug)]
+struct Ran {
+    words: Vec<String>,
+    success: bool,
+    output: String,
+}
+
+struct Running {
+    child: Child,
+    words: Vec<String>,
+    output: PathBuf,
+}
+
+impl Group {
+    fn new(name: &str) -> Self {
+        static INSTALLED: Once = Once::new();
+        static PORT: AtomicU16 = AtomicU16::new(0);
+        INSTALLED.call_once(|| {
+            let wanted = std::env::var_os("FERROCE_NO_INSTALL").is_none_or(|value| value == "0");
+            let install = if wanted { Install::Yes } else { Install::No };
+            let cache = ferroce_lab::cache::Cache::open().unwrap();
+            ensure(&cache, &[Purpose::Verbs, Purpose::Programs], install).unwrap();
+        });
+        let own = (std::process::id() % 1000) as u16;
+        Self {
+            name: format!("{name}-{}", std::process::id()),
+            folder: tempfile::tempdir().unwrap(),
+            port: 20_000 + own * 20 + PORT.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// Starts a program, by `ferroce run` with these options.
+    fn start(&self, options: &[&str], words: &[&str]) -> Running {
+        static NUMBER: AtomicU16 = AtomicU16::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let output = self.folder.path().join(number.to_string());
+        let file = fs::File::create(&output).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_ferroce"))
+            .arg("run")
+            .args(options)
+            .arg("--")
+            .args(words)
+            .env("FERROCE_GROUP", &self.name)
+            .env("LC_ALL", "C")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Running {
+            child,
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            output,
+        }
+    }
+
+    fn run(&self, options: &[&str], words: &[&str]) -> Ran {
+        self.start(options, words).end()
+    }
+
+    /// Runs a program twice, as a server and as its client, which are told the port by this option. Returns what
+    /// the client says.
+    fn pair(&self, port: &str, words: &[&str], server: &[&str]) -> Ran {
+        let number = self.port.to_string();
+        let words = [words, &[port, &number]].concat();
+        let serving = self.start(&[], &words);
+        self.wait_for_port();
+        let ran = self.run(&[], &[&words, server].concat()).succeeds();
+        serving.end().succeeds();
+        ran
+    }
+
+    /// Waits until somebody listens, in either IP.
+    fn wait_for_port(&self) {
+        let begin = Instant::now();
+        let wanted = format!(":{:04X} ", self.port);
+        loop {
+            let listens = |name: &str| {
+                let sockets = fs::read_to_string(name).unwrap_or_default();
+                // The fourth field is the state, 0A that of listening.
+                sockets.lines().any(|line| {
+                    let mut fields = line.split_whitespace();
+                    let local = fields.nth(1).map(|local| format!("{local} "));
+                    local.is_some_and(|local| local.ends_with(&wanted))
+                        && fields.nth(1) == Some("0A")
+                })
+            };
+            if listens("/proc/net/tcp") || listens("/proc/net/tcp6") {
+                return;
+            }
+            assert!(begin.elapsed() < PATIENCE, "nobody listens");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Running {
+    fn end(mut self) -> Ran {
+        let begin = Instant::now();
+        let success = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status.success();
+            }
+            if begin.elapsed() > PATIENCE {
+                self.child.kill().unwrap();
+                self.child.wait().unwrap();
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        Ran {
+            words: self.words.clone(),
+            success,
+            output: fs::read_to_string(&self.output).unwrap(),
+        }
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    fn succeeds(self) -> Self {
+        assert!(self.success, "{:?}\n{}", self.words, self.output);
+        self
+    }
+
+    #[track_caller]
+    fn says(self, text: &str) -> Self {
+        assert!(
+            self.output.contains(text),
+            "{:?}\n{}",
+            self.words,
+            self.output
+        );
+        self
+    }
+}
+
+/// A program of the lab's guests.
+fn guest(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab");
+    folder.join(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn ping_pongs() {
+    let group = Group::new("ping-pongs");
+    for kind in ["rc", "uc", "ud", "srq"] {
+        let program = format!("ibv_{kind}_pingpong");
+        // The first IPv4 address, and events.
+        for options in [&["-g", "1"][..], &["-g", "1", "-e"]] {
+            let words = [&[&*program, "-n", "200"], options].concat();
+            group.pair("-p", &words, &["localhost"]).says("200 iters");
+        }
+    }
+}
+
+#[test]
+fn perftest() {
+    let group = Group::new("perftest");
+    for words in [
+        &["ib_send_lat", "-n", "1000", "-s", "8"][..],
+        &["ib_send_lat", "-n", "100", "-e"],
+        &["ib_write_lat", "-n", "1000", "-s", "8"],
+        &["ib_write_bw", "-n", "1000", "-q", "16"],
+        &["ib_read_bw", "-n", "1000"],
+        &["ib_atomic_bw", "-n", "1000"],
+        &["ib_send_bw", "-n", "1000", "-b", "-e", "-q", "16"],
+        &["ib_send_bw", "-n", "1000", "-s", "4096", "-l", "8"],
+        &["ib_send_bw", "-n", "1000", "-c", "UD", "-s", "2048"],
+        &["ib_send_bw", "-n", "1000", "-c", "UC"],
+        &["ib_write_bw", "-D", "1"],
+    ] {
+        let words = [words, &["-d", "ferroce0", "-x", "1", "-F"]].concat();
+        group.pair("-p", &words, &["127.0.0.1"]).says("#bytes");
+    }
+}
+
+#[test]
+fn every_byte_is_where_it_should_be() {
+    let group = Group::new("every-byte");
+    let words = [
+        PYTHON,
+        &guest("guest/every_byte.py"),
+        "ferroce0",
+        "ferroce1",
+        "200",
+    ];
+    let ran = group.run(&["--devices", "2"], &words).succeeds();
+    ran.says("23 kinds of work requests");
+}
+
+#[test]
+fn errnos_and_statuses_are_those_of_the_driver() {
+    let group = Group::new("statuses");
+    for name in ["guest/errnos.py", "guest/statuses.py"] {
+        let words = [PYTHON, &guest(name), "ferroce0"];
+        group.run(&[], &words).succeeds().says(" rows, 0 failed");
+    }
+    let words = [PYTHON, &guest("guest/resize_srq.py"), "ferroce0", "2000"];
+    group
+        .run(&[], &words)
+        .succeeds()
+        .says("all that was posted was taken once");
+    let words = [PYTHON, &guest("guest/reuse.py"), "ferroce0"];
+    group
+        .run(&[], &words)
+        .succeeds()
+        .says("queue pairs: 3000 numbers");
+}
+
+#[test]
+fn memory_on_demand() {
+    let group = Group::new("on-demand");
+    let ran = group
+        .run(&[], &[PYTHON, &guest("odp.py"), "ferroce0", "1"])
+        .succeeds();
+    assert_eq!(ran.output.matches("ok: ").count(), 12, "{ran:#?}");
+}
+
+/// Tests of rdma-core's that pass with the kernel's driver and are not for this.
+const NOT_HERE: [(&str, &str); 4] = [
+    (
+        "test_rdmacm.",
+        "there is no connection manager without the kernel's",
+    ),
+    (
+        "test_shared_pd.",
+        "there is no device file to import a context by",
+    ),
+    (
+        "test_fork.ForkAPITest.test_is_fork_initialized",
+        "it asks the kernel by netlink",
+    ),
+    (
+        "test_device.DeviceTest.test_query_gid_ex_bad_flow",
+        "it asks the kernel by ioctl",
+    ),
+];
+
+#[test]
+fn rdma_cores_own_tests() {
+    let group = Group::new("rdma-core");
+    let suite = group.folder.path().join("tests");
+    let script = format!(
+        "cp -r /usr/share/doc/rdma-core/tests {0}; gunzip -f {0}/*.gz",
+        suite.display()
+    );
+    assert!(Command::new("sh")
+        .args(["-c", &script])
+        .status()
+        .unwrap()
+        .success());
+    let words = [
+        PYTHON,
+        "tests/run_tests.py",
+        "-v",
+        "--dev",
+        "ferroce0",
+        "--port",
+        "1",
+        "--gid",
+        "1",
+    ];
+    let ran = group.run(&[], &words).succeeds();
+    let mut passed = Vec::new();
+    let mut name = String::new();
+    for line in ran.output.lines() {
+        // `test_x (tests.test_y.Z)`, with its description and the result in the next line if there is one.
+        if let Some((test, rest)) = line.split_once(" (tests.") {
+            let class = rest.split(')').next().unwrap();
+            name = class
+                .strip_suffix(&format!(".{test}"))
+                .unwrap_or(class)
+                .to_owned();
+            name = format!("{name}.{test}");
+        }
+        if line.ends_with("... ok") {
+            passed.push(name.clone());
+        }
+    }
+    let expected = fs::read_to_string(guest("rdma-core-tests.txt")).unwrap();
+    let missing: Vec<_> = expected
+        .lines()
+        .filter(|test| !NOT_HERE.iter().any(|(not, _)| test.starts_with(not)))
+        .filter(|test| !passed.iter().any(|passed| passed == test))
+        .collect();
+    assert!(missing.is_empty(), "{missing:#?}\n{}", ran.output);
+}
+
+#[test]
+fn ucx() {
+    let group = Group::new("ucx");
+    for transport in ["rc_verbs,ud_verbs,self", "ud_verbs,self"] {
+        for (test, size) in [
+            ("tag_lat", "4096"),
+            ("ucp_am_bw", "4096"),
+            ("ucp_put_lat", "4096"),
+            ("ucp_get", "4096"),
+            ("ucp_fadd", "8"),
+        ] {
+            let variables = [
+                format!("UCX_TLS={transport}"),
+                "UCX_NET_DEVICES=ferroce0:1".to_owned(),
+                "UCX_IB_GID_INDEX=1".to_owned(),
+            ];
+            let variables: Vec<&str> = variables.iter().map(String::as_str).collect();
+            let words = [&["env"], &variables[..], &["ucx_perftest"]].concat();
+            let client = ["127.0.0.1", "-t", test, "-s", size, "-n", "100"];
+            group.pair("-p", &words, &client).says("Final:");
+        }
+    }
+}
+
+#[test]
+fn openmpi() {
+    let group = Group::new("openmpi");
+    let program = group.folder.path().join("mpi");
+    let compiled = Command::new("mpicc")
+        .args(["-O2", "-o"])
+        .arg(&program)
+        .arg(guest("programs/mpi.c"))
+        .status();
+    assert!(compiled.unwrap().success());
+    for (ranks, gid) in [("2", "1"), ("4", "2")] {
+        let gid = format!("UCX_IB_GID_INDEX={gid}");
+        let words = [
+            "mpirun",
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "-n",
+            ranks,
+            "--mca",
+            "pml",
+            "ucx",
+            "--mca",
+            "osc",
+            "ucx",
+            "-x",
+            "UCX_NET_DEVICES=ferroce0:1",
+            "-x",
+            "UCX_TLS=rc_verbs,ud_verbs,self",
+            "-x",
+            &gid,
+            program.to_str().unwrap(),
+            "3",
+        ];
+        let said = format!("{ranks} ranks, every byte right");
+        group.run(&[], &words).succeeds().says(&said);
+    }
+}
+
+/// What Docker's default profile refuses a container without capabilities, of what might be of use here.
+const REFUSED: [libc::c_long; 12] = [
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_ptrace,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_open_by_handle_at,
+];
+
+/// Installs a filter that refuses these system calls.
+fn refuse() -> std::io::Result<()> {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let instruction = |code, jt, k| libc::sock_filter { code, jt, jf: 0, k };
+    // The number is the first field of `struct seccomp_data`.
+    let mut filter = vec![instruction(LOAD, 0, 0)];
+    for (index, call) in REFUSED.iter().enumerate() {
+        let to_end = (REFUSED.len() - index) as u8;
+        filter.push(instruction(EQUALS, to_end, *call as u32));
+    }
+    filter.push(instruction(RETURN, 0, libc::SECCOMP_RET_ALLOW));
+    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    filter.push(instruction(RETURN, 0, refused));
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: The filter is there during the calls.
+    let failed = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            || libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            ) != 0
+    };
+    match failed {
+        true => Err(std::io::Error::last_os_error()),
+        false => Ok(()),
+    }
+}
+
+#[test]
+fn an_unprivileged_user_with_a_copied_binary_and_few_system_calls() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let group = Group::new("unprivileged");
+    let folder = group.folder.path();
+    let binary = folder.join("ferroce");
+    fs::copy(env!("CARGO_BIN_EXE_ferroce"), &binary).unwrap();
+    for path in [folder, &binary] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let home = folder.join("home");
+    fs::create_dir(&home).unwrap();
+    // SAFETY: It has no preconditions.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if is_root {
+        std::os::unix::fs::chown(&home, Some(65_534), Some(65_534)).unwrap();
+    }
+    let script = format!(
+        "set -e; P='ibv_rc_pingpong -g 1 -p {} -n 200'; \
+         {binary} run -- $P >server & sleep 0.5; {binary} run -- $P localhost; wait $!; \
+         {binary} run -- ibv_devinfo >/dev/null",
+        group.port,
+        binary = binary.display(),
+    );
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", &script])
+        .current_dir(&home)
+        .env("HOME", &home)
+        .env("FERROCE_GROUP", &group.name)
+        .env_remove("XDG_RUNTIME_DIR")
+        .env_remove("FERROCE_CACHE");
+    if is_root {
+        command.uid(65_534).gid(65_534);
+    }
+    // SAFETY: It makes system calls, and allocates a list while this is the child's only thread.
+    unsafe { command.pre_exec(refuse) };
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("200 iters"),
+        "{output:#?}"
+    );
+}
