@@ -30,6 +30,8 @@ pub enum Request {
     Attach(u32),
     /// Nothing, but that the broker stays as long as the connection.
     Stay,
+    /// For the registry, to see who is there.
+    Look,
 }
 
 impl Request {
@@ -38,6 +40,7 @@ impl Request {
             Self::Join => (1_u32, 0),
             Self::Attach(serial) => (2, serial),
             Self::Stay => (3, 0),
+            Self::Look => (4, 0),
         };
         (u64::from(kind) << 32 | u64::from(argument)).to_le_bytes()
     }
@@ -49,6 +52,7 @@ impl Request {
             1 => Some(Self::Join),
             2 => Some(Self::Attach(argument)),
             3 => Some(Self::Stay),
+            4 => Some(Self::Look),
             _ => None,
         }
     }
@@ -140,6 +144,18 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A connection by which to look at others, if there is a broker, and the registry.
+    pub fn look() -> io::Result<Option<(Self, Registry)>> {
+        let socket = match connect() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
+            result => result?,
+        };
+        let client = Self { socket };
+        let (_, [registry, _]) = client.ask(Request::Look, &[])?;
+        let registry = registry.ok_or(io::Error::from_raw_os_error(libc::EPROTO))?;
+        Ok(Some((client, Registry::map(registry.as_fd())?)))
     }
 
     /// The segment and the memory file of a process, if there is one of that serial number.
@@ -303,6 +319,11 @@ impl Broker {
         }
         match Request::parse(bytes).ok_or_else(refused)? {
             Request::Stay => Ok(()),
+            Request::Look => socket::send(
+                from,
+                &0_u32.to_le_bytes(),
+                &[self.registry_file.as_raw_fd()],
+            ),
             Request::Join => {
                 let file = segment.ok_or_else(refused)?;
                 let segment = Segment::attach(file.as_fd())?;

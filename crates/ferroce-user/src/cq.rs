@@ -205,11 +205,11 @@ impl Cq {
 
     fn tell(&self, work: u32) {
         let process = self.context.process;
-        if work & work::COMPLETION != 0 {
-            if let Some(channel) = &self.channel {
-                self.told.fetch_add(1, Ordering::Relaxed);
-                process.tell(channel, &self.event());
-            }
+        if work & work::COMPLETION != 0
+            && let Some(channel) = &self.channel
+        {
+            self.told.fetch_add(1, Ordering::Relaxed);
+            process.tell(channel, &self.event());
         }
         if work & work::OVERRUN != 0 {
             self.told_errors.fetch_add(1, Ordering::Relaxed);

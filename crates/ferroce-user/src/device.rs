@@ -18,6 +18,8 @@ pub type Gid = [u8; 16];
 pub struct Context {
     /// The process.
     pub process: &'static Process,
+    /// The GUID of the device.
+    pub(crate) guid: u64,
     /// The table of GIDs, as the device has it.
     gids: Vec<Gid>,
     /// The asynchronous events.
@@ -34,6 +36,7 @@ impl Context {
         }
         Ok(Arc::new(Self {
             process: Process::join()?,
+            guid: guid(device),
             gids,
             events: Arc::new(events),
         }))
@@ -78,4 +81,10 @@ fn parse(text: &str) -> Option<Gid> {
         .parse::<std::net::Ipv6Addr>()
         .ok()
         .map(|address| address.octets())
+}
+
+/// The GUID of the device whose attributes are in a folder; zero if it has none.
+pub fn guid(device: &Path) -> u64 {
+    let text = fs::read_to_string(device.join("node_guid")).unwrap_or_default();
+    u64::from_str_radix(&text.trim().replace(':', ""), 16).unwrap_or(0)
 }

@@ -11,6 +11,7 @@
 //! - [`peer`], [`reach`]: a process as others have it, and the way to its memory.
 //! - [`process`], [`rings`], [`table`], [`helper`], [`events`]: this process.
 //! - [`keys`], [`cq`], [`srq`], [`qp`], [`ah`]: the objects of the verbs.
+//! - [`observe`]: who uses it.
 //! - [`side`], [`send`], [`datagram`], [`groups`], [`beside`]: the execution of requests.
 //!
 //! # Trust
@@ -31,6 +32,7 @@ mod helper;
 pub mod keys;
 mod lock;
 mod mapping;
+pub mod observe;
 mod peer;
 pub mod process;
 pub mod qp;

@@ -160,6 +160,7 @@ impl Qp {
         record.given_back.store(0, Ordering::Relaxed);
         record.qp_type.store(init.qp_type.into(), Ordering::Relaxed);
         record.pd.store(init.pd.number, Ordering::Relaxed);
+        record.device.store(context.guid, Ordering::Relaxed);
         record.recv_cq.store(init.recv_cq.number, Ordering::Relaxed);
         let srq = init.srq.as_ref().map_or(0, |srq| srq.number + 1);
         record.srq.store(srq, Ordering::Relaxed);

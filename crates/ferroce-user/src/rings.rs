@@ -37,11 +37,11 @@ impl RingSpace {
     }
 
     fn give_back(&mut self, mut start: usize, mut length: usize) {
-        if let Some((before, room)) = self.free.range(..start).next_back() {
-            if before + room == start {
-                (start, length) = (*before, room + length);
-                self.free.remove(&start);
-            }
+        if let Some((before, room)) = self.free.range(..start).next_back()
+            && before + room == start
+        {
+            (start, length) = (*before, room + length);
+            self.free.remove(&start);
         }
         if let Some(room) = self.free.remove(&(start + length)) {
             length += room;

@@ -143,6 +143,8 @@ pub struct QpRecord {
     pub number: AtomicU32,
     /// Its attributes.
     pub attrs: Words<{ attrs::WORDS }>,
+    /// The GUID of its device.
+    pub device: AtomicU64,
     /// The receive that was given back.
     pub given_back_entry: Words<{ MAX_RECV_STRIDE / 4 }>,
 }

@@ -186,6 +186,27 @@ fn ping_pongs() {
 }
 
 #[test]
+fn link_show_tells_who_uses_the_devices() {
+    let group = Group::new("link");
+    let port = group.port.to_string();
+    let mut server = group.start(&[], &["ibv_rc_pingpong", "-g", "1", "-p", &port]);
+    group.wait_for_port();
+    let ferroce = env!("CARGO_BIN_EXE_ferroce");
+    let shown = group.run(&[], &[ferroce, "link", "show"]).succeeds();
+    let shown = shown.says("ferroce0/1  ACTIVE").says("ibv_rc_pingpong  ");
+    let shown = shown.says(&server.child.id().to_string());
+    drop(shown);
+    let shown = group
+        .run(&[], &[ferroce, "link", "show", "--json", "ferroce0"])
+        .succeeds();
+    shown
+        .says("\"comm\": \"ibv_rc_pingpong\"")
+        .says("\"state\": \"INIT\"");
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+}
+
+#[test]
 fn perftest() {
     let group = Group::new("perftest");
     for words in [

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use ferroce_core::verbs::{limits, Mtu};
 use ferroce_core::{ring, uapi};
-use ferroce_user::device::Context;
+use ferroce_user::device::{guid, Context};
 use ferroce_user::events::Events;
 use ferroce_user::{segment, socket, Errno, Result};
 
@@ -77,7 +77,8 @@ pub unsafe extern "C" fn query_device_any(
         let device = (*context).device;
         let folder = CStr::from_ptr((&raw const (*device).ibdev_path).cast::<c_char>());
         let folder = Path::new(OsStr::from_bytes(folder.to_bytes()));
-        let answer = attributes(guid(folder, "node_guid"), guid(folder, "sys_image_guid"));
+        // The device and the system that it is in are one.
+        let answer = attributes(guid(folder).to_be());
         let length = attr_size.min(size_of_val(&answer));
         core::ptr::write_bytes(attr.cast::<u8>(), 0, attr_size);
         core::ptr::copy_nonoverlapping((&raw const answer).cast::<u8>(), attr.cast(), length);
@@ -95,13 +96,6 @@ fn version() -> u64 {
     })
 }
 
-/// A GUID as sysfs has it, in network byte order.
-fn guid(folder: &Path, name: &str) -> u64 {
-    let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-    let digits = text.trim().replace(':', "");
-    u64::from_str_radix(&digits, 16).unwrap_or(0).to_be()
-}
-
 /// "FER" in ASCII, where a vendor would have its OUI, as the kernel's driver has it.
 const VENDOR_ID: u32 = u32::from_be_bytes(*b"\0FER");
 
@@ -117,15 +111,15 @@ mod caps {
 /// `IBV_ATOMIC_HCA`: atomic among the card's own operations, not with the program's instructions.
 const ATOMIC_HCA: u32 = 1;
 
-fn attributes(node_guid: u64, sys_image_guid: u64) -> IbvDeviceAttrEx {
+fn attributes(guid: u64) -> IbvDeviceAttrEx {
     let flags = caps::MEM_WINDOW | caps::MEM_WINDOW_TYPE_2B | caps::SRQ_RESIZE;
     let reads = c_int::from(limits::MAX_RD_ATOMIC);
     let qps = segment::QPS as c_int - 1;
     // SAFETY: All of it is numbers.
     let mut attr: IbvDeviceAttrEx = unsafe { core::mem::zeroed() };
     attr.orig_attr = IbvDeviceAttr {
-        node_guid,
-        sys_image_guid,
+        node_guid: guid,
+        sys_image_guid: guid,
         max_mr_size: u64::MAX,
         page_size_cap: 0xffff_f000,
         vendor_id: VENDOR_ID,

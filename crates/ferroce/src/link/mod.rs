@@ -4,6 +4,7 @@
 
 pub mod gid;
 mod nldev;
+mod user;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -23,6 +24,9 @@ use nldev::{Device, Port, Refusal};
 const KIND: &str = "ferroce";
 
 pub fn run(command: &Link) -> Result<i32> {
+    if user::is_here() {
+        return user::run(command);
+    }
     let nldev = open()?;
     match command {
         Link::Add { name, netdev } => add(&nldev, name, netdev)?,
@@ -209,7 +213,11 @@ fn table(rows: &[Row]) -> String {
             lines(&row.gids, |gid| gid.kind.clone()),
         ]);
     }
-    // One space between columns, none around them.
+    text(table)
+}
+
+/// A table's text: two spaces between columns, none around them.
+fn text(mut table: Table) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
