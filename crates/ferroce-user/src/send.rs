@@ -56,44 +56,52 @@ impl SendSide {
     }
 }
 
+/// How many requests are executed before whoever waits for this thread has a chance.
+const BATCH: usize = 64;
+
 /// Executes requests until there is none, or one that has to wait.
 pub fn drain(qp: &Qp, send: &mut SendSide) {
     send.queue.ring.stay_awake();
-    let process = qp.context.process;
-    // Whoever gives a region of this process up waits for this thread.
-    let _entered = process.own.enter();
     let cache = core::mem::take(&mut send.cache);
-    drain_with(qp, send, &cache);
+    loop {
+        // Whoever gives a region of this process up waits for this thread.
+        let _entered = qp.context.process.own.enter();
+        if !drain_batch(qp, send, &cache) {
+            break;
+        }
+    }
     send.cache = cache;
 }
 
-fn drain_with(qp: &Qp, send: &mut SendSide, cache: &Cache) {
-    loop {
+/// Executes some requests. Returns whether there may be more.
+fn drain_batch(qp: &Qp, send: &mut SendSide, cache: &Cache) -> bool {
+    for _ in 0..BATCH {
         let Some((attrs, own)) = look(qp, send, cache) else {
-            return;
+            return false;
         };
         let state = attrs.attr.state;
         match send.execution.next(&mut send.queue, state, true, clock) {
-            Ok(Next::Held | Next::Idle | Next::Later) => return,
+            Ok(Next::Held | Next::Idle | Next::Later) => return false,
             Ok(Next::Drained) => {
                 if qp.change(|attrs| attrs.attr.drained()).unwrap_or(false) {
                     qp.raise(EventType::SqDrained);
                 }
-                return;
+                return false;
             }
             Err(_) => {
                 // The process has written nonsense to its ring.
                 qp.fail_fatally();
-                return;
+                return false;
             }
             Ok(Next::Flush(wr_id)) => complete(qp, &send::flushed(wr_id, qp.number)),
             Ok(Next::Execute) => {
                 if !execute(qp, send, &attrs, &own) {
-                    return;
+                    return false;
                 }
             }
         }
     }
+    true
 }
 
 /// The queue pair itself, unless it is being destroyed: from what was known of it, if nothing has changed.
