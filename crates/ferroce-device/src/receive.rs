@@ -4,7 +4,7 @@
 use core::ops::DerefMut;
 
 use crate::address::NetworkType;
-use crate::local::{Extra, Receive, Received};
+use crate::local::{Extra, Receive, Received, Taken};
 use crate::qp::state;
 use crate::queue::WorkQueue;
 use crate::ring::{
@@ -318,6 +318,50 @@ impl<B: DerefMut<Target = [u8]>, E: DerefMut<Target = [u8]>> Receives<B, E> {
         self.given_back.forget();
         if let Some(queue) = &mut self.queue {
             queue.reset();
+        }
+    }
+}
+
+/// Where the receives of a queue pair come from, as the host has it.
+pub trait Source {
+    /// Copies the next receive, unless `accept` refuses it.
+    fn take_into(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked;
+
+    /// Makes a receive that was taken the next one again, as [`Receives::give_back`] does.
+    fn give_back(&self, entry: &[u8]);
+
+    /// Completes a receive that cannot be used, and moves the queue pair to the error state.
+    fn complete_failed(&self, entry: &[u8], status: WcStatus);
+}
+
+/// Takes the next receive, unless `accept` refuses it, and hands it to `place`. If that returns `None` the
+/// receive is the next one again. `copy` has room for one.
+pub fn take<T>(
+    source: &impl Source,
+    copy: &mut [u8],
+    accept: impl FnOnce(&Receive<'_>) -> bool,
+    place: impl FnOnce(&Receive<'_>) -> Option<T>,
+) -> Taken<T> {
+    let entry = match source.take_into(copy, accept) {
+        Looked::Taken(length) => copy.get(..length).unwrap_or(&[]),
+        Looked::Empty => return Taken::Empty,
+        Looked::Refused => return Taken::Refused,
+    };
+    match RecvRequest::decode(entry) {
+        Ok((request, scatter)) => {
+            let wr_id = request.wr_id;
+            match place(&Receive { wr_id, scatter }) {
+                Some(placed) => Taken::Done(placed),
+                None => {
+                    source.give_back(entry);
+                    Taken::Refused
+                }
+            }
+        }
+        Err(error) => {
+            // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
+            source.complete_failed(entry, error.status());
+            Taken::Empty
         }
     }
 }

@@ -119,7 +119,16 @@ impl<'a> Side<'a> {
         cq::complete(self.process, self.peer, cq, cqe, solicited);
     }
 
-    /// Takes the next receive by a copy.
+    /// Moves to the error state because of something on the receiving side.
+    fn fail_receiving(&self, event: Option<EventType>) {
+        if change(self.process, self.record, Attrs::fail_receive) {
+            let event = event.map_or(0, qp::work::event);
+            self.leave(qp::work::FLUSH | event);
+        }
+    }
+}
+
+impl receive::Source for Side<'_> {
     fn take_into(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
         let record = self.record;
         let guard = record.lock.lock(self.process);
@@ -144,7 +153,6 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// Makes a receive that was taken the next one again.
     fn give_back(&self, entry: &[u8]) {
         let returned = {
             let _guard = self.record.lock.lock(self.process);
@@ -170,14 +178,6 @@ impl<'a> Side<'a> {
         let cqe = receive::ended(RecvRequest::wr_id(entry), self.number, status);
         self.complete_receive(&cqe, false);
         self.fail_receiving(None);
-    }
-
-    /// Moves to the error state because of something on the receiving side.
-    fn fail_receiving(&self, event: Option<EventType>) {
-        if change(self.process, self.record, Attrs::fail_receive) {
-            let event = event.map_or(0, qp::work::event);
-            self.leave(qp::work::FLUSH | event);
-        }
     }
 }
 
@@ -330,29 +330,7 @@ impl<'a> Responder for Side<'a> {
         accept: impl FnOnce(&Receive<'_>) -> bool,
         place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T> {
-        let mut copy = [0; MAX_RECV_STRIDE];
-        let entry = match self.take_into(&mut copy, accept) {
-            Looked::Taken(length) => copy.get(..length).unwrap_or(&[]),
-            Looked::Empty => return Taken::Empty,
-            Looked::Refused => return Taken::Refused,
-        };
-        match RecvRequest::decode(entry) {
-            Ok((request, scatter)) => {
-                let wr_id = request.wr_id;
-                match place(&Receive { wr_id, scatter }) {
-                    Some(placed) => Taken::Done(placed),
-                    None => {
-                        self.give_back(entry);
-                        Taken::Refused
-                    }
-                }
-            }
-            Err(error) => {
-                // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
-                self.complete_failed(entry, error.status());
-                Taken::Empty
-            }
-        }
+        receive::take(self, &mut [0; MAX_RECV_STRIDE], accept, place)
     }
 
     fn may_go_on(&self) -> bool {

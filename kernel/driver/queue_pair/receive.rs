@@ -117,51 +117,22 @@ impl<L> Peer<'_, L> {
             _ => PortCounter::OutOfBuffer,
         });
     }
+}
 
-    /// Takes the next receive, by a copy that there is room for.
-    fn take_receive_by<T>(
-        &self,
-        copy: &mut [u8],
-        accept: impl FnOnce(&Receive<'_>) -> bool,
-        place: impl FnOnce(&Receive<'_>) -> Option<T>,
-    ) -> Taken<T> {
+impl<L> receive::Source for Peer<'_, L> {
+    fn take_into(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
         let taken = self.qp.shared.lock().receives.take_into(copy, accept);
         let looked = match (taken, &self.qp.srq) {
             (Ok(looked), _) => looked,
             (Err(accept), Some(srq)) => srq::take(srq, copy, accept),
             (Err(_), None) => Looked::Empty,
         };
-        let entry = match looked {
-            Looked::Taken(len) => copy.get(..len).unwrap_or(&[]),
-            Looked::Empty => {
-                self.count_no_receive();
-                return Taken::Empty;
-            }
-            Looked::Refused => {
-                self.count_no_receive();
-                return Taken::Refused;
-            }
-        };
-        match RecvRequest::decode(entry) {
-            Ok((request, scatter)) => {
-                let wr_id = request.wr_id;
-                match place(&Receive { wr_id, scatter }) {
-                    Some(placed) => Taken::Done(placed),
-                    None => {
-                        self.give_back(entry);
-                        Taken::Refused
-                    }
-                }
-            }
-            Err(error) => {
-                // A receive that makes no sense: its poster's error (IBTA 10.10.2.2).
-                self.complete_failed(entry, error.status());
-                Taken::Empty
-            }
+        if !matches!(looked, Looked::Taken(_)) {
+            self.count_no_receive();
         }
+        looked
     }
 
-    /// Makes a receive that was taken the next one again.
     fn give_back(&self, entry: &[u8]) {
         let result = {
             let mut shared = self.qp.shared.lock();
@@ -178,7 +149,6 @@ impl<L> Peer<'_, L> {
         }
     }
 
-    /// Completes a receive that cannot be used, and moves the queue pair to the error state.
     fn complete_failed(&self, entry: &[u8], status: WcStatus) {
         let cqe = receive::ended(RecvRequest::wr_id(entry), self.qp.number, status);
         cq::complete(&self.qp.recv_cq, &cqe, false);
@@ -242,9 +212,9 @@ impl<L: Lookup> Responder for Peer<'_, L> {
         };
         match stride {
             None | Some(..=USUAL_STRIDE) => {
-                self.take_receive_by(&mut [0; USUAL_STRIDE], accept, place)
+                receive::take(self, &mut [0; USUAL_STRIDE], accept, place)
             }
-            _ => self.take_receive_by(&mut [0; MAX_RECV_STRIDE], accept, place),
+            _ => receive::take(self, &mut [0; MAX_RECV_STRIDE], accept, place),
         }
     }
 

@@ -56,6 +56,28 @@ impl LocalMemory for Own<'_> {
     }
 }
 
+impl receive::Source for Own<'_> {
+    fn take_into(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
+        let (_, receives) = &mut *self.qp.receive.borrow_mut();
+        match receives.take_into(copy, accept) {
+            Ok(looked) => looked,
+            Err(_) => panic!("no receive queue is shared here"),
+        }
+    }
+
+    fn give_back(&self, entry: &[u8]) {
+        let (_, receives) = &mut *self.qp.receive.borrow_mut();
+        let returned = receives.give_back(entry, self.qp.state());
+        assert_eq!(returned, Return::Done);
+    }
+
+    fn complete_failed(&self, entry: &[u8], status: WcStatus) {
+        let cqe = receive::ended(RecvRequest::wr_id(entry), self.qp.number, status);
+        self.qp.received.borrow_mut().push_back(cqe);
+        self.fail_receive(None);
+    }
+}
+
 impl local::Responder for Own<'_> {
     fn remote(
         &self,
@@ -98,41 +120,7 @@ impl local::Responder for Own<'_> {
         accept: impl FnOnce(&Receive<'_>) -> bool,
         place: impl FnOnce(&Receive<'_>) -> Option<T>,
     ) -> Taken<T> {
-        let mut copy = [0; MAX_RECV_STRIDE];
-        let looked = {
-            let (_, receives) = &mut *self.qp.receive.borrow_mut();
-            receives.take_into(&mut copy, accept)
-        };
-        let entry = match looked {
-            Ok(Looked::Taken(length)) => &copy[..length],
-            Ok(Looked::Empty) => return Taken::Empty,
-            Ok(Looked::Refused) => return Taken::Refused,
-            Err(_) => panic!("no receive queue is shared here"),
-        };
-        let (request, scatter) = match RecvRequest::decode(entry) {
-            Ok(decoded) => decoded,
-            Err(error) => {
-                // Its poster's error.
-                let wr_id = RecvRequest::wr_id(entry);
-                let cqe = receive::ended(wr_id, self.qp.number, error.status());
-                self.qp.received.borrow_mut().push_back(cqe);
-                self.fail_receive(None);
-                return Taken::Empty;
-            }
-        };
-        let receive = Receive {
-            wr_id: request.wr_id,
-            scatter,
-        };
-        match place(&receive) {
-            Some(placed) => Taken::Done(placed),
-            None => {
-                let (_, receives) = &mut *self.qp.receive.borrow_mut();
-                let returned = receives.give_back(entry, self.qp.state());
-                assert_eq!(returned, Return::Done);
-                Taken::Refused
-            }
-        }
+        receive::take(self, &mut [0; MAX_RECV_STRIDE], accept, place)
     }
 
     fn complete(&self, received: &Received) {
