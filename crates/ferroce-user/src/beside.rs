@@ -10,25 +10,26 @@ use core::cell::RefCell;
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of a message that fits.
-pub const ROOM: usize = 8 * DATA;
+/// Words of a slot.
+const WORDS: usize = 30;
 
-/// How many pieces it may be scattered to.
+/// Words that say where a piece belongs: the address, and the length in bytes.
+const PLACE: usize = 2;
+
+/// How many pieces there may be.
 const PIECES: usize = 4;
 
-/// Words of data in a slot.
-const DATA: usize = 22;
+/// Bytes of a message that fits, if it is in one piece.
+pub const ROOM: usize = 8 * (WORDS - PLACE);
 
-/// The place for the data of one completion.
+/// The place for the data of one completion. A message of a few bytes is in the first cache line.
 #[repr(C, align(64))]
 pub struct Slot {
     state: AtomicU64,
     /// How many pieces there are.
     count: AtomicU64,
-    /// The address of each, and its length in bytes. Their data are one behind the other, each from a word
-    /// on.
-    pieces: [[AtomicU64; 2]; PIECES],
-    data: [AtomicU64; DATA],
+    /// The places of the pieces, and then their data, each from a word on.
+    words: [AtomicU64; WORDS],
 }
 
 /// The states of a slot.
@@ -45,21 +46,21 @@ mod state {
 #[derive(Default)]
 pub struct Message(RefCell<Pieces>);
 
-#[derive(Clone, Copy)]
 struct Pieces {
     count: usize,
-    pieces: [(u64, usize); PIECES],
-    words: usize,
-    data: [u64; DATA],
+    places: [[u64; PLACE]; PIECES],
+    /// How many words of data there are.
+    length: usize,
+    data: [u64; WORDS],
 }
 
 impl Default for Pieces {
     fn default() -> Self {
         Self {
             count: 0,
-            pieces: [(0, 0); PIECES],
-            words: 0,
-            data: [0; DATA],
+            places: [[0; PLACE]; PIECES],
+            length: 0,
+            data: [0; WORDS],
         }
     }
 }
@@ -73,17 +74,20 @@ impl Message {
         fill: impl FnOnce(&mut [u8]) -> R,
     ) -> Option<R> {
         let mut pieces = self.0.borrow_mut();
-        let Pieces { count, words, .. } = *pieces;
-        let end = words.checked_add(length.div_ceil(8))?;
+        let (count, start) = (pieces.count, pieces.length);
+        let end = start.checked_add(length.div_ceil(8))?;
+        if end + PLACE * (count + 1) > WORDS {
+            return None;
+        }
+        let place = pieces.places.get_mut(count)?;
+        *place = [address, length as u64];
         let mut bytes = [0; ROOM];
         let result = fill(bytes.get_mut(..length)?);
         let (chunks, _) = bytes.as_chunks::<8>();
-        let data = pieces.data.get_mut(words..end)?;
-        for (word, chunk) in data.iter_mut().zip(chunks) {
+        for (word, chunk) in pieces.data.get_mut(start..end)?.iter_mut().zip(chunks) {
             *word = u64::from_ne_bytes(*chunk);
         }
-        *pieces.pieces.get_mut(count)? = (address, length);
-        (pieces.count, pieces.words) = (count + 1, end);
+        (pieces.count, pieces.length) = (count + 1, end);
         Some(result)
     }
 
@@ -95,13 +99,10 @@ impl Message {
     /// Writes it to a slot, which is its sender's until the completion is written.
     pub fn store(&self, slot: &Slot) {
         let pieces = self.0.borrow();
-        let pairs = slot.pieces.iter().zip(pieces.pieces).take(pieces.count);
-        for ([address, length], piece) in pairs {
-            address.store(piece.0, Ordering::Relaxed);
-            length.store(piece.1 as u64, Ordering::Relaxed);
-        }
-        for (place, word) in slot.data.iter().zip(pieces.data).take(pieces.words) {
-            place.store(word, Ordering::Relaxed);
+        let places = pieces.places.iter().take(pieces.count).flatten();
+        let words = places.chain(pieces.data.iter().take(pieces.length));
+        for (to, word) in slot.words.iter().zip(words) {
+            to.store(*word, Ordering::Relaxed);
         }
         slot.count.store(pieces.count as u64, Ordering::Relaxed);
         // Release: pairs with `place`.
@@ -133,9 +134,11 @@ impl Slot {
             }
             Err(_) => return,
         }
-        let count = self.count.load(Ordering::Relaxed) as usize;
-        let mut data = self.data.iter();
-        for [address, length] in self.pieces.iter().take(count) {
+        let count = (self.count.load(Ordering::Relaxed) as usize).min(PIECES);
+        let (places, data) = self.words.split_at(PLACE * count);
+        let (places, _) = places.as_chunks::<PLACE>();
+        let mut data = data.iter();
+        for [address, length] in places {
             let length = (length.load(Ordering::Relaxed) as usize).min(ROOM);
             let mut bytes = [0; ROOM];
             let (chunks, _) = bytes.as_chunks_mut::<8>();
@@ -197,8 +200,9 @@ mod tests {
     fn what_is_too_long_or_in_too_many_pieces_does_not_fit() {
         let message = Message::default();
         assert_eq!(message.add(1, ROOM + 1, |_| ()), None);
-        assert_eq!(message.add(1, ROOM - 8, |_| ()), Some(()));
+        assert_eq!(message.add(1, ROOM - 24, |_| ()), Some(()));
         assert_eq!(message.add(1, 9, |_| ()), None);
+        assert_eq!(message.add(1, 8, |_| ()), Some(()));
         let message = Message::default();
         for _ in 0..PIECES {
             assert_eq!(message.add(1, 1, |_| ()), Some(()));
