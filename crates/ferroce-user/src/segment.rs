@@ -17,6 +17,7 @@ use crate::beside::Slot;
 use crate::lock::Lock;
 use crate::mapping::Mapping;
 use crate::registry::SLOTS;
+use crate::table::random;
 
 /// Numbers of a plain type of the device's, in shared memory.
 #[derive(Debug)]
@@ -56,8 +57,10 @@ const MAGIC: u64 = u64::from_be_bytes(*b"ferroce\x01");
 #[repr(C)]
 pub struct Header {
     magic: AtomicU64,
-    /// Where the process itself has its segment: peers find out by it how they reach its memory.
-    pub base: AtomicU64,
+    /// A number that no other process has: peers find out by it how they reach the memory of this one.
+    cookie: AtomicU64,
+    /// Where the process itself has that number.
+    cookie_at: AtomicU64,
     /// Its number, as it has it itself.
     pub pid: AtomicU32,
     /// Its number in the registry.
@@ -80,7 +83,7 @@ pub struct Header {
     pub atomics_lock: Lock,
     /// Who changes the members of groups has this.
     pub groups_lock: Lock,
-    _reserved: [AtomicU32; 15],
+    _reserved: [AtomicU32; 13],
     /// By the slot of a peer in the registry: how many of its threads use this process's objects.
     pub users: [[AtomicU32; 2]; SLOTS],
     /// Which objects have something to do for the helper thread: one bit each.
@@ -240,10 +243,9 @@ impl Segment {
         let file = memory_file(c"ferroce", LENGTH)?;
         let segment = Self::map(file.as_raw_fd())?;
         let header = segment.header();
-        header.base.store(
-            segment.mapping.base().addr().get() as u64,
-            Ordering::Relaxed,
-        );
+        let at = (&raw const header.cookie).addr() as u64;
+        header.cookie.store(random(), Ordering::Relaxed);
+        header.cookie_at.store(at, Ordering::Relaxed);
         header.pid.store(std::process::id(), Ordering::Relaxed);
         header.magic.store(MAGIC, Ordering::Release);
         Ok((segment, file))
@@ -277,7 +279,10 @@ impl Segment {
 
     /// An address in the process whose segment it is, and the number there.
     pub fn probe(&self) -> (u64, u64) {
-        (self.header().base.load(Ordering::Relaxed), MAGIC)
+        let header = self.header();
+        let [at, cookie] =
+            [&header.cookie_at, &header.cookie].map(|word| word.load(Ordering::Relaxed));
+        (at, cookie)
     }
 
     /// A queue pair.

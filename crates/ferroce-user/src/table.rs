@@ -34,13 +34,13 @@ const REUSE_AFTER: u32 = 1 << 10;
 /// A table of so many numbers, from `first` on, which itself is nobody's.
 pub fn new<T>(first: u32, count: usize) -> Table<T> {
     let count = count as u32 - 1;
-    let [start, step] = random();
+    let (start, step) = (random() as u32, random() as u8);
     let config = Config {
         first,
         count,
         start: start % count,
         reuse_after: REUSE_AFTER,
-        step: step as u8 | 1,
+        step: step | 1,
     };
     Numbers::new(Growing(Vec::new()), config)
 }
@@ -50,8 +50,8 @@ pub fn reserve<T>(table: &mut Table<T>) -> Result<(u32, u8)> {
     loop {
         match table.reserve() {
             Ok(reserved) => {
-                let [random, _] = random();
-                return Ok((reserved.number, reserved.variant.unwrap_or(random as u8)));
+                let variant = reserved.variant.unwrap_or_else(|| random() as u8);
+                return Ok((reserved.number, variant));
             }
             Err(Full::Slots(_)) => table.slots_mut().0.push(Slot::Unused),
             Err(Full::Numbers) => return Err(Errno(libc::ENOMEM)),
@@ -83,18 +83,18 @@ impl Uses {
     }
 }
 
-/// Numbers that nobody can guess; at an early time of the machine's they may not be.
-fn random() -> [u32; 2] {
-    let mut numbers = [0_u32; 2];
+/// A number that nobody can guess; at an early time of the machine's they may.
+pub fn random() -> u64 {
+    let mut number = 0_u64;
     // SAFETY: There is room for so many bytes.
     unsafe {
         libc::getrandom(
-            numbers.as_mut_ptr().cast(),
-            size_of_val(&numbers),
+            (&raw mut number).cast(),
+            size_of_val(&number),
             libc::GRND_NONBLOCK,
         )
     };
-    numbers
+    number
 }
 
 #[cfg(test)]
