@@ -162,24 +162,15 @@ impl Reach {
 
 /// Whether there is memory of this process at an address.
 fn is_there(address: u64) -> bool {
-    let mut byte = [0_u8];
-    let range = |base: *mut u8| libc::iovec {
-        iov_base: base.cast(),
-        iov_len: 1,
-    };
-    let there = core::ptr::with_exposed_provenance_mut(address as usize);
-    // SAFETY: The kernel checks the one range, and the other is the byte here.
-    let count = unsafe {
-        libc::process_vm_readv(
-            std::process::id().cast_signed(),
-            &range(byte.as_mut_ptr()),
+    let page = address & !(page_size() - 1);
+    // SAFETY: It changes no memory. Of a page that is not there it says so.
+    unsafe {
+        libc::msync(
+            core::ptr::with_exposed_provenance_mut(page as usize),
             1,
-            &range(there),
-            1,
-            0,
-        )
-    };
-    count == 1
+            libc::MS_ASYNC,
+        ) == 0
+    }
 }
 
 /// Checks that memory of this process is there, and may be written to if that is asked. It has it be there,
