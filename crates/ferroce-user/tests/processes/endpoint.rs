@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use ferroce_core::qp::{AddressVector, AttrMask, RequestedAttr};
 use ferroce_core::ring::{
-    CqGeometry, Cqe, Doorbell, Operation, Payload, Poller, PostError, Poster, QpLayout, RecvQueue,
-    RecvRequest, SendQueue, SendRequest, Sge, WqGeometry,
+    CqGeometry, Cqe, Destination, Doorbell, Operation, Payload, Poller, PostError, Poster,
+    QpLayout, RecvQueue, RecvRequest, SendQueue, SendRequest, Sge, WqGeometry,
 };
 use ferroce_core::verbs::{AccessFlags, QpState, QpType, SendFlags, WcFlags};
 use ferroce_user::cq::Cq;
@@ -21,6 +21,9 @@ use ferroce_user::socket;
 
 /// The address of this host.
 pub const GID: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
+
+/// The Q_Key of all datagrams.
+pub const QKEY: u32 = 0x1234;
 
 /// An open device with a protection domain.
 pub struct Device {
@@ -70,6 +73,11 @@ pub struct Endpoint {
 impl Endpoint {
     /// A reliable connection with queues of this depth.
     pub fn new(device: &Device, depth: u32) -> Self {
+        Self::of_type(device, depth, QpType::Rc)
+    }
+
+    /// One of this transport.
+    pub fn of_type(device: &Device, depth: u32, qp_type: QpType) -> Self {
         let process = device.context.process;
         let (cq, made) = Cq::create(&device.context, 4 * depth, false, None, 0).unwrap();
         let (base, length) = process.lend(&made.ring).unwrap();
@@ -77,7 +85,7 @@ impl Endpoint {
         // SAFETY: The ring is the process's as long as the queue, and has no other poller.
         let poller = unsafe { Poller::new(base, length, geometry) }.unwrap();
         let init = Init {
-            qp_type: QpType::Rc,
+            qp_type,
             pd: device.pd.clone(),
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
@@ -158,6 +166,51 @@ impl Endpoint {
             self.qp
                 .modify(mask | AttrMask::STATE, &requested, sgid)
                 .unwrap();
+        }
+    }
+
+    /// Takes one for datagrams from RESET to RTS.
+    pub fn start(&self) {
+        let requested = RequestedAttr {
+            port_num: 1,
+            qkey: QKEY,
+            ..RequestedAttr::default()
+        };
+        let init = AttrMask::PKEY_INDEX | AttrMask::PORT | AttrMask::QKEY;
+        for (state, mask) in [
+            (QpState::Init, init),
+            (QpState::Rtr, AttrMask::EMPTY),
+            (QpState::Rts, AttrMask::SQ_PSN),
+        ] {
+            let requested = RequestedAttr {
+                qp_state: state.into(),
+                ..requested
+            };
+            self.qp
+                .modify(mask | AttrMask::STATE, &requested, None)
+                .unwrap();
+        }
+    }
+
+    /// Sends a datagram by an address handle.
+    pub fn send_to(&self, ah: u32, number: u32, sge: Sge) {
+        let request = SendRequest {
+            wr_id: 0,
+            flags: SendFlags::SIGNALED,
+            operation: Operation::Send,
+            destination: Some(Destination {
+                ah,
+                remote_qpn: number,
+                remote_qkey: QKEY,
+                pkey_index: 0,
+            }),
+        };
+        let mut send = self.send.borrow_mut();
+        send.push(&request, Payload::Sges(&[sge])).unwrap();
+        let doorbell = send.publish();
+        drop(send);
+        if doorbell == Doorbell::Ring {
+            self.qp.kick();
         }
     }
 

@@ -5,6 +5,7 @@
 //! `FERROCE_LONG=1` has as many operations, and kills, as the card is meant to bear.
 
 mod endpoint;
+mod groups;
 mod kill;
 mod traffic;
 
@@ -33,6 +34,14 @@ fn main() -> ExitCode {
             traffic::child(number(own), number(count), number(operations) as u64);
             ExitCode::SUCCESS
         }
+        ["child", "member"] => {
+            groups::member();
+            ExitCode::SUCCESS
+        }
+        ["child", "sender"] => {
+            groups::sender();
+            ExitCode::SUCCESS
+        }
         ["child", "victim"] => {
             kill::victim();
             ExitCode::SUCCESS
@@ -45,6 +54,10 @@ fn main() -> ExitCode {
             let trials = vec![
                 Trial::test("processes exchange verified messages", || {
                     traffic::test();
+                    Ok(())
+                }),
+                Trial::test("what is sent to a group comes to its members", || {
+                    groups::test();
                     Ok(())
                 }),
                 Trial::test("a process that is killed harms no other", || {
