@@ -35,7 +35,7 @@ fn a_whole_module_is_read_whole() {
     assert_eq!(info.linkage.exports[0].namespace.as_deref(), Some("SAMPLE"));
     assert_eq!(info.params[0].name, "level");
     assert_eq!(info.params[0].kind.describe(), "0 to 255");
-    assert_eq!(info.relocations.iter().map(|r| r.count).sum::<u64>(), 5);
+    assert_eq!(info.relocations.iter().map(|r| r.count).sum::<u64>(), 6);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_symbol_without_a_section_is_refused_at_symbols() {
         ),
     ] {
         let mut module = sample::module();
-        set_shndx(&mut module, b"level", shndx);
+        sample::set_shndx(&mut module, b"level", shndx);
         let file = ModuleFile::from_bytes("sample.ko", module.clone()).unwrap();
         let report = check_bytes(&Kernel::default(), file);
         let refusal = report.modules[0]
@@ -192,21 +192,11 @@ fn a_symbol_without_a_section_is_refused_at_symbols() {
     }
     // A live patch's symbols are resolved later.
     let mut module = sample::module();
-    set_shndx(&mut module, b"level", 0xff20);
+    sample::set_shndx(&mut module, b"level", 0xff20);
     let file = ModuleFile::from_bytes("sample.ko", module).unwrap();
     let report = check_bytes(&Kernel::default(), file);
     let mut findings = report.modules[0].findings();
     assert!(!findings.any(|(_, f)| f.reason == Reason::SymbolSection));
-}
-
-/// Changes `st_shndx` of the symbol of that name.
-fn set_shndx(module: &mut [u8], name: &[u8], shndx: u16) {
-    const ENTRY: usize = 24;
-    const SHNDX: usize = 6;
-    let elf = ferroce_kmod::elf::Elf::parse(module).unwrap();
-    let symbol = elf.symbols().find(|s| s.name_bytes() == name).unwrap();
-    let at = elf.symtab().offset() as usize + symbol.index * ENTRY + SHNDX;
-    module[at..at + 2].copy_from_slice(&shndx.to_le_bytes());
 }
 
 #[test]

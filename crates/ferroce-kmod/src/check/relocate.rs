@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use object::elf as abi;
 use rustix::io::Errno;
 
-use super::memory::{Memory, Spot};
+use super::memory::{Content, Memory, Spot};
 use super::pointers::{self, Applied};
 use super::{Finding, Reason};
 use crate::arch::{Arch, Fit, Handling, Value};
@@ -31,6 +31,8 @@ enum Matter {
     Unsupported,
     OutOfPlace,
     Beside,
+    InModule,
+    InSymbols,
     NoSymbol,
     NotAddress,
     NotZero,
@@ -159,6 +161,9 @@ fn apply(
             }
         }
     }
+    if [elf.symtab().index, elf.strtab().index].contains(&target.index) {
+        matters.push((Matter::InSymbols, None));
+    }
     match memory.spot(target, relocation.offset, width as u64) {
         Spot::Inside => {}
         Spot::Beside => matters.push((Matter::Beside, None)),
@@ -167,12 +172,16 @@ fn apply(
             return matters;
         }
     }
-    if let Some(bytes) = memory.at(target, relocation.offset, width) {
-        // Only x86 asks for zeroes: "Invalid relocation target".
-        if arch != Arch::Arm64 && bytes.iter().any(|byte| *byte != 0) {
+    // Only x86 asks for zeroes: "Invalid relocation target".
+    match memory.content(target, relocation.offset, width) {
+        Content::NotZero if arch != Arch::Arm64 => {
             matters.push((Matter::NotZero, None));
             return matters;
         }
+        Content::Unknown => matters.push((Matter::InModule, None)),
+        _ => {}
+    }
+    if let Some(bytes) = memory.at(target, relocation.offset, width) {
         // An address that is not known is not zero.
         let number = number.map_or(u64::MAX, |(number, _)| number);
         if matches!(handling, Handling::Data(..)) {
@@ -261,6 +270,20 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
             format!(
                 "{name} is to write outside of its section ({at}): the kernel does not look, and \
                  overwrites what is beside it"
+            ),
+        ),
+        Matter::InModule => Finding::undecided(
+            Reason::BadRelocation,
+            format!(
+                "{name} is to write into its struct module ({at}): the kernel refuses if it has \
+                 written there before, and else may crash"
+            ),
+        ),
+        Matter::InSymbols => Finding::warning(
+            Reason::BadRelocation,
+            format!(
+                "{name} is to write into its table of symbols ({at}): the kernel does not look, \
+                 and its symbols become other ones"
             ),
         ),
         Matter::NoSymbol => Finding::warning(

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A file that is well-formed, with one thing in it that the loader takes as it
+//! is: what comes of it is said before. The tests of the lab have the kernel's
+//! word for each.
+
+mod sample;
+
+use std::ops::Range;
+
+use ferroce_kmod::arch::Arch;
+use ferroce_kmod::check::{check_bytes, Finding, ModuleReport, Reason, Severity, Stage};
+use ferroce_kmod::elf::{Elf, Section};
+use ferroce_kmod::file::ModuleFile;
+use ferroce_kmod::kernel::{Config, Kernel};
+
+/// Fields of a section's header.
+const FLAGS: Range<usize> = 8..16;
+const INFO: Range<usize> = 44..48;
+const ALIGN: Range<usize> = 48..56;
+/// Fields of a relocation.
+const OFFSET: Range<usize> = 0..8;
+const KIND: Range<usize> = 8..12;
+const SYMBOL: Range<usize> = 12..16;
+
+/// What is said of a module, by a kernel with some options.
+fn said_of(module: &[u8], options: &str) -> ModuleReport {
+    let mut kernel = Kernel::default();
+    kernel.arch = Some(Arch::Uml);
+    let options = format!("CONFIG_SYSFS=y\nCONFIG_KALLSYMS=y\n{options}");
+    kernel.config = Some(Config::parse(&options));
+    let file = ModuleFile::from_bytes("sample.ko", module.to_vec()).unwrap();
+    check_bytes(&kernel, file).modules.remove(0)
+}
+
+/// What is found while relocations are applied.
+fn found(module: &[u8]) -> Vec<Finding> {
+    let report = said_of(module, "");
+    let findings = report.findings();
+    let relocations = findings.filter(|(stage, _)| *stage == Stage::Relocations);
+    relocations.map(|(_, finding)| finding.clone()).collect()
+}
+
+/// That something is found, of that severity and with these words.
+#[track_caller]
+fn assert_found(module: &[u8], severity: Severity, words: &str) -> Finding {
+    let found = found(module);
+    let finding = found.iter().find(|f| f.what.contains(words));
+    let finding = finding.unwrap_or_else(|| panic!("no {words:?} in {found:#?}"));
+    assert_eq!(finding.severity, severity, "{finding:#?}");
+    finding.clone()
+}
+
+fn put(module: &mut [u8], start: usize, field: Range<usize>, value: u64) {
+    let size = field.len();
+    module[start..][field].copy_from_slice(&value.to_le_bytes()[..size]);
+}
+
+fn section<'a>(module: &'a [u8], name: &str) -> Section<'a> {
+    Elf::parse(module).unwrap().section(name).unwrap()
+}
+
+/// Changes a section's header.
+fn set_header(module: &mut [u8], name: &str, field: Range<usize>, value: u64) {
+    let table = u64::from_le_bytes(*module[40..].first_chunk().unwrap());
+    let start = table as usize + section(module, name).index * 64;
+    put(module, start, field, value);
+}
+
+/// Changes the first relocation of a section that is at an offset there.
+fn set_relocation(module: &mut [u8], of: &str, at: u64, field: Range<usize>, value: u64) {
+    let relocations = section(module, &format!(".rela{of}"));
+    let mut entries = relocations.data().chunks(24);
+    let index = entries.position(|entry| entry[OFFSET] == at.to_le_bytes());
+    let start = relocations.offset() as usize + index.unwrap() * 24;
+    put(module, start, field, value);
+}
+
+#[test]
+fn the_sample_has_nothing_of_this() {
+    assert_eq!(found(&sample::module()), []);
+}
+
+#[test]
+fn what_the_loader_has_written_to_struct_module_is_met_by_relocations() {
+    // ALIGN(128, 0xffffffff) is 0: both begin in one place.
+    let mut module = sample::module();
+    set_header(&mut module, ".data", ALIGN, 0xffff_ffff);
+    let finding = assert_found(&module, Severity::Refused, "is written already");
+    let line = finding.kernel_says.unwrap();
+    assert_eq!(line, "Invalid relocation target, existing value is nonzero");
+    // Behind the name, what is there hangs on the kernel's configuration.
+    set_relocation(&mut module, ".data", 8, OFFSET, 96);
+    assert_found(&module, Severity::Undecided, "into its struct module");
+    // To `list`.
+    let mut module = sample::module();
+    let index = section(&module, ".gnu.linkonce.this_module").index;
+    set_header(&mut module, ".rela.data", INFO, index as u64);
+    assert_found(&module, Severity::Refused, "is written already");
+}
+
+#[test]
+fn addresses_of_symbols_are_met_by_relocations() {
+    let mut module = sample::module();
+    let index = section(&module, ".symtab").index;
+    set_header(&mut module, ".rela.data", INFO, index as u64);
+    // The value of the first symbol, which stays zero, and that of the second.
+    assert_found(&module, Severity::Warning, "its table of symbols");
+    set_relocation(&mut module, ".data", 8, OFFSET, 32);
+    assert_found(&module, Severity::Refused, "is written already");
+}
