@@ -108,3 +108,17 @@ fn addresses_of_symbols_are_met_by_relocations() {
     set_relocation(&mut module, ".data", 8, OFFSET, 32);
     assert_found(&module, Severity::Refused, "is written already");
 }
+
+#[test]
+fn a_symbol_is_read_before_the_kind_is_looked_at() {
+    for kind in [0, 1, 255] {
+        let mut module = sample::module();
+        set_relocation(&mut module, ".data", 8, SYMBOL, 0x1_0000);
+        set_relocation(&mut module, ".data", 8, KIND, kind);
+        assert_found(
+            &module,
+            Severity::Undecided,
+            "would be outside of the module",
+        );
+    }
+}

@@ -16,6 +16,9 @@ use crate::kernel::Kernel;
 use crate::layout::Layout;
 use crate::linkage::Linkage;
 
+/// sizeof(Elf64_Sym).
+const SYMBOL: u64 = 24;
+
 /// How often something is the matter, and where first.
 struct Case {
     count: u64,
@@ -33,6 +36,7 @@ enum Matter {
     Beside,
     InModule,
     InSymbols,
+    SymbolOutside,
     NoSymbol,
     NotAddress,
     NotZero,
@@ -135,14 +139,22 @@ fn apply(
     if target.is(THIS_MODULE) && handling != Handling::Data(Value::Absolute, Fit::Any, 8) {
         matters.push((Matter::NotAddress, None));
     }
+    // The loader reads a symbol's value before it looks at the kind.
+    let missing = elf.symbol(relocation.symbol).is_none();
+    let entry = (relocation.symbol as u64).saturating_mul(SYMBOL);
+    if missing && memory.spot(&elf.symtab(), entry, SYMBOL) == Spot::Outside {
+        matters.push((Matter::SymbolOutside, None));
+    }
     let width = match handling {
-        Handling::Unsupported => return vec![(Matter::Unsupported, None)],
+        Handling::Unsupported => {
+            matters.push((Matter::Unsupported, None));
+            return matters;
+        }
         Handling::Nothing => return matters,
         Handling::Data(_, _, width) => usize::from(width),
         Handling::Instruction => 4,
     };
-    let symbol = elf.symbol(relocation.symbol);
-    if symbol.is_none() {
+    if missing && matters.iter().all(|(m, _)| *m != Matter::SymbolOutside) {
         matters.push((Matter::NoSymbol, None));
     }
     let number = number(kernel, elf, layout, arch, target, relocation);
@@ -284,6 +296,13 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
             format!(
                 "{name} is to write into its table of symbols ({at}): the kernel does not look, \
                  and its symbols become other ones"
+            ),
+        ),
+        Matter::SymbolOutside => Finding::undecided(
+            Reason::BadRelocation,
+            format!(
+                "{name} is for a symbol that is not there ({at}), and would be outside of the \
+                 module: the kernel does not look, and crashes or takes something else for it"
             ),
         ),
         Matter::NoSymbol => Finding::warning(
