@@ -122,3 +122,21 @@ fn a_symbol_is_read_before_the_kind_is_looked_at() {
         );
     }
 }
+
+#[test]
+fn relocations_for_live_patches_are_not_applied() {
+    let mut module = sample::module();
+    set_header(&mut module, ".rela__param", FLAGS, 0x0010_0000);
+    assert_found(&module, Severity::Warning, "has no relocation");
+    let report = said_of(&module, "CONFIG_LIVEPATCH=y");
+    let (stage, finding) = report.refusal().unwrap();
+    assert_eq!(
+        (stage, finding.reason),
+        (Stage::Relocations, Reason::Livepatch)
+    );
+    assert_eq!(finding.errno.as_deref(), Some("EINVAL"));
+    assert_eq!(
+        finding.kernel_says.as_deref(),
+        Some("livepatch: section .rela__param has an incorrectly formatted name")
+    );
+}

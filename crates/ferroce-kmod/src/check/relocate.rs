@@ -31,6 +31,7 @@ struct Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Matter {
     WithoutAddend,
+    Misnamed,
     Unsupported,
     OutOfPlace,
     Beside,
@@ -70,19 +71,28 @@ pub fn check(
         if !memory.has(&target) {
             continue;
         }
+        let mut whole = |matter, line: String| {
+            let case = Case {
+                count: 1,
+                place: section.section.name().into_owned(),
+                symbol: String::new(),
+                says: Some(line),
+            };
+            cases.push(((matter, 0), case));
+        };
+        match livepatch(kernel, &section.section) {
+            Livepatch::No => {}
+            Livepatch::Skipped => continue,
+            Livepatch::Misnamed => {
+                let name = section.section.name();
+                let line = format!("livepatch: section {name} has an incorrectly formatted name");
+                whole(Matter::Misnamed, line);
+                continue;
+            }
+        }
         if section.section.kind() == abi::SHT_REL {
-            cases.push((
-                (Matter::WithoutAddend, 0),
-                Case {
-                    count: 1,
-                    place: section.section.name().into_owned(),
-                    symbol: String::new(),
-                    says: Some(format!(
-                        "module {}: REL relocation unsupported",
-                        linkage.name
-                    )),
-                },
-            ));
+            let line = format!("module {}: REL relocation unsupported", linkage.name);
+            whole(Matter::WithoutAddend, line);
         }
         for relocation in section.iter() {
             *kinds.entry(relocation.kind).or_default() += 1;
@@ -119,6 +129,33 @@ pub fn check(
     match total {
         0 => "none".to_owned(),
         _ => kinds.join(", "),
+    }
+}
+
+/// What `klp_apply_section_relocs()` makes of a section of relocations.
+enum Livepatch {
+    /// It is none of those, or is for the kernel itself: it is applied.
+    No,
+    /// It is applied when another module is loaded, or by no kernel without
+    /// live patches.
+    Skipped,
+    Misnamed,
+}
+
+fn livepatch(kernel: &Kernel, section: &Section) -> Livepatch {
+    if !section.is_livepatch() {
+        return Livepatch::No;
+    }
+    if kernel.is_set("CONFIG_LIVEPATCH") != Some(true) {
+        return Livepatch::Skipped;
+    }
+    // .klp.rela.OBJECT.SECTION
+    let name = section.name();
+    let rest = name.strip_prefix(".klp.rela.").unwrap_or_default();
+    match rest.split('.').next().unwrap_or_default() {
+        "" => Livepatch::Misnamed,
+        "vmlinux" => Livepatch::No,
+        _ => Livepatch::Skipped,
     }
 }
 
@@ -257,6 +294,15 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
                 arch.name()
             );
             let mut finding = refused(Reason::UnknownRelocation, what);
+            finding.kernel_says = says;
+            finding
+        }
+        Matter::Misnamed => {
+            let what = format!(
+                "section {place} has relocations for live patching by its flags \
+                 (SHF_RELA_LIVEPATCH), but not by its name"
+            );
+            let mut finding = Finding::refused(Reason::Livepatch, Errno::INVAL, what);
             finding.kernel_says = says;
             finding
         }

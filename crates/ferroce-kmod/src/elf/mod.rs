@@ -147,6 +147,12 @@ impl<'a> Section<'a> {
         self.flags() & flags.0 == flags.0
     }
 
+    /// Whether a section of relocations is for live patching alone, by its flags
+    /// (SHF_RELA_LIVEPATCH in include/uapi/linux/elf.h).
+    pub fn is_livepatch(&self) -> bool {
+        self.flags() & 0x0010_0000 != 0
+    }
+
     /// `sh_size`, in bytes; in memory, for a section without contents.
     pub fn size(&self) -> u64 {
         self.header.sh_size.get(LE)
@@ -296,7 +302,8 @@ impl<'a> Elf<'a> {
         self.relocation_sections().filter(|relocations| {
             let target = relocations.target;
             let wanted = target.has(elf::SHF_ALLOC) || target.is(PER_CPU);
-            let is_rela = relocations.section.kind() == elf::SHT_RELA;
+            let section = relocations.section;
+            let is_rela = section.kind() == elf::SHT_RELA && !section.is_livepatch();
             is_rela && wanted && target.index != 0
         })
     }
