@@ -140,3 +140,51 @@ fn relocations_for_live_patches_are_not_applied() {
         Some("livepatch: section .rela__param has an incorrectly formatted name")
     );
 }
+
+#[test]
+fn what_frees_a_parameter_follows_its_pointers() {
+    const PC32: u64 = 2;
+    for (at, field) in [(0, "name"), (16, "ops"), (32, "arg")] {
+        let mut module = sample::module();
+        set_relocation(&mut module, "__param", at, KIND, PC32);
+        let words = format!("the field {field} of entry 0 in __param has a relocation");
+        assert_found(&module, Severity::Warning, &words);
+    }
+}
+
+#[test]
+fn a_pointer_is_of_no_absolute_symbol() {
+    let mut module = sample::module();
+    sample::set_shndx(&mut module, b"level", 0xfff1);
+    assert_found(
+        &module,
+        Severity::Warning,
+        "arg of entry 0 in __param is of an absolute",
+    );
+}
+
+#[test]
+fn operations_of_a_parameter_are_some() {
+    let mut module = sample::module();
+    let index = section(&module, "__ksymtab_strings").index as u16;
+    sample::set_shndx(&mut module, b"param_ops_byte", index);
+    assert_found(
+        &module,
+        Severity::Warning,
+        "ops of entry 0 in __param points to what is too small",
+    );
+    // Where functions are to be is text.
+    let index = section(&module, ".modinfo").index as u16;
+    sample::set_shndx(&mut module, b"param_ops_byte", index);
+    assert_found(
+        &module,
+        Severity::Warning,
+        "ops of entry 0 in __param points to what is not in",
+    );
+    let index = section(&module, "__param").index as u16;
+    sample::set_shndx(&mut module, b"param_ops_byte", index);
+    assert_eq!(found(&module), []);
+    let free = section(&module, "__param").offset() as usize + 24;
+    module[free] = 1;
+    assert_found(&module, Severity::Warning, "ops->free");
+}
