@@ -188,3 +188,25 @@ fn operations_of_a_parameter_are_some() {
     module[free] = 1;
     assert_found(&module, Severity::Warning, "ops->free");
 }
+
+#[test]
+fn from_layout_on_a_module_has_the_name_of_its_struct_module() {
+    let mut module = sample::module();
+    let name = section(&module, ".gnu.linkonce.this_module").offset() as usize + 24;
+    module[name] = b'S';
+    set_relocation(&mut module, ".data", 8, KIND, 255);
+    let report = said_of(&module, "");
+    let lines = report
+        .findings()
+        .filter_map(|(_, f)| f.kernel_says.as_deref());
+    assert!(
+        lines.eq(["Sample: Unknown rela relocation: 255"]),
+        "{report:#?}"
+    );
+    // sysfs has a folder of that name.
+    module[name] = 0;
+    let report = said_of(&module, "");
+    let init = report.findings().find(|(stage, _)| *stage == Stage::Init);
+    let (_, finding) = init.unwrap();
+    assert_eq!(finding.errno.as_deref(), Some("EINVAL"), "{finding:#?}");
+}

@@ -91,7 +91,7 @@ pub fn check(
             }
         }
         if section.section.kind() == abi::SHT_REL {
-            let line = format!("module {}: REL relocation unsupported", linkage.name);
+            let line = format!("module {}: REL relocation unsupported", linkage.struct_name);
             whole(Matter::WithoutAddend, line);
         }
         for relocation in section.iter() {
@@ -313,7 +313,7 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
                 arch.name()
             );
             refused(Reason::UnknownRelocation, what)
-                .says(arch.unknown_relocation(&linkage.name, kind))
+                .says(arch.unknown_relocation(&linkage.struct_name, kind))
                 .help(help)
         }
         Matter::OutOfPlace => Finding::undecided(

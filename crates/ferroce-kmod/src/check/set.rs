@@ -211,7 +211,7 @@ pub fn examine_file(
     let linkage = Linkage::of(&elf, &modinfo, &file.path);
     report.name = linkage.name.clone();
     let running = kernel.running.as_ref();
-    let loaded = !asked_for && running.is_some_and(|r| r.module(&linkage.name).is_some());
+    let loaded = !asked_for && running.is_some_and(|r| r.module(&linkage.struct_name).is_some());
     if !loaded {
         go_through(
             kernel,

@@ -26,6 +26,9 @@ pub const THIS_MODULE: &str = ".gnu.linkonce.this_module";
 /// The section with data that each processor has a copy of.
 pub const PER_CPU: &str = ".data..percpu";
 
+/// What the loader calls a module whose name it does not know yet.
+pub(crate) const NAMELESS: &str = "(missing .modinfo section or name field)";
+
 /// The section index of symbols that live patches resolve
 /// (include/uapi/linux/elf.h).
 pub const SHN_LIVEPATCH: elf::SymbolSection = elf::SymbolSection(0xff20);
@@ -358,9 +361,7 @@ impl<'a> Elf<'a> {
         }
         // What the kernel calls the module in messages before it knows better.
         let info = crate::modinfo::Modinfo::of(self);
-        let name = info
-            .get("name")
-            .unwrap_or("(missing .modinfo section or name field)");
+        let name = info.get("name").unwrap_or(NAMELESS);
         let says = |line| format!("module {name}: {line}");
         let module = match (self.section(THIS_MODULE), count(THIS_MODULE)) {
             (Some(section), 1) => section,
@@ -396,9 +397,7 @@ impl<'a> Elf<'a> {
         let (Some(table), None) = (tables.next(), tables.next()) else {
             let what = "there is not exactly one symbol table; was it stripped?";
             let info = crate::modinfo::Modinfo::of(self);
-            let name = info
-                .get("name")
-                .unwrap_or("(missing .modinfo section or name field)");
+            let name = info.get("name").unwrap_or(NAMELESS);
             return Err(
                 Malformed::new(header.e_shoff.get(LE), "section headers", what)
                     .says(format!("{name}: module has no symbols (stripped?)")),

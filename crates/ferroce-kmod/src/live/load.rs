@@ -16,7 +16,7 @@ use crate::elf::Elf;
 use crate::error::{Error, Malformed, Result};
 use crate::file::{Compression, ModuleFile};
 use crate::kernel::{beside, ModuleTree, Running};
-use crate::linkage::{module_name, name_of_path};
+use crate::linkage::{name_of_path, struct_name};
 use crate::modinfo::Modinfo;
 use crate::signature;
 
@@ -175,7 +175,7 @@ fn own_name(path: &Path) -> String {
     let of_file = |file: ModuleFile| {
         let (module, _) = signature::split(&file.bytes);
         let elf = Elf::parse(module).ok()?;
-        Some(module_name(&elf, &Modinfo::of(&elf), path))
+        struct_name(&elf).or_else(|| Modinfo::of(&elf).get("name").map(str::to_owned))
     };
     let name = ModuleFile::read(path).ok().and_then(of_file);
     name.unwrap_or_else(|| name_of_path(path))
