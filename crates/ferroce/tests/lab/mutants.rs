@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 
-use ferroce_kmod::elf::Elf;
+use ferroce_kmod::elf::{Elf, Symbol};
 
 use crate::loader::{cases_of, said_of, Built};
 use crate::support::{ran, Flavor, Test};
@@ -129,12 +129,16 @@ fn known(base: &[u8]) -> Vec<Mutation> {
     let symbol = |name: &str| elf.symbols().find(|s| s.name() == name).unwrap().index;
     let section = |name: &str| elf.section(name).unwrap();
     let change = |name: &str, field, value| Mutation::Section(name.to_owned(), field, value);
+    let of_section = |name: &str| {
+        let index = section(name).index;
+        let is = |s: &Symbol| s.is_section() && usize::from(s.shndx()) == index;
+        elf.symbols().find(is).unwrap().index
+    };
+    let kind = |name: &str, index, kind| Mutation::Kind(name.to_owned(), index, kind);
     let params = section("__param").size();
     let info = section(".modinfo").data();
-    let vermagic = info
-        .windows(9)
-        .position(|text| text == b"vermagic=")
-        .unwrap();
+    let text = |text: &[u8]| info.windows(text.len()).position(|t| t == text).unwrap();
+    let (vermagic, depends) = (text(b"vermagic="), text(b"depends="));
     let header = section_header(base, section(".symtab").index);
     let symtab = u32::from_le_bytes(*base[header..].first_chunk().unwrap());
     vec![
@@ -174,8 +178,29 @@ fn known(base: &[u8]) -> Vec<Mutation> {
         change(".gnu.linkonce.this_module", "offset", 2),
         // What the loader follows to nowhere, and dies of.
         change(".rela__param", "size", 8),
-        Mutation::Kind(".rela__ksymtab".to_owned(), 4, 0),
+        kind(".rela__ksymtab", 4, 0),
         Mutation::Place(symbol("param_ops_charp"), 0xff20),
+        Mutation::Place(symbol("param_ops_charp"), 0xfff1),
+        Mutation::Place(symbol("param_ops_charp"), section(".symtab").index as u16),
+        Mutation::Place(symbol("param_ops_int"), section(".rodata").index as u16),
+        Mutation::Place(of_section(".data"), 0xff20),
+        Mutation::Place(of_section(".data"), 0xfff1),
+        kind(".rela__param", 3, 2),
+        change(".rela__param", "flags", u64::MAX),
+        // A relocation of a symbol that is nowhere.
+        change(".rela.data", "offset", 2),
+        change(".rela.eh_frame", "offset", 3),
+        // What the loader has written to struct module is there.
+        change(".gnu.linkonce.this_module", "addralign", 0xffff_ffff),
+        change(".rela.text", "info", section(".bss").index as u64),
+        // To the kernel a module has no name, then needs one that there is not.
+        change(
+            ".gnu.linkonce.this_module",
+            "offset",
+            section(".gnu.linkonce.this_module").offset() - 1,
+        ),
+        Mutation::Byte(".modinfo", depends + 8, 255),
+        Mutation::Byte(".modinfo", depends + 8, b'\n'),
     ]
     .into_iter()
     .filter(|mutation| match mutation {

@@ -2,8 +2,9 @@
 //! Many modules held against a guest's kernel, one after the other.
 //!
 //! `FERROCE_MUTANTS=5000` tries that many random mutants, `FERROCE_SEED=7`
-//! others. A mutant that kills or hangs the guest does not end the sweep: it
-//! goes on in a new guest, and the mutant is listed.
+//! others, and `FERROCE_ONLY=12,890` only those of them with these numbers. A
+//! mutant that kills or hangs the guest does not end the sweep: it goes on in a
+//! new guest, and the mutant is listed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,16 +39,22 @@ fn number(name: &str) -> Option<u32> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Whether a mutant is to be tried.
+fn is_wanted(index: u32) -> bool {
+    let only = std::env::var("FERROCE_ONLY");
+    only.map_or(true, |only| only.split(',').any(|n| n.parse() == Ok(index)))
+}
+
 fn random_mutants(flavor: &Flavor) {
     let count = number("FERROCE_MUTANTS").unwrap_or(0);
     let mut numbers = Random(number("FERROCE_SEED").unwrap_or(1).into());
     let built = Built::of(flavor);
     let dir = tempfile::tempdir().unwrap();
     let base = lib0(&built, dir.path());
-    let mutants = (0..count).map(|index| {
-        let mutation = random(&base, &mut numbers);
-        (format!("{index} {mutation:?}"), mutation.of(&base))
-    });
+    let mutants = (0..count).map(|index| (index, random(&base, &mut numbers)));
+    let mutants = mutants.filter(|(index, _)| is_wanted(*index));
+    let mutants =
+        mutants.map(|(index, mutation)| (format!("{index} {mutation:?}"), mutation.of(&base)));
     let tried = Sweep::new(flavor, &built, dir.path(), mutants.collect()).run();
     tried.summary();
     tried.agree();
