@@ -14,7 +14,9 @@ use ferroce_kmod::file::ModuleFile;
 use ferroce_kmod::kernel::{Config, Kernel};
 
 /// Fields of a section's header.
+const TYPE: Range<usize> = 4..8;
 const FLAGS: Range<usize> = 8..16;
+const LINK: Range<usize> = 40..44;
 const INFO: Range<usize> = 44..48;
 const ALIGN: Range<usize> = 48..56;
 /// Fields of a relocation.
@@ -62,7 +64,11 @@ fn section<'a>(module: &'a [u8], name: &str) -> Section<'a> {
 /// Changes a section's header.
 fn set_header(module: &mut [u8], name: &str, field: Range<usize>, value: u64) {
     let table = u64::from_le_bytes(*module[40..].first_chunk().unwrap());
-    let start = table as usize + section(module, name).index * 64;
+    let index = match name {
+        "" => 0,
+        _ => section(module, name).index,
+    };
+    let start = table as usize + index * 64;
     put(module, start, field, value);
 }
 
@@ -209,4 +215,19 @@ fn from_layout_on_a_module_has_the_name_of_its_struct_module() {
     let init = report.findings().find(|(stage, _)| *stage == Stage::Init);
     let (_, finding) = init.unwrap();
     assert_eq!(finding.errno.as_deref(), Some("EINVAL"), "{finding:#?}");
+}
+
+#[test]
+fn numbers_have_the_sign_that_the_kernel_logs_them_with() {
+    let line = |name: &str, field| {
+        let mut module = sample::module();
+        set_header(&mut module, name, field, u64::MAX);
+        let report = said_of(&module, "");
+        let (_, finding) = report.refusal().unwrap();
+        finding.kernel_says.clone().unwrap()
+    };
+    assert!(line(".symtab", LINK).contains("(sh_link(-1) >= "));
+    assert!(line("", TYPE).contains("section 0 type(-1)"));
+    let line = line(".shstrtab", TYPE);
+    assert_eq!(line, "Invalid ELF section name table type: 4294967295");
 }

@@ -413,6 +413,8 @@ impl<'a> Elf<'a> {
                     self.sections.len()
                 );
                 let count = self.sections.len();
+                // %d.
+                let link = link.cast_signed();
                 return Err(Malformed::new(at, "sh_link of the symbol table", what).says(format!(
                     "Invalid ELF sh_link!=SHN_UNDEF({link}) or (sh_link({link}) >= hdr->e_shnum({count})"
                 )));

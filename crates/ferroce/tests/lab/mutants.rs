@@ -201,6 +201,9 @@ fn known(base: &[u8]) -> Vec<Mutation> {
         ),
         Mutation::Byte(".modinfo", depends + 8, 255),
         Mutation::Byte(".modinfo", depends + 8, b'\n'),
+        // Numbers are logged with and without their sign.
+        change(".symtab", "link", u64::MAX),
+        change(".strtab", "type", u64::MAX),
     ]
     .into_iter()
     .filter(|mutation| match mutation {
