@@ -30,10 +30,10 @@ struct Field(&'static str, u64, To);
 enum To {
     /// Anything in memory.
     Something,
-    /// The same, or it is NULL.
-    SomethingOrNull,
-    /// Something that may be gone when init is done.
+    /// The same while init runs: it is for setting the parameter.
     Initdata,
+    /// The same, or it is NULL.
+    InitdataOrNull,
     /// A structure.
     Structure(&'static Structure),
     /// What a parameter's `ops` work on.
@@ -57,7 +57,7 @@ const PARAMS: Table = Table {
         size: 40,
         fields: &[
             Field("name", 0, To::Something),
-            Field("mod", 8, To::SomethingOrNull),
+            Field("mod", 8, To::InitdataOrNull),
             Field("ops", OPS_AT, To::Structure(&OPS)),
             Field("arg", 32, To::Argument),
         ],
@@ -72,9 +72,9 @@ const OPS_AT: u64 = 16;
 const OPS: Structure = Structure {
     size: 32,
     fields: &[
-        Field("set", 8, To::SomethingOrNull),
-        Field("get", 16, To::SomethingOrNull),
-        Field("free", 24, To::SomethingOrNull),
+        Field("set", 8, To::InitdataOrNull),
+        Field("get", 16, To::InitdataOrNull),
+        Field("free", 24, To::InitdataOrNull),
     ],
 };
 
@@ -82,9 +82,9 @@ const OPS: Structure = Structure {
 const ARRAY: Structure = Structure {
     size: 32,
     fields: &[
-        Field("num", 8, To::SomethingOrNull),
+        Field("num", 8, To::InitdataOrNull),
         Field("ops", 16, To::Structure(&OPS)),
-        Field("elem", 24, To::Something),
+        Field("elem", 24, To::Initdata),
     ],
 };
 
@@ -211,7 +211,7 @@ impl Follower<'_> {
             let bytes = bytes.unwrap_or_default().iter().take(8);
             let is_null = bytes.into_iter().all(|byte| *byte == 0);
             return match (to, is_null) {
-                (To::SomethingOrNull, true) => None,
+                (To::InitdataOrNull, true) => None,
                 _ => broken("has no relocation, and is no address"),
             };
         };
@@ -221,11 +221,8 @@ impl Follower<'_> {
         let To::Structure(structure) = to else {
             return None;
         };
+        // The kernel's own are fine.
         let (section, start) = self.elf.pointee(&relocation)?;
-        // The section before the first stands for the kernel's symbols.
-        if section.index == 0 {
-            return None;
-        }
         let end = start.checked_add(structure.size);
         if end.is_none_or(|end| end > section.size()) {
             return broken("points to what is too small for it");
@@ -261,6 +258,7 @@ impl Follower<'_> {
         if relocation.symbol == 0 {
             return Some("is of no symbol");
         }
+        let for_init = matches!(to, To::Initdata | To::InitdataOrNull);
         let symbol = self.elf.symbol(relocation.symbol)?;
         match abi::SymbolSection(symbol.shndx()) {
             SHN_LIVEPATCH => Some("is of a symbol that only a live patch resolves"),
@@ -272,7 +270,7 @@ impl Follower<'_> {
                 let sections = self.elf.sections.get(usize::from(index.0));
                 let target = sections.filter(|s| s.index != 0)?;
                 match self.layout.place(target.index) {
-                    Some(place) if place.class.is_init() && !matches!(to, To::Initdata) => {
+                    Some(place) if place.class.is_init() && !for_init => {
                         Some("points to what is freed when its init is done")
                     }
                     None if !target.is(PER_CPU) => Some("points to what is not in memory"),
