@@ -12,6 +12,8 @@ use ferroce_kmod::check::{check_bytes, Finding, ModuleReport, Reason, Severity, 
 use ferroce_kmod::elf::{Elf, Section};
 use ferroce_kmod::file::ModuleFile;
 use ferroce_kmod::kernel::{Config, Kernel};
+use ferroce_kmod::modinfo::Modinfo;
+use ferroce_kmod::params;
 
 /// Fields of a section's header.
 const TYPE: Range<usize> = 4..8;
@@ -230,4 +232,14 @@ fn numbers_have_the_sign_that_the_kernel_logs_them_with() {
     assert!(line("", TYPE).contains("section 0 type(-1)"));
     let line = line(".shstrtab", TYPE);
     assert_eq!(line, "Invalid ELF section name table type: 4294967295");
+}
+
+#[test]
+fn a_text_in_a_section_without_contents_is_empty() {
+    const NOBITS: u64 = 8;
+    let mut module = sample::module();
+    set_header(&mut module, "__ksymtab_strings", TYPE, NOBITS);
+    let elf = Elf::parse(&module).unwrap();
+    let params = params::of(&elf, &Modinfo::of(&elf));
+    assert_eq!(params[0].name, "");
 }

@@ -204,6 +204,8 @@ fn known(base: &[u8]) -> Vec<Mutation> {
         // Numbers are logged with and without their sign.
         change(".symtab", "link", u64::MAX),
         change(".strtab", "type", u64::MAX),
+        // Both parameters have no name then.
+        change(".rodata", "type", 8),
     ]
     .into_iter()
     .filter(|mutation| match mutation {
