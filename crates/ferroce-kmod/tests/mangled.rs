@@ -97,7 +97,7 @@ fn what_the_loader_has_written_to_struct_module_is_met_by_relocations() {
     let line = finding.kernel_says.unwrap();
     assert_eq!(line, "Invalid relocation target, existing value is nonzero");
     // Behind the name, what is there hangs on the kernel's configuration.
-    set_relocation(&mut module, ".data", 8, OFFSET, 96);
+    set_relocation(&mut module, ".data", 8, OFFSET, 112);
     assert_found(&module, Severity::Undecided, "into its struct module");
     // To `list`.
     let mut module = sample::module();
@@ -242,4 +242,25 @@ fn a_text_in_a_section_without_contents_is_empty() {
     let elf = Elf::parse(&module).unwrap();
     let params = params::of(&elf, &Modinfo::of(&elf));
     assert_eq!(params[0].name, "");
+}
+
+#[test]
+fn init_and_exit_are_functions() {
+    let of = |section_name: &str| {
+        let mut module = sample::module();
+        let index = section(&module, section_name).index as u16;
+        sample::set_shndx(&mut module, b"init_module", index);
+        module
+    };
+    assert_found(
+        &of(".data"),
+        Severity::Warning,
+        "init_module in its struct module points to what is no code",
+    );
+    assert_found(
+        &of(".modinfo"),
+        Severity::Warning,
+        "points to what is not in memory",
+    );
+    assert_eq!(found(&of(".text")), []);
 }

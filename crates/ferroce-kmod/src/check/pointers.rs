@@ -8,9 +8,9 @@ use object::elf as abi;
 
 use super::{Finding, Reason};
 use crate::arch::{Arch, Fit, Handling, Value};
-use crate::elf::{Elf, Relocation, Section, PER_CPU, SHN_LIVEPATCH};
+use crate::elf::{Elf, Relocation, Section, Symbol, PER_CPU, SHN_LIVEPATCH, THIS_MODULE};
 use crate::kernel::Kernel;
-use crate::layout::{Layout, PAGE};
+use crate::layout::{Class, Layout, PAGE};
 
 /// The relocations that the loader applies, by section and offset; where there
 /// are several for one place, the last.
@@ -120,11 +120,11 @@ fn relative_symbols(arch: Arch) -> Table {
     }
 }
 
-/// Whether a section is such a table.
+/// Whether a section is such a table, or has the module's init and exit.
 pub fn has(section: &Section) -> bool {
-    [SYMBOLS, PARAMS]
-        .iter()
-        .any(|table| section.is(table.section))
+    let tables = [SYMBOLS, PARAMS].map(|table| table.section);
+    let mut names = tables.iter().chain([&THIS_MODULE]);
+    names.any(|name| section.is(name))
 }
 
 /// What the kernel would follow to nowhere.
@@ -151,6 +151,7 @@ pub fn check(
     for table in [symbols, PARAMS] {
         findings.extend(follower.table(&table));
     }
+    findings.extend(follower.functions());
 }
 
 /// A pointer that leads nowhere: its field, and why.
@@ -187,6 +188,48 @@ impl Follower<'_> {
             table.section
         );
         Some(Finding::warning(Reason::BadRelocation, what))
+    }
+
+    /// `init` and `exit`, all that a build leaves to relocate in `struct module`.
+    fn functions(&self) -> Option<Finding> {
+        let section = self.elf.allocated(THIS_MODULE)?;
+        let here = |place: &(usize, u64)| place.0 == section.index;
+        let mut relocations: Vec<_> = self.applied.iter().filter(|(p, _)| here(p)).collect();
+        relocations.sort_by_key(|(place, _)| **place);
+        let (name, why) = relocations.into_iter().find_map(|(_, relocation)| {
+            let symbol = self.elf.symbol(relocation.symbol)?;
+            let name = symbol.name();
+            Some((name.clone(), self.no_function(relocation, &symbol)?))
+        })?;
+        let what = format!(
+            "the pointer to {name} in its struct module {why}: the kernel does not look, and \
+             crashes when it calls it"
+        );
+        Some(Finding::warning(Reason::BadRelocation, what))
+    }
+
+    /// Why a pointer to a function leads to none.
+    fn no_function(&self, relocation: &Relocation, symbol: &Symbol) -> Option<&'static str> {
+        // What is no address is said of all relocations there.
+        if self.elf.machine.handling(relocation.kind) != ABSOLUTE {
+            return None;
+        }
+        let number = symbol.value().wrapping_add_signed(relocation.addend);
+        match abi::SymbolSection(symbol.shndx()) {
+            // NULL is no function to call.
+            SHN_LIVEPATCH | abi::SHN_ABS if number == 0 => return None,
+            _ => {}
+        }
+        if let Some(why) = self.nowhere(relocation, ABSOLUTE, To::Initdata) {
+            return Some(why);
+        }
+        let class = self.layout.place(symbol.shndx().into())?.class;
+        match class {
+            Class::Text => None,
+            Class::InitText if symbol.name() != "cleanup_module" => None,
+            Class::InitText => Some("points to what is freed when its init is done"),
+            _ => Some("points to what is no code"),
+        }
     }
 
     /// A field of a structure that begins at a place in a section.

@@ -17,7 +17,7 @@ pub fn module() -> Vec<u8> {
     section(&mut object, ".modinfo", SectionKind::ReadOnlyData, texts);
     let mut this_module = [0; 128];
     this_module[24..30].copy_from_slice(b"sample");
-    section(
+    let this_module = section(
         &mut object,
         ".gnu.linkonce.this_module",
         SectionKind::Data,
@@ -53,6 +53,7 @@ pub fn module() -> Vec<u8> {
     relocate(&mut object, param, 16, ops, elf::R_X86_64_64);
     relocate(&mut object, param, 32, value, elf::R_X86_64_64);
     relocate(&mut object, level, 8, name, elf::R_X86_64_64);
+    relocate(&mut object, this_module, 96, init, elf::R_X86_64_64);
     object.write().expect("it can be written")
 }
 
