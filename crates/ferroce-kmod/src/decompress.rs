@@ -152,11 +152,23 @@ fn zstd(bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
 /// no more than [`ZSTD_WINDOW`].
 const ZSTD_LARGEST_WINDOW: u64 = 1 << 31;
 
-/// A frame that is cut off, with an end where the kernel's decoder stops for want of
+/// Where a zstd frame has its descriptor, after the magic (RFC 8878, section 3.1.1.1).
+const DESCRIPTOR: usize = 4;
+
+/// The length of a frame's header, if all of it is there.
+pub(crate) fn zstd_header(bytes: &[u8]) -> Option<usize> {
+    let descriptor = *bytes.get(DESCRIPTOR)?;
+    let single_segment = usize::from(descriptor >> 5 & 1);
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let content_size = [single_segment, 2, 4, 8][usize::from(descriptor >> 6)];
+    let length = DESCRIPTOR + 1 + (1 - single_segment) + dictionary + content_size;
+    (length <= bytes.len()).then_some(length)
+}
+
+/// A frame that is cut off, with an end where zstd's decoder stops for want of
 /// data: it gives whole blocks, and of one that is not compressed what is there
 /// (RFC 8878, section 3.1.1). Nothing for a frame that is whole.
-fn zstd_cut_off(bytes: &[u8]) -> Option<Vec<u8>> {
-    const DESCRIPTOR: usize = 4;
+pub(crate) fn zstd_cut_off(bytes: &[u8]) -> Option<Vec<u8>> {
     const CHECKSUM: u8 = 1 << 2;
     const BLOCK_HEADER: usize = 3;
     const LAST: u32 = 1;
@@ -164,12 +176,9 @@ fn zstd_cut_off(bytes: &[u8]) -> Option<Vec<u8>> {
     const RLE: u32 = 1;
     const NO_MORE: [u8; BLOCK_HEADER] = [LAST as u8, 0, 0];
 
-    let descriptor = *bytes.get(DESCRIPTOR)?;
-    let single_segment = usize::from(descriptor >> 5 & 1);
-    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
-    let content_size = [single_segment, 2, 4, 8][usize::from(descriptor >> 6)];
-    let mut at = DESCRIPTOR + 1 + (1 - single_segment) + dictionary + content_size;
-    let mut frame = bytes.get(..at)?.to_vec();
+    let mut at = zstd_header(bytes)?;
+    let descriptor = bytes[DESCRIPTOR];
+    let mut frame = bytes[..at].to_vec();
     frame[DESCRIPTOR] &= !CHECKSUM;
     while let Some([a, b, c]) = bytes.get(at..at + BLOCK_HEADER) {
         let header = u32::from_le_bytes([*a, *b, *c, 0]);
