@@ -30,7 +30,7 @@ const SYMBOL: Range<usize> = 12..16;
 fn said_of(module: &[u8], options: &str) -> ModuleReport {
     let mut kernel = Kernel::default();
     kernel.arch = Some(Arch::Uml);
-    let options = format!("CONFIG_SYSFS=y\nCONFIG_KALLSYMS=y\n{options}");
+    let options = format!("CONFIG_SMP=y\nCONFIG_SYSFS=y\nCONFIG_KALLSYMS=y\n{options}");
     kernel.config = Some(Config::parse(&options));
     let file = ModuleFile::from_bytes("sample.ko", module.to_vec()).unwrap();
     check_bytes(&kernel, file).modules.remove(0)
@@ -263,4 +263,12 @@ fn init_and_exit_are_functions() {
         "points to what is not in memory",
     );
     assert_eq!(found(&of(".text")), []);
+}
+
+#[test]
+fn an_address_may_not_fit_into_per_cpu_data_either() {
+    let mut module = sample::module();
+    set_relocation(&mut module, ".data..percpu", 0, KIND, 11);
+    let finding = assert_found(&module, Severity::Refused, "at .data..percpu+0x0");
+    assert_eq!(finding.reason, Reason::Overflow);
 }

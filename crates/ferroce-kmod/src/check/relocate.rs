@@ -258,8 +258,13 @@ fn number(
         abi::SHN_ABS => symbol.value(),
         index => address(index.0.into())?.wrapping_add(symbol.value()),
     };
-    let place = address(target.index)?.wrapping_add(relocation.offset);
     let handling = elf.machine.handling(relocation.kind);
+    let place = match handling {
+        Handling::Data(Value::Relative, ..) => address(target.index)?,
+        // Per-CPU data has no place among the rest, and needs none.
+        _ => 0,
+    };
+    let place = place.wrapping_add(relocation.offset);
     handling.compute(value, relocation.addend, place)
 }
 

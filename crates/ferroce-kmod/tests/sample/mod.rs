@@ -39,6 +39,8 @@ pub fn module() -> Vec<u8> {
     let param = section(&mut object, "__param", SectionKind::ReadOnlyData, &[0; 40]);
     let level = section(&mut object, ".data", SectionKind::Data, &[0; 16]);
 
+    let per_cpu = section(&mut object, ".data..percpu", SectionKind::Data, &[0; 8]);
+
     let init = symbol(&mut object, "init_module", Some((text, 0)));
     symbol(&mut object, "__ksymtab_sample_call", Some((table, 0)));
     symbol(&mut object, "__flags_sample_call", Some((flags, 0)));
@@ -53,6 +55,7 @@ pub fn module() -> Vec<u8> {
     relocate(&mut object, param, 16, ops, elf::R_X86_64_64);
     relocate(&mut object, param, 32, value, elf::R_X86_64_64);
     relocate(&mut object, level, 8, name, elf::R_X86_64_64);
+    relocate(&mut object, per_cpu, 0, name, elf::R_X86_64_64);
     relocate(&mut object, this_module, 96, init, elf::R_X86_64_64);
     object.write().expect("it can be written")
 }
