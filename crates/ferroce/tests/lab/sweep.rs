@@ -2,9 +2,10 @@
 //! Many modules held against a guest's kernel, one after the other.
 //!
 //! `FERROCE_MUTANTS=5000` tries that many random mutants, `FERROCE_SEED=7`
-//! others, and `FERROCE_ONLY=12,890` only those of them with these numbers. A
-//! mutant that kills or hangs the guest does not end the sweep: it goes on in a
-//! new guest, and the mutant is listed.
+//! others, `FERROCE_ONLY=12,890` only those of them with these numbers, and
+//! `FERROCE_BASE=lib1` those of another module, one that has an init. A mutant that
+//! kills or hangs the guest does not end the sweep: it goes on in a new guest, and
+//! the mutant is listed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +20,7 @@ use ferroce_kmod::kernel::{self, ModuleTree};
 use ferroce_kmod::live::{self, LoadError};
 
 use crate::loader::{said_of, Built};
-use crate::mutants::{lib0, random, Random};
+use crate::mutants::{lib0, lib1, random, Random};
 use crate::support::{Flavor, Test};
 
 const AT_RANDOM: &[Test] = &[(
@@ -50,7 +51,10 @@ fn random_mutants(flavor: &Flavor) {
     let mut numbers = Random(number("FERROCE_SEED").unwrap_or(1).into());
     let built = Built::of(flavor);
     let dir = tempfile::tempdir().unwrap();
-    let base = lib0(&built, dir.path());
+    let base = match std::env::var("FERROCE_BASE").as_deref() {
+        Ok("lib1") => lib1(&built, dir.path()),
+        _ => lib0(&built, dir.path()),
+    };
     let mutants = (0..count).map(|index| (index, random(&base, &mut numbers)));
     let mutants = mutants.filter(|(index, _)| is_wanted(*index));
     let mutants =
