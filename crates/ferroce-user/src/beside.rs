@@ -3,17 +3,17 @@
 //! send one.
 //!
 //! The sender copies the data to a slot of the completion queue's, together with where they belong, which it
-//! has checked as ever. Whoever polls the completion puts them there: a process reaches its own memory. If a
-//! region is given up before, the data are put in place first.
+//! has checked as ever. Whoever polls the completion puts them there: a process reaches its own memory. Of a
+//! region that was given up meanwhile nothing is written.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Words of a slot.
 const WORDS: usize = 30;
 
-/// Words that say where a piece belongs: the address, and the length in bytes.
+/// Words that say where a piece belongs: the address, and the length in bytes with the local key above it.
 const PLACE: usize = 2;
 
 /// How many pieces there may be.
@@ -21,6 +21,9 @@ const PIECES: usize = 4;
 
 /// Bytes of a message that fits, if it is in one piece.
 pub const ROOM: usize = 8 * (WORDS - PLACE);
+
+/// How often to look whether a message that another thread is at is in place.
+const PATIENCE: u32 = 1_000_000;
 
 /// The place for the data of one completion. A message of a few bytes is in the first cache line.
 #[repr(C, align(64))]
@@ -44,7 +47,20 @@ mod state {
 
 /// A message on its way to a slot.
 #[derive(Default)]
-pub struct Message(RefCell<Pieces>);
+pub struct Message {
+    pieces: RefCell<Pieces>,
+    /// Where it is, when it is there.
+    place: Cell<Option<Place>>,
+}
+
+/// Where a message lies: the number of the completion queue, and the position of the completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The queue.
+    pub cq: u32,
+    /// The position.
+    pub position: u32,
+}
 
 struct Pieces {
     count: usize,
@@ -66,21 +82,22 @@ impl Default for Pieces {
 }
 
 impl Message {
-    /// Adds a piece for an address, whose bytes `fill` writes. `None` if there is no room.
+    /// Adds a piece for an address of a region, whose bytes `fill` writes. `None` if there is no room.
     pub fn add<R>(
         &self,
+        lkey: u32,
         address: u64,
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> R,
     ) -> Option<R> {
-        let mut pieces = self.0.borrow_mut();
+        let mut pieces = self.pieces.borrow_mut();
         let (count, start) = (pieces.count, pieces.length);
         let end = start.checked_add(length.div_ceil(8))?;
         if end + PLACE * (count + 1) > WORDS {
             return None;
         }
         let place = pieces.places.get_mut(count)?;
-        *place = [address, length as u64];
+        *place = [address, u64::from(lkey) << 32 | length as u64];
         let mut bytes = [0; ROOM];
         let result = fill(bytes.get_mut(..length)?);
         let (chunks, _) = bytes.as_chunks::<8>();
@@ -91,14 +108,20 @@ impl Message {
         Some(result)
     }
 
+    /// Where it was written to.
+    pub fn place(&self) -> Option<Place> {
+        self.place.get()
+    }
+
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().count == 0
+        self.pieces.borrow().count == 0
     }
 
     /// Writes it to a slot, which is its sender's until the completion is written.
-    pub fn store(&self, slot: &Slot) {
-        let pieces = self.0.borrow();
+    pub fn store(&self, slot: &Slot, place: Place) {
+        self.place.set(Some(place));
+        let pieces = self.pieces.borrow();
         let places = pieces.places.iter().take(pieces.count).flatten();
         let words = places.chain(pieces.data.iter().take(pieces.length));
         for (to, word) in slot.words.iter().zip(words) {
@@ -111,12 +134,9 @@ impl Message {
 }
 
 impl Slot {
-    /// Puts a message where it belongs, in this process, unless that is done: by another thread, perhaps.
-    ///
-    /// # Safety
-    /// What is in the slot was put there by a device, for memory that this process has registered to be
-    /// written to, and that it has not given up since.
-    pub unsafe fn place(&self) {
+    /// Puts a message where it belongs, unless that is done: by another thread, perhaps. `write` is called with
+    /// the local key of each piece, its address and its bytes.
+    pub fn place(&self, mut write: impl FnMut(u32, u64, &[u8])) {
         // Acquire: pairs with `store`, and with the end of another thread's `place`.
         let found = self.state.compare_exchange(
             state::FULL,
@@ -127,7 +147,11 @@ impl Slot {
         match found {
             Ok(_) => {}
             Err(state::TAKEN) => {
-                while self.state.load(Ordering::Acquire) == state::TAKEN {
+                // A process that is stopped in the middle is not waited for.
+                for _ in 0..PATIENCE {
+                    if self.state.load(Ordering::Acquire) != state::TAKEN {
+                        break;
+                    }
                     spin_loop();
                 }
                 return;
@@ -139,7 +163,8 @@ impl Slot {
         let (places, _) = places.as_chunks::<PLACE>();
         let mut data = data.iter();
         for [address, length] in places {
-            let length = (length.load(Ordering::Relaxed) as usize).min(ROOM);
+            let length = length.load(Ordering::Relaxed);
+            let (lkey, length) = ((length >> 32) as u32, (length as u32 as usize).min(ROOM));
             let mut bytes = [0; ROOM];
             let (chunks, _) = bytes.as_chunks_mut::<8>();
             for (chunk, word) in chunks
@@ -148,15 +173,11 @@ impl Slot {
             {
                 *chunk = word.load(Ordering::Relaxed).to_ne_bytes();
             }
-            let address = address.load(Ordering::Relaxed) as usize;
-            // SAFETY: By this function's contract.
-            unsafe {
-                core::ptr::copy_nonoverlapping(
-                    bytes.as_ptr(),
-                    core::ptr::with_exposed_provenance_mut(address),
-                    length,
-                );
-            }
+            write(
+                lkey,
+                address.load(Ordering::Relaxed),
+                bytes.get(..length).unwrap_or(&[]),
+            );
         }
         self.state.store(state::EMPTY, Ordering::Release);
     }
@@ -173,40 +194,35 @@ mod tests {
 
     #[test]
     fn pieces_come_to_their_places_once() {
-        let (mut first, mut second) = ([0_u8; 9], [0_u8; 3]);
         let message = Message::default();
         assert!(message.is_empty());
-        for (to, from) in [
-            (&mut first[..], &b"012345678"[..]),
-            (&mut second[..], b"abc"),
-        ] {
-            let added = message.add(to.as_mut_ptr() as u64, to.len(), |bytes| {
-                bytes.copy_from_slice(from);
-            });
+        for (address, from) in [(1000, &b"012345678"[..]), (2000, b"abc")] {
+            let added = message.add(7, address, from.len(), |bytes| bytes.copy_from_slice(from));
             assert_eq!(added, Some(()));
         }
         let slot = empty();
-        message.store(&slot);
-        // SAFETY: The addresses are those of the arrays, which are there.
-        unsafe { slot.place() };
-        assert_eq!((&first, &second), (b"012345678", b"abc"));
-        first.fill(0);
-        // SAFETY: As above.
-        unsafe { slot.place() };
-        assert_eq!(first, [0; 9]);
+        message.store(&slot, Place { cq: 1, position: 2 });
+        assert_eq!(message.place(), Some(Place { cq: 1, position: 2 }));
+        let mut found = Vec::new();
+        slot.place(|lkey, address, bytes| found.push((lkey, address, bytes.to_vec())));
+        assert_eq!(
+            found,
+            [(7, 1000, b"012345678".to_vec()), (7, 2000, b"abc".to_vec())]
+        );
+        slot.place(|_, _, _| panic!("it was put in place"));
     }
 
     #[test]
     fn what_is_too_long_or_in_too_many_pieces_does_not_fit() {
         let message = Message::default();
-        assert_eq!(message.add(1, ROOM + 1, |_| ()), None);
-        assert_eq!(message.add(1, ROOM - 24, |_| ()), Some(()));
-        assert_eq!(message.add(1, 9, |_| ()), None);
-        assert_eq!(message.add(1, 8, |_| ()), Some(()));
+        assert_eq!(message.add(0, 1, ROOM + 1, |_| ()), None);
+        assert_eq!(message.add(0, 1, ROOM - 24, |_| ()), Some(()));
+        assert_eq!(message.add(0, 1, 9, |_| ()), None);
+        assert_eq!(message.add(0, 1, 8, |_| ()), Some(()));
         let message = Message::default();
         for _ in 0..PIECES {
-            assert_eq!(message.add(1, 1, |_| ()), Some(()));
+            assert_eq!(message.add(0, 1, 1, |_| ()), Some(()));
         }
-        assert_eq!(message.add(1, 1, |_| ()), None);
+        assert_eq!(message.add(0, 1, 1, |_| ()), None);
     }
 }

@@ -9,10 +9,13 @@
 //! with [`Request::Attach`] it gets those of another one.
 
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::Command;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::registry::{self, slot_of, Registry, SLOTS};
 use crate::segment::{memory_file, Segment};
@@ -93,9 +96,15 @@ pub fn connect_or_start(program: &std::ffi::OsStr) -> io::Result<OwnedFd> {
         let status = Command::new(program)
             .args(["run", "--broker"])
             .env_remove("LD_PRELOAD")
-            .status()?;
-        if !status.success() {
-            break;
+            .status();
+        match status {
+            Ok(status) if status.success() => {}
+            // The program ignores its children's ends, or has waited for this one itself.
+            Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(_) => break,
+            Err(error) => return Err(error),
         }
     }
     Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
@@ -117,6 +126,26 @@ pub fn ensure(program: &std::ffi::OsStr) -> io::Result<()> {
 /// What a process has of the broker.
 pub struct Client {
     socket: OwnedFd,
+    /// Of the socket: a program may close all its descriptors, and another gets the number.
+    inode: u64,
+    asks: Mutex<()>,
+}
+
+/// One thread asks at a time.
+pub struct Asking<'a> {
+    client: &'a Client,
+    _guard: MutexGuard<'a, ()>,
+}
+
+fn inode(file: RawFd) -> io::Result<u64> {
+    // SAFETY: All zero is such a structure, and it is there to be written.
+    unsafe {
+        let mut stat: libc::stat = core::mem::zeroed();
+        match libc::fstat(file, &raw mut stat) {
+            0 => Ok(stat.st_ino),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 impl Client {
@@ -130,10 +159,9 @@ impl Client {
         let files: Vec<RawFd> = files.into_iter().flatten().collect();
         let mut tries = 0;
         loop {
-            let client = Self {
-                socket: connect_or_start(program)?,
-            };
-            match client.ask(Request::Join, &files) {
+            let client = Self::new(connect_or_start(program)?)?;
+            let answer = client.lock().ask(Request::Join, &files);
+            match answer {
                 Ok((serial, [registry, _])) => {
                     let registry = registry.ok_or(io::Error::from_raw_os_error(libc::EUSERS))?;
                     let registry = Registry::map(registry.as_fd())?;
@@ -152,12 +180,42 @@ impl Client {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
             result => result?,
         };
-        let client = Self { socket };
-        let (_, [registry, _]) = client.ask(Request::Look, &[])?;
+        let client = Self::new(socket)?;
+        let (_, [registry, _]) = client.lock().ask(Request::Look, &[])?;
         let registry = registry.ok_or(io::Error::from_raw_os_error(libc::EPROTO))?;
         Ok(Some((client, Registry::map(registry.as_fd())?)))
     }
 
+    fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            inode: inode(socket.as_raw_fd())?,
+            socket,
+            asks: Mutex::new(()),
+        })
+    }
+
+    /// To ask something.
+    pub fn lock(&self) -> Asking<'_> {
+        Asking {
+            client: self,
+            _guard: self.asks.lock(),
+        }
+    }
+
+    /// Whether there is no broker any more, or no connection to it.
+    pub fn has_ended(&self) -> bool {
+        let socket = self.socket.as_raw_fd();
+        if inode(socket).ok() != Some(self.inode) {
+            return true;
+        }
+        let mut polled = poll(socket);
+        // SAFETY: The structure is there to be written.
+        let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
+        ready > 0 && polled.revents & (libc::POLLHUP | libc::POLLERR) != 0
+    }
+}
+
+impl Asking<'_> {
     /// The segment and the memory file of a process, if there is one of that serial number.
     pub fn attach(&self, serial: u32) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
         let (_, [segment, memory]) = self.ask(Request::Attach(serial), &[])?;
@@ -170,9 +228,13 @@ impl Client {
         request: Request,
         files: &[RawFd],
     ) -> io::Result<(u32, [Option<OwnedFd>; socket::FILES])> {
-        socket::send(self.socket.as_raw_fd(), &request.bytes(), files)?;
+        let socket = self.client.socket.as_raw_fd();
+        if inode(socket)? != self.client.inode {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        socket::send(socket, &request.bytes(), files)?;
         let mut answer = [0; 4];
-        match socket::receive(self.socket.as_raw_fd(), &mut answer)? {
+        match socket::receive(socket, &mut answer)? {
             (4, files) => Ok((u32::from_le_bytes(answer), files)),
             _ => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
         }
@@ -219,7 +281,7 @@ pub fn serve() -> io::Result<()> {
     // SAFETY: This process has one thread.
     match unsafe { libc::fork() } {
         0 => {
-            leave_session();
+            leave_session(&[listener.as_raw_fd(), broker.registry_file.as_raw_fd()]);
             // Nobody is left to tell an error.
             let status = i32::from(broker.run(&listener).is_err());
             std::process::exit(status)
@@ -229,8 +291,29 @@ pub fn serve() -> io::Result<()> {
     }
 }
 
-/// Leaves the terminal, the folder and the files of whoever has started the broker.
-fn leave_session() {
+/// Leaves the terminal, the folder, the files but `kept`, and the limits of whoever has started the broker.
+fn leave_session(kept: &[RawFd]) {
+    let open = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let open = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let others: Vec<RawFd> = open
+        .filter(|file| *file > 2 && !kept.contains(file))
+        .collect();
+    for file in others {
+        // SAFETY: Nobody uses it in this process. (The listing's own is closed already.)
+        unsafe { libc::close(file) };
+    }
+    // Each process takes four descriptors.
+    // SAFETY: The structure is there to be written, and read.
+    unsafe {
+        let mut limit: libc::rlimit = core::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
     // SAFETY: These have no preconditions but that the names are C strings.
     unsafe {
         libc::setsid();
@@ -292,6 +375,8 @@ impl Broker {
 
     fn accept(&mut self, listener: &OwnedFd) {
         let Ok(socket) = socket::accept(listener) else {
+            // There is no descriptor left, perhaps, until somebody ends.
+            std::thread::sleep(Duration::from_millis(10));
             return;
         };
         // SAFETY: It has no preconditions.

@@ -10,10 +10,11 @@ use ferroce_core::verbs::{EventType, WcFlags};
 use ferroce_device::completion_queue::{Completed, CompletionQueue};
 use parking_lot::Mutex;
 
-use crate::beside::{Message, Slot};
+use crate::beside::{Message, Place, Slot};
 use crate::device::Context;
 use crate::events::Events;
 use crate::helper::mark;
+use crate::keys::{self, Checked};
 use crate::peer::Peer;
 use crate::process::Process;
 use crate::rings::Rings;
@@ -32,6 +33,7 @@ pub struct Cq {
     user_handle: u64,
     channel: Option<Arc<Events>>,
     rings: Mutex<Rings>,
+    keys: Checked,
     /// How many events were told.
     told: AtomicU32,
     told_errors: AtomicU32,
@@ -55,6 +57,7 @@ impl Cq {
         user_handle: u64,
     ) -> Result<(Arc<Self>, uapi::CqResponse)> {
         let process = context.process;
+        process.check_current()?;
         let geometry = CqGeometry::new(entries).map_err(|error| Errno::from(error.errno()))?;
         let (rings, slots) = rings(process, geometry)?;
         let response = response(&rings, geometry);
@@ -66,6 +69,7 @@ impl Cq {
             user_handle,
             channel,
             rings: Mutex::new(rings),
+            keys: Checked::default(),
             told: AtomicU32::new(0),
             told_errors: AtomicU32::new(0),
         });
@@ -90,13 +94,15 @@ impl Cq {
     /// Moves to a ring of another size.
     pub fn resize(&self, entries: u32) -> Result<uapi::CqResponse> {
         let process = self.context.process;
+        process.check_current()?;
         let geometry = CqGeometry::new(entries).map_err(|error| Errno::from(error.errno()))?;
         let (rings, slots) = rings(process, geometry)?;
         let response = response(&rings, geometry);
         let record = self.record()?;
         let segment = &process.own.segment;
         let guard = record.lock.lock(process);
-        self.place_all_locked(record);
+        // What lies beside completions is not moved with them.
+        self.place_all(record);
         let mut queue = open(segment, record).ok_or(Errno(libc::EINVAL))?;
         let offset = response.ring.offset;
         let new = producer(segment, offset, geometry, [0; Producer::WORDS]);
@@ -126,37 +132,38 @@ impl Cq {
         }
     }
 
-    /// Puts all data in place that lie beside completions: the memory that they belong to may be given up.
-    pub(crate) fn place_all(&self) {
-        let Ok(record) = self.record() else { return };
-        let _guard = record.lock.lock(self.context.process);
-        self.place_all_locked(record);
-    }
-
-    fn place_all_locked(&self, record: &CqRecord) {
+    /// Puts all data in place, with the lock held.
+    fn place_all(&self, record: &CqRecord) {
         let Some(queue) = open(&self.context.process.own.segment, record) else {
             return;
         };
         let at = queue.producer.positions();
         let waiting = at.producer.wrapping_sub(at.consumer);
         for ahead in 0..waiting.min(queue.producer.geometry().entries()) {
-            self.place_at(record, at.consumer.wrapping_add(ahead));
+            let position = at.consumer.wrapping_add(ahead);
+            if queue
+                .producer
+                .completion(position)
+                .flags
+                .contains(WcFlags::WITH_DATA)
+            {
+                self.place_at(record, position);
+            }
         }
     }
 
     fn place_at(&self, record: &CqRecord, position: u32) {
-        let segment = &self.context.process.own.segment;
-        let Some(slot) = slot(segment, record, position) else {
-            return;
-        };
-        // SAFETY: Whoever gives memory of this process up has all data put in place before
-        // (`keys::deregister`, `keys::reregister`).
-        unsafe { slot.place() };
+        let process = self.context.process;
+        if let Some(slot) = slot(&process.own.segment, record, position) {
+            // What belongs to a region that was given up is written nowhere: its memory may be another's.
+            slot.place(|lkey, address, bytes| self.keys.write(process, lkey, address, bytes));
+        }
     }
 
     /// The program has asked for an event, and says that there are completions it has not taken.
     pub fn notify_waiting(&self) -> Result<()> {
         let process = self.context.process;
+        process.check_current()?;
         let record = self.record()?;
         let guard = record.lock.lock(process);
         let mut queue = open(&process.own.segment, record).ok_or(Errno(libc::EINVAL))?;
@@ -282,12 +289,42 @@ pub(crate) fn complete_with(
     message: &Message,
 ) {
     with(process, peer, number, |queue, record| {
-        if let Some(slot) = slot(&peer.segment, record, queue.producer.position()) {
-            message.store(slot);
+        // Without room that slot is the oldest completion's.
+        let position = queue.producer.position();
+        let slot = slot(&peer.segment, record, position);
+        if let Some(slot) = slot.filter(|_| queue.producer.has_room()) {
+            let cq = number;
+            message.store(slot, Place { cq, position });
             cqe.flags = cqe.flags.union(WcFlags::WITH_DATA);
         }
         queue.complete(&cqe, solicited, clock)
     });
+}
+
+/// Puts a message in place that this process has left beside a completion of a peer's, unless it is there.
+pub(crate) fn place_for(process: &'static Process, peer: &Peer, place: Place) {
+    let record = peer.segment.cq(place.cq);
+    let slot = record.and_then(|record| slot(&peer.segment, record, place.position));
+    if let Some(slot) = slot {
+        slot.place(|lkey, address, bytes| {
+            if keys::has_region(process, peer, lkey) {
+                // Memory that is not there any more is nobody's to read.
+                let _ = peer.reach.write(address, bytes);
+            }
+        });
+    }
+}
+
+/// Whether the completion at a place was taken.
+pub(crate) fn was_taken(process: &Process, peer: &Peer, place: Place) -> bool {
+    let Some(record) = peer.segment.cq(place.cq) else {
+        return true;
+    };
+    let _guard = record.lock.lock(process);
+    open(&peer.segment, record).is_none_or(|queue| {
+        let consumer = queue.producer.positions().consumer;
+        (place.position.wrapping_sub(consumer) as i32) < 0
+    })
 }
 
 /// Makes whole what a process that has ended may have left half done.

@@ -2,7 +2,7 @@
 //! Memory regions, memory windows, and the keys that name them.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ferroce_core::local::AccessError;
 use ferroce_core::ring::BindMw;
@@ -250,9 +250,17 @@ fn range<'a>(
         process,
         peer,
         address,
+        lkey: region.key(),
         is_on_demand: region.access().intersects(AccessFlags::ON_DEMAND),
         message: None,
     })
+}
+
+/// Whether a process has a region of this local key.
+pub(crate) fn has_region(process: &Process, peer: &Peer, lkey: u32) -> bool {
+    let keys = Keys::lock(process, peer);
+    keys.region(lkey)
+        .is_ok_and(|(_, region)| region.key() == lkey)
 }
 
 /// Checks that a remote key allows an access, wherever in the region or window.
@@ -307,6 +315,34 @@ pub(crate) fn bind(
     result
 }
 
+/// A region of this process that was found to be there: for those who write to its memory late.
+#[derive(Default)]
+pub struct Checked(AtomicU64);
+
+impl Checked {
+    /// Writes to memory of a region of this process, if that is still there.
+    pub(crate) fn write(&self, process: &Process, lkey: u32, address: u64, bytes: &[u8]) {
+        let changes = process
+            .own
+            .segment
+            .header()
+            .keys_changes
+            .load(Ordering::Acquire);
+        let as_of = u64::from(lkey) << 32 | u64::from(changes);
+        if self.0.load(Ordering::Relaxed) != as_of {
+            let keys = Keys::lock(process, &process.own);
+            match keys.region(lkey) {
+                Ok((_, region)) if region.key() == lkey => self.0.store(as_of, Ordering::Relaxed),
+                _ => return,
+            }
+        }
+        let to = core::ptr::with_exposed_provenance_mut::<u8>(address as usize);
+        // SAFETY: It is memory of the region, as whoever has left the bytes has checked. The program has
+        // registered it to be written to by the device, and has not given it up.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+}
+
 /// What a Register Memory Region asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
@@ -358,6 +394,7 @@ fn check_memory(memory: &Memory, access: AccessFlags) -> Result<()> {
 
 /// Registers memory. Returns its key.
 pub fn register(process: &Process, pd: PdId, memory: &Memory, access: u32) -> Result<u32> {
+    process.check_current()?;
     let access = access_flags(access)?;
     check_memory(memory, access)?;
     let (number, variant) = table::reserve(&mut process.keys.lock())?;
@@ -380,6 +417,7 @@ pub fn reregister(
     memory: Option<&Memory>,
     access: Option<u32>,
 ) -> Result<()> {
+    process.check_current()?;
     let invalid = |AccessError| Errno(libc::EINVAL);
     let busy = |HasWindows| Errno(libc::EBUSY);
     let (_, before) = Keys::lock(process, &process.own)
@@ -414,7 +452,7 @@ pub fn reregister(
         }
         keys.put(record, &Named::Region(region));
     }
-    end_use(process);
+    process.wait_for_users();
     Ok(())
 }
 
@@ -433,7 +471,7 @@ pub fn deregister(process: &Process, key: u32) -> Result<()> {
             .map_err(|HasWindows| Errno(libc::EBUSY))?;
         keys.remove(record);
     }
-    end_use(process);
+    process.wait_for_users();
     process
         .keys
         .lock()
@@ -441,15 +479,9 @@ pub fn deregister(process: &Process, key: u32) -> Result<()> {
     Ok(())
 }
 
-/// After this nobody uses memory any more whose region was changed before.
-fn end_use(process: &Process) {
-    process.wait_for_users();
-    let cqs: Vec<_> = process.cqs.lock().objects().cloned().collect();
-    cqs.iter().for_each(|cq| cq.place_all());
-}
-
 /// Allocates a window. Returns its key.
 pub fn allocate_window(process: &Process, pd: PdId, kind: Kind) -> Result<u32> {
+    process.check_current()?;
     let (number, variant) = table::reserve(&mut process.keys.lock())?;
     let key = key::new(number, variant);
     let keys = Keys::lock(process, &process.own);

@@ -43,7 +43,7 @@ pub fn users() -> io::Result<Vec<User>> {
     let mut users = Vec::new();
     for serial in registry.alive() {
         // One that ends meanwhile is none.
-        let Ok((segment, _)) = client.attach(serial) else {
+        let Ok((segment, _)) = client.lock().attach(serial) else {
             continue;
         };
         if let Ok(segment) = Segment::attach(segment.as_fd()) {

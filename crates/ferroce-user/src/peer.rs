@@ -22,15 +22,15 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// This process itself.
-    pub fn own(serial: u32, segment: Segment) -> Self {
+    /// This process itself, whose memory file is another way to it.
+    pub fn own(serial: u32, segment: Segment, memory: Option<OwnedFd>) -> io::Result<Self> {
         segment.header().serial.store(serial, Ordering::Release);
-        Self {
+        Ok(Self {
             serial,
+            reach: Reach::find(std::process::id(), memory, segment.probe())?,
             segment,
-            reach: Reach::own(),
             own_slot: slot_of(serial) as usize,
-        }
+        })
     }
 
     /// Another process. `own` is the serial number of this one.

@@ -29,7 +29,7 @@ use crate::{Errno, Result};
 /// This process.
 pub struct Process {
     registry: Registry,
-    client: Mutex<Client>,
+    broker: Client,
     /// As others have it.
     pub own: Arc<Peer>,
     /// The others, by their slots.
@@ -108,8 +108,8 @@ impl Process {
         let base = slot_of(serial) * QPS as u32;
         let process = Self {
             registry,
-            client: Mutex::new(client),
-            own: Arc::new(Peer::own(serial, segment)),
+            broker: client,
+            own: Arc::new(Peer::own(serial, segment, memory.map(Into::into))?),
             peers: RwLock::default(),
             rings: Mutex::default(),
             waits: Mutex::default(),
@@ -123,6 +123,14 @@ impl Process {
         let process = Box::leak(Box::new(process));
         helper::start(process)?;
         Ok(process)
+    }
+
+    /// `EACCES` in a child, which has nothing of its parent's but a copy.
+    pub fn check_current(&self) -> Result<()> {
+        match self.is_current() {
+            true => Ok(()),
+            false => Err(Errno(libc::EACCES)),
+        }
     }
 
     /// Whether it is this process, and not one that this is a child of.
@@ -170,11 +178,11 @@ impl Process {
             return Some(peer);
         }
         // One thread at a time: it begins to count this process's threads there.
-        let client = self.client.lock();
+        let broker = self.broker.lock();
         if let Some(peer) = known() {
             return Some(peer);
         }
-        let (segment, memory) = client.attach(serial).ok()?;
+        let (segment, memory) = broker.attach(serial).ok()?;
         let peer = Arc::new(Peer::attach(serial, &segment, memory, self.own.serial).ok()?);
         self.peers.write().insert(slot, peer.clone());
         Some(peer)
@@ -191,11 +199,23 @@ impl Process {
         self.peers.write().retain(|_, peer| is_alive(peer));
     }
 
+    /// Whether there is a process of the number that a peer has had.
+    fn has_process(&self, serial: u32) -> bool {
+        let peer = self.peers.read().get(&slot_of(serial)).cloned();
+        let pid = peer.map(|peer| peer.segment.header().pid.load(Ordering::Relaxed));
+        let pid = pid.and_then(|pid| libc::pid_t::try_from(pid).ok());
+        // SAFETY: It sends no signal.
+        pid.is_some_and(|pid| unsafe { libc::kill(pid, 0) } == 0)
+    }
+
     /// Waits until no thread, of whichever process, uses an object of this one any more that was changed
     /// before this.
     pub(crate) fn wait_for_users(&self) {
         let _guard = self.waits.lock();
-        let is_alive = |slot: usize| self.registry.serial_at(slot as u32).is_some();
+        let is_alive = |slot: usize| {
+            let serial = self.registry.serial_at(slot as u32);
+            serial.is_some_and(|serial| serial == self.own.serial || self.is_alive(serial))
+        };
         wait_for_users(&self.own, is_alive);
     }
 }
@@ -206,7 +226,9 @@ impl Owner for Process {
     }
 
     fn is_alive(&self, serial: u32) -> bool {
-        self.registry.is_alive(serial)
+        // Without the broker nobody says who has ended: then it is looked for.
+        let is_there = || !self.broker.has_ended() || self.has_process(serial);
+        self.registry.is_alive(serial) && is_there()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::device::{Context, Gid};
 use crate::groups;
 use crate::helper::mark;
 use crate::keys::{Cache, Pd};
+use crate::lock::Owner;
 use crate::process::Process;
 use crate::rings::Rings;
 use crate::segment::{QpRecord, QPS};
@@ -132,6 +133,7 @@ impl Qp {
     /// Makes a queue pair.
     pub fn create(context: &Arc<Context>, init: Init) -> Result<(Arc<Self>, uapi::QpResponse)> {
         let process = context.process;
+        process.check_current()?;
         let layout = layout(&init.caps, init.srq.is_some())?;
         let rings = Rings::new(process, layout.len())?;
         let send = layout.send();
@@ -158,6 +160,7 @@ impl Qp {
             .ok_or(Errno(libc::ENOMEM))?;
         record.work.store(0, Ordering::Relaxed);
         record.given_back.store(0, Ordering::Relaxed);
+        record.taken_by.store(0, Ordering::Relaxed);
         record.qp_type.store(init.qp_type.into(), Ordering::Relaxed);
         record.pd.store(init.pd.number, Ordering::Relaxed);
         record.device.store(context.guid, Ordering::Relaxed);
@@ -249,9 +252,7 @@ impl Qp {
         sgid: Option<[u8; 16]>,
     ) -> Result<()> {
         let process = self.process();
-        if !process.is_current() {
-            return Err(Errno(libc::EACCES));
-        }
+        process.check_current()?;
         let modified = self.change(|attrs| attrs.modify(self.qp_type, mask, requested, sgid))?;
         let transition = modified.map_err(|error| Errno::from(error.errno()))?;
         if let Transition::Reset | Transition::Flush = transition {
@@ -284,6 +285,7 @@ impl Qp {
 
     /// Its attributes.
     pub fn query(&self) -> Result<QpAttr> {
+        self.process().check_current()?;
         let cache = Cache::default();
         let (attrs, _) = self.side(&cache).ok_or(Errno(libc::EINVAL))?;
         Ok(attrs.attr)
@@ -316,6 +318,7 @@ impl Qp {
 
     /// Adds it to a multicast group.
     pub fn attach(&self, group: &Gid) -> Result<()> {
+        self.process().check_current()?;
         match self.qp_type {
             QpType::Ud => groups::attach(self.process(), self.number, group),
             _ => Err(Errno(libc::EINVAL)),
@@ -324,6 +327,7 @@ impl Qp {
 
     /// Takes it out of a multicast group.
     pub fn detach(&self, group: &Gid) -> Result<()> {
+        self.process().check_current()?;
         groups::detach(self.process(), self.number, group)
     }
 
@@ -404,6 +408,10 @@ impl Qp {
         if is_inherited {
             self.fail_fatally();
             self.kick();
+        }
+        let cache = Cache::default();
+        if let Some((_, side)) = self.side(&cache) {
+            side.recover_taken(|serial| self.process().is_alive(serial));
         }
     }
 }

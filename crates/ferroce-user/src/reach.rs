@@ -54,14 +54,6 @@ impl Reach {
         Err(io::Error::from_raw_os_error(libc::EPERM))
     }
 
-    /// That to this process.
-    pub fn own() -> Self {
-        Self {
-            way: Way::Number(std::process::id().cast_signed()),
-            is_gone: AtomicBool::new(false),
-        }
-    }
-
     /// Whether the process has ended, as far as that was noticed.
     pub fn is_gone(&self) -> bool {
         self.is_gone.load(Ordering::Relaxed)

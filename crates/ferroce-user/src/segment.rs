@@ -148,6 +148,12 @@ pub struct QpRecord {
     pub attrs: Words<{ attrs::WORDS }>,
     /// The GUID of its device.
     pub device: AtomicU64,
+    /// The serial number of the process that has taken a receive and not completed it; zero if none has.
+    pub taken_by: AtomicU32,
+    /// How many bytes that receive has.
+    pub taken: AtomicU32,
+    /// That receive.
+    pub taken_entry: Words<{ MAX_RECV_STRIDE / 4 }>,
     /// The receive that was given back.
     pub given_back_entry: Words<{ MAX_RECV_STRIDE / 4 }>,
 }
@@ -361,14 +367,24 @@ pub fn memory_file(name: &core::ffi::CStr, length: usize) -> io::Result<OwnedFd>
     let file = unsafe { OwnedFd::from_raw_fd(file) };
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
     let length = libc::off_t::try_from(length).unwrap_or(libc::off_t::MAX);
-    // SAFETY: The file is open.
+    // SAFETY: The file is open. Where files may not become that long (`RLIMIT_FSIZE`) the kernel sends a signal
+    // too, which is for this thread, and is taken back before it is let through.
     let done = unsafe {
-        libc::ftruncate(file.as_raw_fd(), length) == 0
-            && libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
+        let (mut set, mut before) = (core::mem::zeroed(), core::mem::zeroed());
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGXFSZ);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
+        let is_long = libc::ftruncate(file.as_raw_fd(), length) == 0;
+        if !is_long {
+            let now = core::mem::zeroed();
+            libc::sigtimedwait(&raw const set, core::ptr::null_mut(), &raw const now);
+        }
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, core::ptr::null_mut());
+        is_long && libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) == 0
     };
     match done {
         true => Ok(file),
-        false => Err(io::Error::last_os_error()),
+        false => Err(io::Error::from_raw_os_error(libc::EFBIG)),
     }
 }
 

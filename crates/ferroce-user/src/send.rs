@@ -2,6 +2,7 @@
 //! The execution of a send queue.
 
 use core::sync::atomic::Ordering;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ferroce_core::local::{self, AccessError};
@@ -11,9 +12,10 @@ use ferroce_device::attrs::{Attrs, Endpoint, Terms};
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::send::{self, Attempt, Execution, Next};
 
-use crate::beside::{self, Message};
+use crate::beside::{self, Message, Place};
 use crate::keys::Cache;
 use crate::peer::Peer;
+use crate::process::Process;
 use crate::qp::Qp;
 use crate::side::Side;
 use crate::{clock, cq, datagram, keys};
@@ -34,6 +36,29 @@ struct Known {
     process: Arc<Peer>,
     /// The terms of the queue pair of this number, as of so many changes of it and of the own one.
     terms: Option<(u32, Terms, u32, u32)>,
+    /// The short messages that may still lie beside their completions, oldest first.
+    beside: VecDeque<Place>,
+}
+
+/// How many short messages may lie beside completions of the peer's.
+const MOST_BESIDE: usize = 64;
+
+impl Known {
+    /// Whether another short message may lie beside its completion.
+    fn has_room(&mut self, process: &Process) -> bool {
+        if self.beside.len() == MOST_BESIDE {
+            self.beside
+                .retain(|place| !cq::was_taken(process, &self.process, *place));
+        }
+        self.beside.len() < MOST_BESIDE
+    }
+
+    /// Has the earlier messages be in place before what follows, which may be for the same memory (IBTA 9.5).
+    fn settle(&mut self, process: &'static Process) {
+        for place in self.beside.drain(..) {
+            cq::place_for(process, &self.process, place);
+        }
+    }
 }
 
 impl SendSide {
@@ -56,8 +81,10 @@ impl SendSide {
     }
 }
 
-/// How many requests are executed before whoever waits for this thread has a chance.
+/// How many requests are executed, and bytes moved, before whoever waits for this thread has a chance.
 const BATCH: usize = 64;
+/// As above.
+const BATCH_BYTES: u32 = 1 << 20;
 
 /// Executes requests until there is none, or one that has to wait.
 pub fn drain(qp: &Qp, send: &mut SendSide) {
@@ -75,7 +102,11 @@ pub fn drain(qp: &Qp, send: &mut SendSide) {
 
 /// Executes some requests. Returns whether there may be more.
 fn drain_batch(qp: &Qp, send: &mut SendSide, cache: &Cache) -> bool {
+    let mut bytes = 0_u32;
     for _ in 0..BATCH {
+        if bytes >= BATCH_BYTES {
+            break;
+        }
         let Some((attrs, own)) = look(qp, send, cache) else {
             return false;
         };
@@ -95,9 +126,10 @@ fn drain_batch(qp: &Qp, send: &mut SendSide, cache: &Cache) -> bool {
             }
             Ok(Next::Flush(wr_id)) => complete(qp, &send::flushed(wr_id, qp.number)),
             Ok(Next::Execute) => {
-                if !execute(qp, send, &attrs, &own) {
+                let Some(moved) = execute(qp, send, &attrs, &own) else {
                     return false;
-                }
+                };
+                bytes = bytes.saturating_add(moved);
             }
         }
     }
@@ -135,8 +167,8 @@ fn complete(qp: &Qp, cqe: &ferroce_core::ring::Cqe) {
     cq::complete(process, &process.own, qp.send_cq.number, cqe, false);
 }
 
-/// Executes the current request. Returns whether to go on.
-fn execute(qp: &Qp, send: &mut SendSide, attrs: &Attrs, own: &Side<'_>) -> bool {
+/// Executes the current request. Returns how many bytes were moved, and `None` if it has to wait.
+fn execute(qp: &Qp, send: &mut SendSide, attrs: &Attrs, own: &Side<'_>) -> Option<u32> {
     let origin = Origin::User;
     let (completion, request) =
         send.execution
@@ -154,7 +186,7 @@ fn execute(qp: &Qp, send: &mut SendSide, attrs: &Attrs, own: &Side<'_>) -> bool 
             if let Some(cqe) = completion.done(qp.number, length) {
                 complete(qp, &cqe);
             }
-            true
+            Some(length)
         }
         Attempt::Failed(status) => {
             send.execution.finish(&mut send.queue);
@@ -165,17 +197,17 @@ fn execute(qp: &Qp, send: &mut SendSide, attrs: &Attrs, own: &Side<'_>) -> bool 
             {
                 qp.receiving_ends();
             }
-            true
+            Some(0)
         }
         Attempt::Wait(nanos) => {
             let time = clock().saturating_add(nanos);
             send.execution.wait_until(time);
             qp.context.process.at(time, qp.number);
-            false
+            None
         }
         // The peer has changed.
-        Attempt::Paused => true,
-        Attempt::Stuck | Attempt::OwnMemory => false,
+        Attempt::Paused => Some(0),
+        Attempt::Stuck | Attempt::OwnMemory => None,
     }
 }
 
@@ -216,12 +248,21 @@ fn attempt(
     let tries = &mut execution.tries;
     let is_reliable = qp.qp_type == QpType::Rc;
     if let Some(known) = find(qp, attrs, known) {
-        let Known { process, terms } = known;
-        let _entered = process.enter();
+        let is_short = is_short(request, data.length()) && known.has_room(own.process);
+        let target = known.process.clone();
+        let _entered = target.enter();
+        if !is_short {
+            known.settle(own.process);
+        }
+        let Known {
+            process,
+            terms,
+            beside,
+        } = known;
         if let Some(side) = connected(qp, attrs, own, process, terms) {
             let message = Message::default();
             let side = Side {
-                message: is_short(request, data.length()).then_some(&message),
+                message: is_short.then_some(&message),
                 ..side
             };
             let progress = tries.progress_with(side.changes);
@@ -234,6 +275,7 @@ fn attempt(
                 is_reliable,
                 progress,
             );
+            beside.extend(message.place());
             // Who ends is not there any more, whatever was tried of him.
             if !process.reach.is_gone() {
                 return tries.outcome(outcome, attr, data.length(), clock).0;
@@ -269,6 +311,7 @@ fn find<'a>(qp: &Qp, attrs: &Attrs, known: &'a mut Option<Known>) -> Option<&'a 
         *known = found.map(|process| Known {
             process,
             terms: None,
+            beside: VecDeque::new(),
         });
     }
     known

@@ -130,6 +130,66 @@ impl<'a> Side<'a> {
 
 impl receive::Source for Side<'_> {
     fn take_into(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
+        let looked = self.take_next(copy, accept);
+        if let Looked::Taken(length) = looked {
+            self.note_taken(copy.get(..length).unwrap_or(&[]));
+        }
+        looked
+    }
+
+    fn give_back(&self, entry: &[u8]) {
+        self.note_done();
+        self.make_next(entry);
+    }
+
+    fn complete_failed(&self, entry: &[u8], status: WcStatus) {
+        self.note_done();
+        let cqe = receive::ended(RecvRequest::wr_id(entry), self.number, status);
+        self.complete_receive(&cqe, false);
+        self.fail_receiving(None);
+    }
+}
+
+impl Side<'_> {
+    /// Notes that a receive of a peer's is in the hands of this process, for the case that it ends: a
+    /// connected one has one sender.
+    fn note_taken(&self, entry: &[u8]) {
+        let is_connected = qp::qp_type(self.record).is_some_and(|kind| !kind.is_datagram());
+        let is_own = core::ptr::eq(self.peer, &*self.process.own);
+        // A short message is there at once.
+        if is_own || !is_connected || self.message.is_some() {
+            return;
+        }
+        self.record.taken_entry.store(words(entry));
+        self.record
+            .taken
+            .store(entry.len() as u32, Ordering::Relaxed);
+        self.record
+            .taken_by
+            .store(self.process.own.serial, Ordering::Release);
+    }
+
+    /// The receive is about to be completed, or given back.
+    fn note_done(&self) {
+        if self.record.taken_by.load(Ordering::Relaxed) == self.process.own.serial {
+            self.record.taken_by.store(0, Ordering::Release);
+        }
+    }
+
+    /// Completes a receive of this process's that somebody has taken who has ended since.
+    pub fn recover_taken(&self, is_alive: impl FnOnce(u32) -> bool) {
+        let taken_by = self.record.taken_by.load(Ordering::Acquire);
+        if taken_by == 0 || is_alive(taken_by) {
+            return;
+        }
+        self.record.taken_by.store(0, Ordering::Relaxed);
+        let entry = bytes(self.record.taken_entry.load());
+        let length = self.record.taken.load(Ordering::Relaxed) as usize;
+        let entry = entry.get(..length).unwrap_or(&[]);
+        receive::Source::complete_failed(self, entry, WcStatus::WrFlushErr);
+    }
+
+    fn take_next(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
         let record = self.record;
         let guard = record.lock.lock(self.process);
         if record.given_back.load(Ordering::Relaxed) != 0 {
@@ -153,7 +213,7 @@ impl receive::Source for Side<'_> {
         }
     }
 
-    fn give_back(&self, entry: &[u8]) {
+    fn make_next(&self, entry: &[u8]) {
         let returned = {
             let _guard = self.record.lock.lock(self.process);
             let attrs = attrs(self.record);
@@ -170,14 +230,8 @@ impl receive::Source for Side<'_> {
         };
         match returned {
             Return::Done => {}
-            Return::Complete(status) => self.complete_failed(entry, status),
+            Return::Complete(status) => receive::Source::complete_failed(self, entry, status),
         }
-    }
-
-    fn complete_failed(&self, entry: &[u8], status: WcStatus) {
-        let cqe = receive::ended(RecvRequest::wr_id(entry), self.number, status);
-        self.complete_receive(&cqe, false);
-        self.fail_receiving(None);
     }
 }
 
@@ -186,11 +240,7 @@ fn given_back<'b>(
     record: &QpRecord,
     room: &'b mut [u8; MAX_RECV_STRIDE],
 ) -> GivenBack<&'b mut [u8]> {
-    let mut entry = [0; MAX_RECV_STRIDE];
-    let (words, _) = entry.as_chunks_mut::<4>();
-    for (to, word) in words.iter_mut().zip(record.given_back_entry.load()) {
-        *to = word.to_ne_bytes();
-    }
+    let entry = bytes(record.given_back_entry.load());
     let mut given_back = GivenBack::new(&mut room[..], MAX_RECV_STRIDE);
     let length = record.given_back.load(Ordering::Relaxed) as usize;
     if let Some(entry) = entry.get(..length).filter(|entry| !entry.is_empty()) {
@@ -200,13 +250,28 @@ fn given_back<'b>(
     given_back
 }
 
-fn store_given_back(record: &QpRecord, entry: &[u8]) {
+/// An entry of a receive queue as words.
+fn words(entry: &[u8]) -> [u32; MAX_RECV_STRIDE / 4] {
     let mut words = [0; MAX_RECV_STRIDE / 4];
     let (chunks, _) = entry.as_chunks::<4>();
     for (to, chunk) in words.iter_mut().zip(chunks) {
         *to = u32::from_ne_bytes(*chunk);
     }
-    record.given_back_entry.store(words);
+    words
+}
+
+/// The other way round.
+fn bytes(words: [u32; MAX_RECV_STRIDE / 4]) -> [u8; MAX_RECV_STRIDE] {
+    let mut entry = [0; MAX_RECV_STRIDE];
+    let (chunks, _) = entry.as_chunks_mut::<4>();
+    for (to, word) in chunks.iter_mut().zip(words) {
+        *to = word.to_ne_bytes();
+    }
+    entry
+}
+
+fn store_given_back(record: &QpRecord, entry: &[u8]) {
+    record.given_back_entry.store(words(entry));
     record
         .given_back
         .store(entry.len() as u32, Ordering::Relaxed);
@@ -338,6 +403,7 @@ impl<'a> Responder for Side<'a> {
     }
 
     fn complete(&self, received: &Received) {
+        self.note_done();
         let (cqe, solicited) = receive::completion(received, self.number);
         let message = self.message.filter(|message| !message.is_empty());
         match message.filter(|_| received.status == WcStatus::Success) {
@@ -367,6 +433,8 @@ pub struct Range<'a> {
     pub peer: &'a Peer,
     /// The first byte.
     pub address: u64,
+    /// The key of its region.
+    pub lkey: u32,
     /// Whether it may be missing.
     pub is_on_demand: bool,
     /// What is written goes there first.
@@ -409,7 +477,7 @@ impl local::Region for Range<'_> {
 
     fn copy_from(&self, at: u32, from: &Self, from_at: u32, length: u32) -> Result<(), CopyFault> {
         if let Some(message) = self.message {
-            let added = message.add(self.at(at), length as usize, |bytes| {
+            let added = message.add(self.lkey, self.at(at), length as usize, |bytes| {
                 from.read_here(from_at, bytes)
             });
             if let Some(read) = added {
@@ -438,7 +506,9 @@ impl local::Region for Range<'_> {
 
     fn write(&self, at: u32, bytes: &[u8]) -> Result<(), Fault> {
         if let Some(message) = self.message {
-            let added = message.add(self.at(at), bytes.len(), |to| to.copy_from_slice(bytes));
+            let added = message.add(self.lkey, self.at(at), bytes.len(), |to| {
+                to.copy_from_slice(bytes)
+            });
             if added.is_some() {
                 return Ok(());
             }

@@ -59,6 +59,7 @@ impl Srq {
         user_handle: u64,
     ) -> Result<(Arc<Self>, uapi::SrqResponse)> {
         let process = context.process;
+        process.check_current()?;
         let geometry = geometry(attributes.max_wr, attributes.max_sge)?;
         let rings = Rings::new(process, geometry.len())?;
         let response = response(&rings, geometry);
@@ -99,6 +100,7 @@ impl Srq {
 
     /// Sets the limit.
     pub fn set_limit(&self, limit: u32) -> Result<()> {
+        self.context.process.check_current()?;
         let record = self.record()?;
         {
             let _guard = record.lock.lock(self.context.process);
@@ -119,6 +121,7 @@ impl Srq {
         }
         let geometry = geometry(max_wr, self.max_sge)?;
         let process = self.context.process;
+        process.check_current()?;
         {
             let record = self.record()?;
             let _guard = record.lock.lock(process);
@@ -143,6 +146,7 @@ impl Srq {
             return Err(invalid);
         }
         let process = self.context.process;
+        process.check_current()?;
         let (segment, record) = (&process.own.segment, self.record()?);
         {
             let _guard = record.lock.lock(process);

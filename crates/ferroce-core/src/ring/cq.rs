@@ -220,6 +220,18 @@ impl Producer {
         self.position
     }
 
+    /// The completion at a position, which has been pushed and not taken.
+    pub fn completion(&self, position: u32) -> Cqe {
+        let mut bytes = [0; ENCODED_LEN];
+        copy_out(completion_words(&self.memory, position), &mut bytes);
+        Cqe::decode(&bytes)
+    }
+
+    /// Whether there is room for another completion.
+    pub fn has_room(&mut self) -> bool {
+        !self.failed && !self.is_full()
+    }
+
     /// Whether the queue is in error.
     pub const fn is_failed(&self) -> bool {
         self.failed
@@ -278,9 +290,7 @@ impl Producer {
         }
         for ahead in 0..waiting {
             let position = consumer.wrapping_add(ahead);
-            let mut bytes = [0; ENCODED_LEN];
-            copy_out(completion_words(&self.memory, position), &mut bytes);
-            to.push(&Cqe::decode(&bytes), false)?;
+            to.push(&self.completion(position), false)?;
         }
         // They have had their event, or none: what is outstanding is for those to come.
         to.pending = None;

@@ -16,17 +16,29 @@ use crate::abi::{create_cq_wc_flags, IbvContext, IbvCq, IbvCqInitAttrEx, VerbsCq
 
 pub(super) static CQS: Objects<Cq> = Objects::new();
 
-/// The completion channels that queues use, by the descriptors that programs read from.
-static CHANNELS: Mutex<Option<HashMap<RawFd, Weak<Events>>>> = Mutex::new(None);
+/// The completion channels that queues use, by the descriptors that programs read from: by their numbers and
+/// inodes, as a number may be another's by now.
+type Channels = HashMap<(RawFd, u64), Weak<Events>>;
+
+pub(super) static CHANNELS: Mutex<Option<Channels>> = Mutex::new(None);
 
 /// The function of the shim that knows the other end of a completion channel.
 const OTHER_END: &CStr = c"ferroce_shim_channel";
 
 fn channel(fd: RawFd) -> Result<Arc<Events>> {
     let no_channel = Errno(libc::EBADF);
+    // SAFETY: All zero is such a structure, and it is there to be written.
+    let inode = unsafe {
+        let mut stat: libc::stat = core::mem::zeroed();
+        match libc::fstat(fd, &raw mut stat) {
+            0 => stat.st_ino,
+            _ => return Err(no_channel),
+        }
+    };
+    let fd_and_inode = (fd, inode);
     let mut channels = CHANNELS.lock();
     let channels = channels.get_or_insert_default();
-    if let Some(events) = channels.get(&fd).and_then(Weak::upgrade) {
+    if let Some(events) = channels.get(&fd_and_inode).and_then(Weak::upgrade) {
         return Ok(events);
     }
     // SAFETY: The name is a C string.
@@ -47,7 +59,7 @@ fn channel(fd: RawFd) -> Result<Arc<Events>> {
     let write = unsafe { BorrowedFd::borrow_raw(write) }.try_clone_to_owned()?;
     let events = Arc::new(Events::new(fd, write));
     channels.retain(|_, events| events.strong_count() > 0);
-    channels.insert(fd, Arc::downgrade(&events));
+    channels.insert(fd_and_inode, Arc::downgrade(&events));
     Ok(events)
 }
 

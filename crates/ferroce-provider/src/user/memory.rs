@@ -15,7 +15,7 @@ use ferroce_user::{Errno, Result};
 use super::{respond, status, Objects, CONTEXTS};
 use crate::abi::{IbvAh, IbvAhAttr, IbvContext, IbvMw, IbvPd, VerbsMr};
 
-static PDS: Objects<Pd> = Objects::new();
+pub(super) static PDS: Objects<Pd> = Objects::new();
 /// The domains of other objects, by the addresses of these.
 pub(super) static DOMAINS: Objects<Pd> = Objects::new();
 

@@ -38,6 +38,8 @@ pub fn is_here() -> bool {
 /// The commands that are the same in every private ABI, done here. `library` has those that are not
 /// commands.
 pub fn commands(library: Common) -> Common {
+    // SAFETY: The functions are there as long as this library, which libibverbs does not unload.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
     Common {
         ibv_cmd_query_context: device::query_context,
         ibv_cmd_query_device_any: device::query_device_any,
@@ -104,6 +106,35 @@ impl<T> Objects<T> {
 }
 
 static CONTEXTS: Objects<Context> = Objects::new();
+
+/// What is done for each of the tables here.
+macro_rules! for_each_table {
+    ($do:ident) => {
+        $do(&CONTEXTS.0);
+        $do(&memory::PDS.0);
+        $do(&memory::DOMAINS.0);
+        $do(&cq::CQS.0);
+        $do(&cq::CHANNELS);
+        $do(&srq::SRQS.0);
+        $do(&qp::QPS.0);
+    };
+}
+
+/// Takes all locks before a fork: no other thread is to have one, which the child would wait for in vain.
+extern "C" fn before_fork() {
+    fn lock<T>(table: &Mutex<T>) {
+        core::mem::forget(table.lock());
+    }
+    for_each_table!(lock);
+}
+
+extern "C" fn after_fork() {
+    fn unlock<T>(table: &Mutex<T>) {
+        // SAFETY: This thread, or the one that it is the child's copy of, has taken it in `before_fork`.
+        unsafe { table.force_unlock() };
+    }
+    for_each_table!(unlock);
+}
 
 /// The result of a command.
 fn status(result: Result<()>) -> c_int {

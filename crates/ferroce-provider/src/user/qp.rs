@@ -20,7 +20,7 @@ use crate::abi::{
 };
 use crate::ffi::doorbell::Bell;
 
-static QPS: Objects<Qp> = Objects::new();
+pub(super) static QPS: Objects<Qp> = Objects::new();
 
 /// How to have the queues of a queue pair looked at: that of requests, and that of receives.
 pub fn bells(qp: *mut IbvQp) -> [Bell; 2] {
