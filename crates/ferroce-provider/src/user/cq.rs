@@ -4,14 +4,13 @@
 use core::ffi::{c_int, c_void, CStr};
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use ferroce_user::cq::Cq;
 use ferroce_user::events::Events;
 use ferroce_user::{Errno, Result};
-use parking_lot::Mutex;
 
-use super::{respond, status, wait_for_events, Objects, CONTEXTS};
+use super::{lock, respond, status, wait_for_events, Objects, CONTEXTS};
 use crate::abi::{create_cq_wc_flags, IbvContext, IbvCq, IbvCqInitAttrEx, VerbsCq};
 
 pub(super) static CQS: Objects<Cq> = Objects::new();
@@ -36,7 +35,7 @@ fn channel(fd: RawFd) -> Result<Arc<Events>> {
         }
     };
     let fd_and_inode = (fd, inode);
-    let mut channels = CHANNELS.lock();
+    let mut channels = lock(&CHANNELS);
     let channels = channels.get_or_insert_default();
     if let Some(events) = channels.get(&fd_and_inode).and_then(Weak::upgrade) {
         return Ok(events);

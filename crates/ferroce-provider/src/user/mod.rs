@@ -6,14 +6,15 @@
 //! libibverbs' own does, and returns zero or an errno.
 
 use core::ffi::{c_int, c_void};
+use std::any::Any;
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ferroce_user::device::Context;
 use ferroce_user::process::PROGRAM;
 use ferroce_user::{Errno, Result};
 use libc::{pthread_cond_t, pthread_mutex_t};
-use parking_lot::Mutex;
 
 use crate::abi::library::Common;
 
@@ -84,14 +85,13 @@ impl<T> Objects<T> {
     }
 
     fn put<C>(&self, object: *mut C, device: Arc<T>) {
-        self.0
-            .lock()
+        lock(&self.0)
             .get_or_insert_default()
             .insert(object.addr(), device);
     }
 
     fn get<C>(&self, object: *mut C) -> Result<Arc<T>> {
-        let objects = self.0.lock();
+        let objects = lock(&self.0);
         let found = objects
             .as_ref()
             .and_then(|objects| objects.get(&object.addr()));
@@ -99,7 +99,7 @@ impl<T> Objects<T> {
     }
 
     fn take<C>(&self, object: *mut C) {
-        if let Some(objects) = &mut *self.0.lock() {
+        if let Some(objects) = &mut *lock(&self.0) {
             objects.remove(&object.addr());
         }
     }
@@ -107,33 +107,35 @@ impl<T> Objects<T> {
 
 static CONTEXTS: Objects<Context> = Objects::new();
 
-/// What is done for each of the tables here.
-macro_rules! for_each_table {
-    ($do:ident) => {
-        $do(&CONTEXTS.0);
-        $do(&memory::PDS.0);
-        $do(&memory::DOMAINS.0);
-        $do(&cq::CQS.0);
-        $do(&cq::CHANNELS);
-        $do(&srq::SRQS.0);
-        $do(&qp::QPS.0);
-    };
+thread_local! {
+    /// The tables, while this thread forks.
+    static HELD: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Takes all locks before a fork: no other thread is to have one, which the child would wait for in vain.
 extern "C" fn before_fork() {
-    fn lock<T>(table: &Mutex<T>) {
-        core::mem::forget(table.lock());
+    fn hold<T: 'static>(held: &mut Vec<Box<dyn Any>>, table: &'static Mutex<T>) {
+        held.push(Box::new(lock(table)));
     }
-    for_each_table!(lock);
+    HELD.with_borrow_mut(|held| {
+        hold(held, &CONTEXTS.0);
+        hold(held, &memory::PDS.0);
+        hold(held, &memory::DOMAINS.0);
+        hold(held, &cq::CQS.0);
+        hold(held, &cq::CHANNELS);
+        hold(held, &srq::SRQS.0);
+        hold(held, &qp::QPS.0);
+    });
 }
 
+/// In the parent, and in the child, whose only thread is a copy of the one that has taken them.
 extern "C" fn after_fork() {
-    fn unlock<T>(table: &Mutex<T>) {
-        // SAFETY: This thread, or the one that it is the child's copy of, has taken it in `before_fork`.
-        unsafe { table.force_unlock() };
-    }
-    for_each_table!(unlock);
+    HELD.with_borrow_mut(Vec::clear);
+}
+
+/// Takes the lock of a table, in which no panic leaves anything half done.
+fn lock<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The result of a command.
