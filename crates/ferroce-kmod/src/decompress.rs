@@ -101,23 +101,35 @@ fn xz(bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
 
 /// `module_zstd_decompress()`: one frame; what is there of one that is cut off
 /// goes on to the loader.
-fn zstd(mut bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
-    use ruzstd::decoding::StreamingDecoder;
-    let broken = |what: String| {
-        let line = "ZSTD-decompression failed with status";
-        Err(failed(
-            "zstd data",
-            format!("the kernel cannot decompress it: {what}"),
-            line,
-        ))
+fn zstd(bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
+    use ruzstd::decoding::{errors::FrameDecoderError, StreamingDecoder};
+    // ZSTD_ErrorCode in include/linux/zstd_errors.h.
+    const CORRUPTED: u32 = 20;
+    const CHECKSUM: u32 = 22;
+    const WINDOW: u32 = 16;
+    const DICTIONARY: u32 = 32;
+    let broken = |status: u32, what: String| {
+        let what = format!("the kernel cannot decompress it: {what}");
+        let line = format!("ZSTD-decompression failed with status {status}");
+        Err(failed("zstd data", what, line))
     };
     if Compression::of(bytes) != Some(Compression::Zstd) {
         let what = "the kernel does not take it for zstd data";
         return Err(failed("zstd frame", what, "not a zstd compressed module"));
     }
-    let decoder = StreamingDecoder::new_with_max_window_size(&mut bytes, ZSTD_WINDOW);
+    let cut = zstd_cut_off(bytes);
+    let mut rest = cut.as_deref().unwrap_or(bytes);
+    let decoder = StreamingDecoder::new_with_max_window_size(&mut rest, ZSTD_WINDOW);
     let mut decoder = match decoder {
         Ok(decoder) => decoder,
+        Err(FrameDecoderError::WindowSizeTooBig { requested, .. })
+            if requested <= ZSTD_LARGEST_WINDOW =>
+        {
+            return broken(WINDOW, format!("its window has {requested} bytes"));
+        }
+        Err(FrameDecoderError::DictNotProvided { dict_id }) => {
+            return broken(DICTIONARY, format!("it needs the dictionary {dict_id}"));
+        }
         Err(error) => {
             let line = "ZSTD-compressed data has an incomplete frame header";
             let what = format!("the kernel cannot read its frame's header: {error}");
@@ -127,16 +139,71 @@ fn zstd(mut bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
     let (all, result) = read_all(&mut decoder);
     let frame = decoder.into_frame_decoder();
     if let Err(error) = result {
-        return match bytes.is_empty() {
-            true => Ok(all),
-            false => broken(error.to_string()),
-        };
+        return broken(CORRUPTED, error.to_string());
     }
     let wanted = frame.get_checksum_from_data();
     match wanted.is_some() && wanted != frame.get_calculated_checksum() {
-        true => broken("its checksum is wrong".to_owned()),
+        true => broken(CHECKSUM, "its checksum is wrong".to_owned()),
         false => Ok(all),
     }
+}
+
+/// ZSTD_WINDOWLOG_MAX: what zstd_get_frame_header() takes. The decoder itself takes
+/// no more than [`ZSTD_WINDOW`].
+const ZSTD_LARGEST_WINDOW: u64 = 1 << 31;
+
+/// Where a zstd frame has its descriptor, after the magic (RFC 8878, section 3.1.1.1).
+const DESCRIPTOR: usize = 4;
+
+/// The length of a frame's header, if all of it is there.
+pub(crate) fn zstd_header(bytes: &[u8]) -> Option<usize> {
+    let descriptor = *bytes.get(DESCRIPTOR)?;
+    let single_segment = usize::from(descriptor >> 5 & 1);
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let content_size = [single_segment, 2, 4, 8][usize::from(descriptor >> 6)];
+    let length = DESCRIPTOR + 1 + (1 - single_segment) + dictionary + content_size;
+    (length <= bytes.len()).then_some(length)
+}
+
+/// A frame that is cut off, with an end where zstd's decoder stops for want of
+/// data: it gives whole blocks, and of one that is not compressed what is there
+/// (RFC 8878, section 3.1.1). Nothing for a frame that is whole.
+pub(crate) fn zstd_cut_off(bytes: &[u8]) -> Option<Vec<u8>> {
+    const CHECKSUM: u8 = 1 << 2;
+    const BLOCK_HEADER: usize = 3;
+    const LAST: u32 = 1;
+    const RAW: u32 = 0;
+    const RLE: u32 = 1;
+    const NO_MORE: [u8; BLOCK_HEADER] = [LAST as u8, 0, 0];
+
+    let mut at = zstd_header(bytes)?;
+    let descriptor = bytes[DESCRIPTOR];
+    let mut frame = bytes[..at].to_vec();
+    frame[DESCRIPTOR] &= !CHECKSUM;
+    while let Some([a, b, c]) = bytes.get(at..at + BLOCK_HEADER) {
+        let header = u32::from_le_bytes([*a, *b, *c, 0]);
+        let (kind, size) = (header >> 1 & 3, (header >> 3) as usize);
+        let start = at + BLOCK_HEADER;
+        let end = start + if kind == RLE { 1 } else { size };
+        match bytes.get(start..end) {
+            Some(_) => frame.extend(&bytes[at..end]),
+            None if kind == RAW => {
+                let there = &bytes[start..];
+                let header = (there.len() as u32) << 3 | RAW << 1;
+                frame.extend(&header.to_le_bytes()[..BLOCK_HEADER]);
+                frame.extend(there);
+                break;
+            }
+            None => break,
+        }
+        if header & LAST != 0 {
+            let checksum = if descriptor & CHECKSUM == 0 { 0 } else { 4 };
+            return (end + checksum > bytes.len()).then_some(frame);
+        }
+        at = end;
+    }
+    frame.extend(NO_MORE);
+    Some(frame)
 }
 
 /// What can be read, and the error that ended it.
@@ -198,6 +265,79 @@ mod tests {
         assert_eq!(
             says(Compression::Gzip, b"\x1f\x8b\x09"),
             "not a gzip compressed module"
+        );
+    }
+
+    /// 9,000 times 7, by `zstd -19 --check`: a block that is compressed, and a checksum.
+    const SEVENS: [u8; 22] = [
+        0x28, 0xb5, 0x2f, 0xfd, 0x64, 0x28, 0x22, 0x45, 0, 0, 8, 7, 1, 0, 0x24, 0x83, 7, 0x42,
+        0x85, 0x55, 0xff, 0xb0,
+    ];
+    /// `ferroce`, by `zstd --check`: a block that is not compressed.
+    const PLAIN: [u8; 20] = *b"\x28\xb5\x2f\xfd\x24\x07\x39\0\0ferroce\x9a\x35\x26\xd2";
+
+    #[test]
+    fn zstd_data_has_one_frame_with_its_checksum() {
+        let is_sevens = |bytes: &[u8]| {
+            assert_eq!(in_kernel(Compression::Zstd, bytes).unwrap(), [7; 9000]);
+        };
+        is_sevens(&SEVENS);
+        is_sevens(&[&SEVENS[..], &SEVENS, b"garbage"].concat());
+        let mut other = SEVENS;
+        other[21] ^= 1;
+        let line = says(Compression::Zstd, &other);
+        assert_eq!(line, "ZSTD-decompression failed with status 22");
+        // A block of a reserved type.
+        let mut other = SEVENS;
+        other[7] |= 6;
+        let line = says(Compression::Zstd, &other);
+        assert_eq!(line, "ZSTD-decompression failed with status 20");
+    }
+
+    #[test]
+    fn zstd_data_that_is_cut_off_is_taken_as_far_as_it_goes() {
+        let read = |bytes: &[u8]| in_kernel(Compression::Zstd, bytes).unwrap();
+        // The checksum is not looked at before it is whole.
+        assert_eq!(read(&SEVENS[..21]), [7; 9000]);
+        assert_eq!(read(&SEVENS[..17]), []);
+        assert_eq!(read(&SEVENS[..9]), []);
+        assert_eq!(read(&SEVENS[..7]), []);
+        assert_eq!(read(&PLAIN), *b"ferroce");
+        assert_eq!(read(&PLAIN[..12]), *b"fer");
+        let line = says(Compression::Zstd, &SEVENS[..6]);
+        assert_eq!(line, "ZSTD-compressed data has an incomplete frame header");
+        // Of two blocks the first is whole, however large the window is.
+        let numbers = (0..200_000u32).map(|n| n / 50);
+        let all: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let packed = ruzstd::encoding::compress_to_vec(&all[..], level);
+        let part = read(&packed[..packed.len() / 2]);
+        assert!(part.len() > all.len() / 4 && all.starts_with(&part));
+        assert_eq!(part.len() % (128 << 10), 0);
+    }
+
+    #[test]
+    fn zstd_data_has_a_window_of_up_to_128_mib_and_no_dictionary() {
+        // A window of 2 to the power of 10 and the upper five bits.
+        let window = |log: u8| {
+            let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3];
+            frame.extend(&SEVENS[7..18]);
+            frame
+        };
+        assert_eq!(
+            in_kernel(Compression::Zstd, &window(27)).unwrap(),
+            [7; 9000]
+        );
+        let line = says(Compression::Zstd, &window(28));
+        assert_eq!(line, "ZSTD-decompression failed with status 16");
+        let line = says(Compression::Zstd, &window(32));
+        assert_eq!(line, "ZSTD-compressed data has an incomplete frame header");
+        let dictionary = [&[0x28, 0xb5, 0x2f, 0xfd, 1, 0x50, 9], &SEVENS[7..18]].concat();
+        let line = says(Compression::Zstd, &dictionary);
+        assert_eq!(line, "ZSTD-decompression failed with status 32");
+        assert_eq!(
+            says(Compression::Zstd, b"\x28\xb5"),
+            "not a zstd compressed module"
         );
     }
 }

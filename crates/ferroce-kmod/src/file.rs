@@ -97,16 +97,19 @@ fn gzip(mut rest: &[u8]) -> io::Result<Vec<u8>> {
     Ok(all)
 }
 
-/// All frames of zstd data (RFC 8878, section 3.1).
+/// All frames of zstd data (RFC 8878, section 3.1). kmod takes what is there of a last
+/// one that is cut off, as the kernel does.
 fn zstd(mut rest: &[u8]) -> io::Result<Vec<u8>> {
     use ruzstd::decoding::StreamingDecoder;
     let mut all = Vec::new();
-    while !rest.is_empty() {
+    while !rest.is_empty() && !is_part_of_header(rest) {
         if let Some(after) = skippable(rest) {
-            rest = after.ok_or(io::ErrorKind::UnexpectedEof)?;
+            rest = after;
             continue;
         }
-        let decoder = StreamingDecoder::new_with_max_window_size(&mut rest, ZSTD_WINDOW);
+        let cut = decompress::zstd_cut_off(rest);
+        let mut data = cut.as_deref().unwrap_or(rest);
+        let decoder = StreamingDecoder::new_with_max_window_size(&mut data, ZSTD_WINDOW);
         let mut decoder = decoder.map_err(io::Error::other)?;
         append_limited(&mut decoder, &mut all)?;
         let frame = decoder.into_frame_decoder();
@@ -114,20 +117,34 @@ fn zstd(mut rest: &[u8]) -> io::Result<Vec<u8>> {
         if wanted.is_some() && wanted != frame.get_calculated_checksum() {
             return Err(io::Error::other("the checksum of a frame is wrong"));
         }
+        let left = data.len();
+        rest = match cut {
+            Some(_) => &[],
+            None => &rest[rest.len() - left..],
+        };
     }
     Ok(all)
 }
 
+/// Whether that may go on as a frame's header, skippable or not.
+fn is_part_of_header(rest: &[u8]) -> bool {
+    let magic = &rest[..rest.len().min(4)];
+    let skippable = |first: u8| [first, 0x2a, 0x4d, 0x18].starts_with(magic);
+    let short = [0x28, 0xb5, 0x2f, 0xfd].starts_with(magic);
+    short && decompress::zstd_header(rest).is_none()
+        || (0x50..0x60).any(skippable) && rest.len() < 8
+}
+
 /// What follows a skippable frame (RFC 8878, section 3.1.2), if it is one:
-/// nothing inside of that where it is cut off.
-fn skippable(bytes: &[u8]) -> Option<Option<&[u8]>> {
+/// nothing after one that is cut off.
+fn skippable(bytes: &[u8]) -> Option<&[u8]> {
     const MAGIC: u32 = 0x184d_2a50;
     let number = |bytes: &[u8]| Some(u32::from_le_bytes(*bytes.first_chunk()?));
     if number(bytes)? & !0xf != MAGIC {
         return None;
     }
-    let after = number(&bytes[4..]).and_then(|size| bytes[8..].get(size as usize..));
-    Some(after)
+    let size = number(bytes.get(4..)?)? as usize;
+    Some(bytes[8..].get(size..).unwrap_or_default())
 }
 
 /// A module's file in memory.
@@ -224,7 +241,7 @@ mod tests {
         for (magic, name) in [
             (&b"\x1f\x8b\x08\0"[..], "gzip"),
             (b"\xfd7zXZ\0\0\x04", "xz"),
-            (b"\x28\xb5\x2f\xfd\x04\0", "zstd"),
+            (b"\x28\xb5\x2f\xfd\x04\0\x07\0\0", "zstd"),
         ] {
             let error = ModuleFile::from_bytes("x.ko", magic.to_vec()).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");

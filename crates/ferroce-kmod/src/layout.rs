@@ -11,6 +11,10 @@ use crate::elf::{Elf, Section, Symbol, PER_CPU};
 /// arm64 kernels with larger pages exist; these are not.
 pub const PAGE: u64 = 4096;
 
+/// SHF_RO_AFTER_INIT in include/uapi/linux/elf.h: the loader sets it by a section's
+/// name, and takes it from the file.
+const RO_AFTER_INIT: u64 = 0x0020_0000;
+
 /// A kind of memory, `enum mod_mem_type` in include/linux/module.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -219,7 +223,8 @@ impl Layout {
         if !section.has(elf::SHF_WRITE) {
             return Some(1);
         }
-        let after_init = section.is(".data..ro_after_init")
+        let after_init = section.flags() & RO_AFTER_INIT != 0
+            || section.is(".data..ro_after_init")
             || section.is("__jump_table")
             || (options.static_call_inline && section.is(".static_call_sites"));
         Some(if after_init { 2 } else { 3 })

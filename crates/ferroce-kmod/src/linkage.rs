@@ -96,8 +96,12 @@ pub enum Versions {
 /// All that symbol resolution has to know of a module.
 #[derive(Debug, Clone, Serialize)]
 pub struct Linkage {
-    /// The module's name, with underscores.
+    /// The module's name, with underscores, as `.modinfo` has it: so the loader calls it
+    /// while it looks at the file.
     pub name: String,
+    /// Its name in its `struct module`: so the kernel calls it from then on.
+    #[serde(skip)]
+    pub struct_name: String,
     /// What it takes, in the order of its symbol table.
     pub imports: Vec<Import>,
     /// Its symbols that the loader can give no address.
@@ -129,8 +133,10 @@ impl Linkage {
                 symbol: symbol.index,
             }
         });
+        let name = module_name(elf, modinfo, path);
         Self {
-            name: module_name(elf, modinfo, path),
+            struct_name: struct_name(elf).unwrap_or_else(|| name.clone()),
+            name,
             imports: imports.collect(),
             misplaced: misplaced(elf),
             exports: exports(elf),
@@ -145,16 +151,19 @@ impl Linkage {
 /// The name by which the kernel knows a module: of `.modinfo`, of its `struct
 /// module` for modules from before Linux 4.13, or of the file.
 pub fn module_name(elf: &Elf, modinfo: &Modinfo, path: &Path) -> String {
-    /// After `state` and `list` in `struct module`.
-    const NAME: usize = 24;
     if let Some(name) = modinfo.get("name") {
         return name.to_owned();
     }
-    let module = elf.contents(elf::THIS_MODULE);
-    match module.get(NAME..).map(elf::until_nul) {
-        Some(name) if !name.is_empty() => elf::text(name).into_owned(),
-        _ => name_of_path(path),
-    }
+    let name = struct_name(elf).filter(|name| !name.is_empty());
+    name.unwrap_or_else(|| name_of_path(path))
+}
+
+/// The name in the `struct module` of a module, if there is one.
+pub fn struct_name(elf: &Elf) -> Option<String> {
+    /// After `state` and `list`.
+    const NAME: usize = 24;
+    let name = elf.contents(elf::THIS_MODULE).get(NAME..)?;
+    Some(elf::text(elf::until_nul(name)).into_owned())
 }
 
 /// The name that a module's file stands for: without folder and extensions,

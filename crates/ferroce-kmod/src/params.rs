@@ -210,7 +210,11 @@ pub fn of(elf: &Elf, modinfo: &Modinfo) -> Vec<Param> {
 /// The text that a field points to.
 fn text_at(elf: &Elf, section: usize, offset: u64) -> Option<String> {
     let (target, start) = elf.pointee(&elf.relocation_at(section, offset)?)?;
-    let data = target.data().get(usize::try_from(start).ok()?..)?;
+    let data = match target.kind() {
+        // Zeroes in memory.
+        object::elf::SHT_NOBITS if start < target.size() => &[],
+        _ => target.data().get(usize::try_from(start).ok()?..)?,
+    };
     Some(elf::text(elf::until_nul(data)).into_owned())
 }
 

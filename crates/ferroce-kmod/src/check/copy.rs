@@ -156,7 +156,7 @@ pub fn check(
         );
         findings.push(Finding::refused(Reason::Machine, Errno::NOEXEC, what).says(line));
     }
-    struct_module(kernel, elf, name, findings);
+    struct_module(kernel, elf, modinfo, findings);
     let running = kernel.running.as_ref();
     if running.is_some_and(|r| r.blacklist.iter().any(|n| n == name)) {
         let what = "the kernel's command line forbids it (module_blacklist=)";
@@ -175,7 +175,7 @@ pub fn check(
             "it is a live patch, and this kernel takes none (CONFIG_LIVEPATCH)",
         ));
     }
-    if running.is_some_and(|r| r.module(name).is_some()) {
+    if running.is_some_and(|r| r.module(&linkage.struct_name).is_some()) {
         let what = "a module of this name is loaded already";
         findings.push(
             Finding::refused(Reason::Loaded, Errno::EXIST, what)
@@ -186,7 +186,8 @@ pub fn check(
 }
 
 /// `elf_validity_cache_index_mod()`.
-fn struct_module(kernel: &Kernel, elf: &Elf, name: &str, findings: &mut Vec<Finding>) {
+fn struct_module(kernel: &Kernel, elf: &Elf, modinfo: &Modinfo, findings: &mut Vec<Finding>) {
+    let name = modinfo.get("name").unwrap_or(elf::NAMELESS);
     let size = elf.section(elf::THIS_MODULE).map_or(0, |s| s.size());
     match kernel.module_struct {
         Some(wanted) if wanted != size => findings.push(

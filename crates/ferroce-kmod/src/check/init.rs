@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use rustix::io::Errno;
 
-use super::{Finding, Reason};
+use super::{place, Finding, Reason};
 use crate::elf::{Elf, Section, Symbol};
 use crate::kernel::Kernel;
 use crate::layout::Layout;
@@ -52,7 +52,7 @@ pub fn check(
     given: &[(String, Option<String>)],
     findings: &mut Vec<Finding>,
 ) {
-    let module = &linkage.name;
+    let module = &linkage.struct_name;
     let known = params::of(elf, modinfo);
     for (name, value) in given {
         // parameq(): dashes are as good as underscores.
@@ -101,6 +101,15 @@ pub fn check_sysfs(
     if kernel.is_set("CONFIG_SYSFS") == Some(false) {
         return;
     }
+    // mod_sysfs_init(), if it comes to that.
+    if linkage.struct_name.is_empty() && !place::has_more_than_a_name(elf) {
+        let what = "its struct module has no name, and sysfs has no folder without one";
+        findings.push(
+            Finding::refused(Reason::StructModule, Errno::INVAL, what)
+                .says("attempted to be registered with empty name!")
+                .help("build it with the kernel's build system, whose modpost gives it one"),
+        );
+    }
     check_parameter_files(elf, modinfo, linkage, findings);
     if kernel.is_set("CONFIG_KALLSYMS") != Some(false) {
         check_section_files(elf, layout, linkage, findings);
@@ -116,7 +125,7 @@ fn check_section_files(elf: &Elf, layout: &Layout, linkage: &Linkage, findings: 
     let Some(twice) = sections.find(|s| !names.insert(s.name())) else {
         return;
     };
-    let (module, name) = (&linkage.name, twice.name());
+    let (module, name) = (&linkage.struct_name, twice.name());
     findings.push(
         Finding::refused(
             Reason::DuplicateSection,
@@ -145,7 +154,7 @@ fn check_parameter_files(
     let Some(twice) = visible.find(|p| !names.insert(p.name.as_str())) else {
         return;
     };
-    let (module, name) = (&linkage.name, &twice.name);
+    let (module, name) = (&linkage.struct_name, &twice.name);
     findings.push(
         Finding::refused(
             Reason::DuplicateParameter,

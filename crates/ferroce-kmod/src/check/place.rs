@@ -40,7 +40,7 @@ pub fn check(
     linkage: &Linkage,
     findings: &mut Vec<Finding>,
 ) {
-    let name = &linkage.name;
+    let name = &linkage.struct_name;
     // module_frob_arch_sections() of arm64, which makes its detours there.
     if kernel.arch == Some(Arch::Arm64)
         && [".plt", ".init.plt"]
@@ -86,13 +86,7 @@ pub fn check(
         );
         findings.push(Finding::warning(Reason::Section, what));
     }
-    if let Some(section) = module
-        && section
-            .data()
-            .iter()
-            .enumerate()
-            .any(|(at, byte)| *byte != 0 && !NAME.contains(&at))
-    {
+    if has_more_than_a_name(elf) {
         let what = "its struct module has more in it than a name: the kernel takes it as it is, \
                     and may refuse it or crash";
         findings.push(Finding::undecided(Reason::Section, what));
@@ -104,9 +98,15 @@ pub fn check(
     }));
 }
 
+/// Whether there is more in the `struct module` than a build leaves there.
+pub fn has_more_than_a_name(elf: &Elf) -> bool {
+    let mut bytes = elf.contents(THIS_MODULE).iter().enumerate();
+    bytes.any(|(at, byte)| *byte != 0 && !NAME.contains(&at))
+}
+
 /// `check_export_symbol_sections()`.
 fn export_sections(kernel: &Kernel, elf: &Elf, linkage: &Linkage, findings: &mut Vec<Finding>) {
-    let name = &linkage.name;
+    let name = &linkage.struct_name;
     let exports = |section: &str| elf.allocated(section).is_some_and(|s| s.size() >= ENTRY);
     if exports("__ksymtab")
         && kernel.release.as_deref().is_some_and(has_flags)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use object::elf as abi;
 use rustix::io::Errno;
 
-use super::memory::{Memory, Spot};
+use super::memory::{Content, Memory, Spot};
 use super::pointers::{self, Applied};
 use super::{Finding, Reason};
 use crate::arch::{Arch, Fit, Handling, Value};
@@ -15,6 +15,9 @@ use crate::elf::{Elf, Relocation, Section, THIS_MODULE};
 use crate::kernel::Kernel;
 use crate::layout::Layout;
 use crate::linkage::Linkage;
+
+/// sizeof(Elf64_Sym).
+const SYMBOL: u64 = 24;
 
 /// How often something is the matter, and where first.
 struct Case {
@@ -28,9 +31,13 @@ struct Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Matter {
     WithoutAddend,
+    Misnamed,
     Unsupported,
     OutOfPlace,
     Beside,
+    InModule,
+    InSymbols,
+    SymbolOutside,
     NoSymbol,
     NotAddress,
     NotZero,
@@ -64,19 +71,28 @@ pub fn check(
         if !memory.has(&target) {
             continue;
         }
+        let mut whole = |matter, line: String| {
+            let case = Case {
+                count: 1,
+                place: section.section.name().into_owned(),
+                symbol: String::new(),
+                says: Some(line),
+            };
+            cases.push(((matter, 0), case));
+        };
+        match livepatch(kernel, &section.section) {
+            Livepatch::No => {}
+            Livepatch::Skipped => continue,
+            Livepatch::Misnamed => {
+                let name = section.section.name();
+                let line = format!("livepatch: section {name} has an incorrectly formatted name");
+                whole(Matter::Misnamed, line);
+                continue;
+            }
+        }
         if section.section.kind() == abi::SHT_REL {
-            cases.push((
-                (Matter::WithoutAddend, 0),
-                Case {
-                    count: 1,
-                    place: section.section.name().into_owned(),
-                    symbol: String::new(),
-                    says: Some(format!(
-                        "module {}: REL relocation unsupported",
-                        linkage.name
-                    )),
-                },
-            ));
+            let line = format!("module {}: REL relocation unsupported", linkage.struct_name);
+            whole(Matter::WithoutAddend, line);
         }
         for relocation in section.iter() {
             *kinds.entry(relocation.kind).or_default() += 1;
@@ -116,6 +132,33 @@ pub fn check(
     }
 }
 
+/// What `klp_apply_section_relocs()` makes of a section of relocations.
+enum Livepatch {
+    /// It is none of those, or is for the kernel itself: it is applied.
+    No,
+    /// It is applied when another module is loaded, or by no kernel without
+    /// live patches.
+    Skipped,
+    Misnamed,
+}
+
+fn livepatch(kernel: &Kernel, section: &Section) -> Livepatch {
+    if !section.is_livepatch() {
+        return Livepatch::No;
+    }
+    if kernel.is_set("CONFIG_LIVEPATCH") != Some(true) {
+        return Livepatch::Skipped;
+    }
+    // .klp.rela.OBJECT.SECTION
+    let name = section.name();
+    let rest = name.strip_prefix(".klp.rela.").unwrap_or_default();
+    match rest.split('.').next().unwrap_or_default() {
+        "" => Livepatch::Misnamed,
+        "vmlinux" => Livepatch::No,
+        _ => Livepatch::Skipped,
+    }
+}
+
 /// Applies one, and tells what is the matter with it, with what the kernel logs
 /// that needs its numbers.
 fn apply(
@@ -133,14 +176,22 @@ fn apply(
     if target.is(THIS_MODULE) && handling != Handling::Data(Value::Absolute, Fit::Any, 8) {
         matters.push((Matter::NotAddress, None));
     }
+    // The loader reads a symbol's value before it looks at the kind.
+    let missing = elf.symbol(relocation.symbol).is_none();
+    let entry = (relocation.symbol as u64).saturating_mul(SYMBOL);
+    if missing && memory.spot(&elf.symtab(), entry, SYMBOL) == Spot::Outside {
+        matters.push((Matter::SymbolOutside, None));
+    }
     let width = match handling {
-        Handling::Unsupported => return vec![(Matter::Unsupported, None)],
+        Handling::Unsupported => {
+            matters.push((Matter::Unsupported, None));
+            return matters;
+        }
         Handling::Nothing => return matters,
         Handling::Data(_, _, width) => usize::from(width),
         Handling::Instruction => 4,
     };
-    let symbol = elf.symbol(relocation.symbol);
-    if symbol.is_none() {
+    if missing && matters.iter().all(|(m, _)| *m != Matter::SymbolOutside) {
         matters.push((Matter::NoSymbol, None));
     }
     let number = number(kernel, elf, layout, arch, target, relocation);
@@ -159,6 +210,9 @@ fn apply(
             }
         }
     }
+    if [elf.symtab().index, elf.strtab().index].contains(&target.index) {
+        matters.push((Matter::InSymbols, None));
+    }
     match memory.spot(target, relocation.offset, width as u64) {
         Spot::Inside => {}
         Spot::Beside => matters.push((Matter::Beside, None)),
@@ -167,12 +221,16 @@ fn apply(
             return matters;
         }
     }
-    if let Some(bytes) = memory.at(target, relocation.offset, width) {
-        // Only x86 asks for zeroes: "Invalid relocation target".
-        if arch != Arch::Arm64 && bytes.iter().any(|byte| *byte != 0) {
+    // Only x86 asks for zeroes: "Invalid relocation target".
+    match memory.content(target, relocation.offset, width) {
+        Content::NotZero if arch != Arch::Arm64 => {
             matters.push((Matter::NotZero, None));
             return matters;
         }
+        Content::Unknown => matters.push((Matter::InModule, None)),
+        _ => {}
+    }
+    if let Some(bytes) = memory.at(target, relocation.offset, width) {
         // An address that is not known is not zero.
         let number = number.map_or(u64::MAX, |(number, _)| number);
         if matches!(handling, Handling::Data(..)) {
@@ -200,8 +258,13 @@ fn number(
         abi::SHN_ABS => symbol.value(),
         index => address(index.0.into())?.wrapping_add(symbol.value()),
     };
-    let place = address(target.index)?.wrapping_add(relocation.offset);
     let handling = elf.machine.handling(relocation.kind);
+    let place = match handling {
+        Handling::Data(Value::Relative, ..) => address(target.index)?,
+        // Per-CPU data has no place among the rest, and needs none.
+        _ => 0,
+    };
+    let place = place.wrapping_add(relocation.offset);
     handling.compute(value, relocation.addend, place)
 }
 
@@ -239,6 +302,15 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
             finding.kernel_says = says;
             finding
         }
+        Matter::Misnamed => {
+            let what = format!(
+                "section {place} has relocations for live patching by its flags \
+                 (SHF_RELA_LIVEPATCH), but not by its name"
+            );
+            let mut finding = Finding::refused(Reason::Livepatch, Errno::INVAL, what);
+            finding.kernel_says = says;
+            finding
+        }
         Matter::Unsupported => {
             let (why, help) = arch.why_unsupported(kind);
             let what = format!(
@@ -246,7 +318,7 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
                 arch.name()
             );
             refused(Reason::UnknownRelocation, what)
-                .says(arch.unknown_relocation(&linkage.name, kind))
+                .says(arch.unknown_relocation(&linkage.struct_name, kind))
                 .help(help)
         }
         Matter::OutOfPlace => Finding::undecided(
@@ -261,6 +333,27 @@ fn finding(arch: Arch, linkage: &Linkage, matter: Matter, kind: u32, case: Case)
             format!(
                 "{name} is to write outside of its section ({at}): the kernel does not look, and \
                  overwrites what is beside it"
+            ),
+        ),
+        Matter::InModule => Finding::undecided(
+            Reason::BadRelocation,
+            format!(
+                "{name} is to write into its struct module ({at}): the kernel refuses if it has \
+                 written there before, and else may crash"
+            ),
+        ),
+        Matter::InSymbols => Finding::warning(
+            Reason::BadRelocation,
+            format!(
+                "{name} is to write into its table of symbols ({at}): the kernel does not look, \
+                 and its symbols become other ones"
+            ),
+        ),
+        Matter::SymbolOutside => Finding::undecided(
+            Reason::BadRelocation,
+            format!(
+                "{name} is for a symbol that is not there ({at}), and would be outside of the \
+                 module: the kernel does not look, and crashes or takes something else for it"
             ),
         ),
         Matter::NoSymbol => Finding::warning(

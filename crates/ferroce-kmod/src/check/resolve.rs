@@ -159,7 +159,7 @@ impl Resolver<'_> {
         let (mut of_kernel, mut of_modules) = (0, BTreeSet::<&str>::new());
         let mut elsewhere = BTreeSet::<&str>::new();
         let mut blockers = BTreeSet::<&str>::new();
-        let module = &linkage.name;
+        let module = &linkage.struct_name;
         if let Some(namespace) = linkage.namespaces.iter().find(|n| n.starts_with("module:")) {
             findings.push(
                 Finding::refused(
@@ -333,7 +333,7 @@ impl Resolver<'_> {
         if !self.kernel.modversions() {
             return None;
         }
-        let (module, name) = (&linkage.name, &import.name);
+        let (module, name) = (&linkage.struct_name, &import.name);
         let refused = |reason, what: String, line: String| {
             let finding = unknown_symbol(linkage, import, reason, Errno::INVAL, what);
             Some(finding.says(line))
@@ -361,7 +361,7 @@ impl Resolver<'_> {
     /// `verify_namespace_is_imported()`.
     fn namespace(&self, linkage: &Linkage, import: &Import, export: &Export) -> Option<Finding> {
         let namespace = export.namespace.as_ref()?;
-        let (module, name) = (&linkage.name, &import.name);
+        let (module, name) = (&linkage.struct_name, &import.name);
         let for_module = namespace.strip_prefix("module:");
         if for_module.is_some_and(|names| is_for(names, module))
             || linkage.namespaces.contains(namespace)
@@ -390,7 +390,7 @@ impl Resolver<'_> {
             let name = export.name.as_str();
             let owner = match self.kernel.export(name) {
                 Some((_, Owner::Vmlinux)) => Some("kernel"),
-                Some((_, Owner::Module(owner))) if *owner != linkage.name => {
+                Some((_, Owner::Module(owner))) if *owner != linkage.struct_name => {
                     let running = self.kernel.running.as_ref();
                     running
                         .is_some_and(|r| r.module(owner).is_some())
@@ -400,7 +400,7 @@ impl Resolver<'_> {
             };
             let other = self.exporters.get(name).filter(|(i, _)| *i != index);
             let says = |owner: &str| {
-                let module = &linkage.name;
+                let module = &linkage.struct_name;
                 format!("{module}: exports duplicate symbol {name} (owned by {owner})")
             };
             if let Some(owner) = owner {
@@ -486,7 +486,7 @@ fn unknown_symbol(
     errno: Errno,
     what: String,
 ) -> Finding {
-    let (module, name, number) = (&linkage.name, &import.name, errno.raw_os_error());
+    let (module, name, number) = (&linkage.struct_name, &import.name, errno.raw_os_error());
     Finding::refused(reason, errno, what)
         .says(format!("{module}: Unknown symbol {name} (err -{number})"))
 }

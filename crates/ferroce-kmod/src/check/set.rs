@@ -203,7 +203,11 @@ pub fn examine_file(
         Err(reason) => {
             let findings = report.stage(Stage::CopyAndCheck, "");
             copy::signature(kernel, &signature, findings);
-            findings.push(malformed(&reason, file.bytes.is_empty()));
+            findings.push(malformed(
+                &reason,
+                system_call(kernel, file),
+                file.bytes.len(),
+            ));
             return Examined::broken(report);
         }
     };
@@ -211,7 +215,7 @@ pub fn examine_file(
     let linkage = Linkage::of(&elf, &modinfo, &file.path);
     report.name = linkage.name.clone();
     let running = kernel.running.as_ref();
-    let loaded = !asked_for && running.is_some_and(|r| r.module(&linkage.name).is_some());
+    let loaded = !asked_for && running.is_some_and(|r| r.module(&linkage.struct_name).is_some());
     if !loaded {
         go_through(
             kernel,
@@ -287,10 +291,38 @@ fn unreadable(error: &Error) -> Finding {
     finding
 }
 
-fn malformed(reason: &Malformed, empty: bool) -> Finding {
-    // kernel_read_file() refuses an empty file before the loader sees it.
-    let errno = if empty { Errno::INVAL } else { Errno::NOEXEC };
+/// How a module comes into the kernel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SystemCall {
+    /// `finit_module(2)`.
+    File,
+    /// The same with MODULE_INIT_COMPRESSED_FILE.
+    CompressedFile,
+    /// `init_module(2)`, as kmod decompressed it.
+    Memory,
+}
+
+fn system_call(kernel: &Kernel, file: &ModuleFile) -> SystemCall {
+    match file.compression {
+        None => SystemCall::File,
+        known if known == kernel.decompresses() => SystemCall::CompressedFile,
+        Some(_) => SystemCall::Memory,
+    }
+}
+
+fn malformed(reason: &Malformed, call: SystemCall, length: usize) -> Finding {
+    // What is refused before the loader sees it, which logs nothing:
+    // kernel_read_file() and copy_module_from_user().
+    let (unseen, errno) = match call {
+        SystemCall::File => (length == 0, Errno::INVAL),
+        SystemCall::CompressedFile => (false, Errno::NOEXEC),
+        SystemCall::Memory => (length < ELF_HEADER, Errno::NOEXEC),
+    };
+    let errno = if unseen { errno } else { Errno::NOEXEC };
     let mut finding = Finding::refused(Reason::Malformed, errno, reason.to_string());
-    finding.kernel_says = reason.kernel_says.clone().filter(|_| !empty);
+    finding.kernel_says = reason.kernel_says.clone().filter(|_| !unseen);
     finding
 }
+
+/// sizeof(Elf64_Ehdr).
+const ELF_HEADER: usize = 64;

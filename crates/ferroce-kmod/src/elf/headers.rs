@@ -107,7 +107,7 @@ pub(super) fn section_headers<'a>(
         return Err(
             Malformed::new(offset, "section header 0", what).says(format!(
                 "ELF Spec violation: section 0 type({})!=SH_NULL or non-zero len or addr",
-                kind.0
+                kind.0.cast_signed()
             )),
         );
     }

@@ -26,6 +26,9 @@ pub const THIS_MODULE: &str = ".gnu.linkonce.this_module";
 /// The section with data that each processor has a copy of.
 pub const PER_CPU: &str = ".data..percpu";
 
+/// What the loader calls a module whose name it does not know yet.
+pub(crate) const NAMELESS: &str = "(missing .modinfo section or name field)";
+
 /// The section index of symbols that live patches resolve
 /// (include/uapi/linux/elf.h).
 pub const SHN_LIVEPATCH: elf::SymbolSection = elf::SymbolSection(0xff20);
@@ -145,6 +148,12 @@ impl<'a> Section<'a> {
     /// Whether all these flags are set.
     pub fn has(&self, flags: elf::SectionFlags) -> bool {
         self.flags() & flags.0 == flags.0
+    }
+
+    /// Whether a section of relocations is for live patching alone, by its flags
+    /// (SHF_RELA_LIVEPATCH in include/uapi/linux/elf.h).
+    pub fn is_livepatch(&self) -> bool {
+        self.flags() & 0x0010_0000 != 0
     }
 
     /// `sh_size`, in bytes; in memory, for a section without contents.
@@ -296,7 +305,8 @@ impl<'a> Elf<'a> {
         self.relocation_sections().filter(|relocations| {
             let target = relocations.target;
             let wanted = target.has(elf::SHF_ALLOC) || target.is(PER_CPU);
-            let is_rela = relocations.section.kind() == elf::SHT_RELA;
+            let section = relocations.section;
+            let is_rela = section.kind() == elf::SHT_RELA && !section.is_livepatch();
             is_rela && wanted && target.index != 0
         })
     }
@@ -351,9 +361,7 @@ impl<'a> Elf<'a> {
         }
         // What the kernel calls the module in messages before it knows better.
         let info = crate::modinfo::Modinfo::of(self);
-        let name = info
-            .get("name")
-            .unwrap_or("(missing .modinfo section or name field)");
+        let name = info.get("name").unwrap_or(NAMELESS);
         let says = |line| format!("module {name}: {line}");
         let module = match (self.section(THIS_MODULE), count(THIS_MODULE)) {
             (Some(section), 1) => section,
@@ -389,9 +397,7 @@ impl<'a> Elf<'a> {
         let (Some(table), None) = (tables.next(), tables.next()) else {
             let what = "there is not exactly one symbol table; was it stripped?";
             let info = crate::modinfo::Modinfo::of(self);
-            let name = info
-                .get("name")
-                .unwrap_or("(missing .modinfo section or name field)");
+            let name = info.get("name").unwrap_or(NAMELESS);
             return Err(
                 Malformed::new(header.e_shoff.get(LE), "section headers", what)
                     .says(format!("{name}: module has no symbols (stripped?)")),
@@ -407,6 +413,8 @@ impl<'a> Elf<'a> {
                     self.sections.len()
                 );
                 let count = self.sections.len();
+                // %d.
+                let link = link.cast_signed();
                 return Err(Malformed::new(at, "sh_link of the symbol table", what).says(format!(
                     "Invalid ELF sh_link!=SHN_UNDEF({link}) or (sh_link({link}) >= hdr->e_shnum({count})"
                 )));

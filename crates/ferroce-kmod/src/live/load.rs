@@ -16,7 +16,7 @@ use crate::elf::Elf;
 use crate::error::{Error, Malformed, Result};
 use crate::file::{Compression, ModuleFile};
 use crate::kernel::{beside, ModuleTree, Running};
-use crate::linkage::{module_name, name_of_path};
+use crate::linkage::{name_of_path, struct_name};
 use crate::modinfo::Modinfo;
 use crate::signature;
 
@@ -62,19 +62,32 @@ pub fn load(
     let params = CString::new(params)
         .map_err(|_| Error::Usage("a parameter cannot have a NUL in it".to_owned()))?;
     let mut done = Vec::new();
-    let plan = plan(tree, target)?;
-    for (index, path) in plan.iter().enumerate() {
-        let params = match index + 1 == plan.len() {
+    let Plan { files, absent } = plan(tree, target)?;
+    for (index, path) in files.iter().enumerate() {
+        let params = match index + 1 == files.len() {
             true => params.as_c_str(),
             false => c"",
         };
-        done.push(load_file(path, params)?);
+        match (load_file(path, params), &absent) {
+            (Ok(loaded), _) => done.push(loaded),
+            (Err(LoadError::Refused { errno, .. }), Some(absent)) if errno == Errno::NOENT => {
+                return Err(Error::Usage(absent.clone()).into());
+            }
+            (Err(error), _) => return Err(error),
+        }
     }
     Ok(done)
 }
 
-/// The files to load, in order.
-fn plan(tree: &ModuleTree, target: &str) -> Result<Vec<PathBuf>> {
+struct Plan {
+    /// The files to load, in order.
+    files: Vec<PathBuf>,
+    /// What to say of a needed module that has no file, if the kernel misses a symbol. To
+    /// the kernel it does not matter what a module says that it needs.
+    absent: Option<String>,
+}
+
+fn plan(tree: &ModuleTree, target: &str) -> Result<Plan> {
     let is_file = target.contains('/') || target.contains(".ko");
     let path = match is_file {
         true => PathBuf::from(target),
@@ -104,26 +117,29 @@ fn plan(tree: &ModuleTree, target: &str) -> Result<Vec<PathBuf>> {
         }
     };
     let loaded = crate::kernel::loaded()?;
-    let mut plan: Vec<PathBuf> = Vec::new();
+    let mut files: Vec<PathBuf> = Vec::new();
+    let mut absent = None;
     // Those that are needed by others come last, and are to be loaded first.
     for need in needs.iter().rev() {
         if loaded.iter().any(|m| m.name == *need) {
             continue;
         }
         let known = tree.path(need).map(Path::to_owned);
-        let path = known.or_else(|| beside(folder, need)).ok_or_else(|| {
-            Error::Usage(format!(
-                "{name} needs {need}, which is neither loaded nor below {} nor beside it: load it \
-                 first",
-                tree.root().display()
-            ))
-        })?;
-        if !plan.contains(&path) {
-            plan.push(path);
+        match known.or_else(|| beside(folder, need)) {
+            Some(path) if files.contains(&path) => {}
+            Some(path) => files.push(path),
+            None => {
+                let what = format!(
+                    "{name} needs {need}, which is neither loaded nor below {} nor beside it: \
+                     load it first",
+                    tree.root().display()
+                );
+                absent.get_or_insert(what);
+            }
         }
     }
-    plan.push(path);
-    Ok(plan)
+    files.push(path);
+    Ok(Plan { files, absent })
 }
 
 /// What a file says that it needs. The kernel is to judge a broken one.
@@ -175,7 +191,7 @@ fn own_name(path: &Path) -> String {
     let of_file = |file: ModuleFile| {
         let (module, _) = signature::split(&file.bytes);
         let elf = Elf::parse(module).ok()?;
-        Some(module_name(&elf, &Modinfo::of(&elf), path))
+        struct_name(&elf).or_else(|| Modinfo::of(&elf).get("name").map(str::to_owned))
     };
     let name = ModuleFile::read(path).ok().and_then(of_file);
     name.unwrap_or_else(|| name_of_path(path))

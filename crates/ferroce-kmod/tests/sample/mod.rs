@@ -11,15 +11,17 @@ use object::{
 /// A file that passes the kernel's checks of a file.
 pub fn module() -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
-    let text = section(&mut object, ".text", SectionKind::Text, &[0x90; 32]);
+    let text = section(&mut object, ".text", SectionKind::Text, &[0; 32]);
     let texts = b"vermagic=1.2.3 SMP mod_unload \0name=sample\0license=GPL\0depends=\0\
                   parm=level:How loud\0parmtype=level:byte\0import_ns=OTHER\0";
     section(&mut object, ".modinfo", SectionKind::ReadOnlyData, texts);
-    section(
+    let mut this_module = [0; 128];
+    this_module[24..30].copy_from_slice(b"sample");
+    let this_module = section(
         &mut object,
         ".gnu.linkonce.this_module",
         SectionKind::Data,
-        &[0; 128],
+        &this_module,
     );
     let strings = section(
         &mut object,
@@ -35,7 +37,9 @@ pub fn module() -> Vec<u8> {
     );
     let flags = section(&mut object, "__kflagstab", SectionKind::ReadOnlyData, &[1]);
     let param = section(&mut object, "__param", SectionKind::ReadOnlyData, &[0; 40]);
-    let level = section(&mut object, ".data", SectionKind::Data, &[0; 8]);
+    let level = section(&mut object, ".data", SectionKind::Data, &[0; 16]);
+
+    let per_cpu = section(&mut object, ".data..percpu", SectionKind::Data, &[0; 8]);
 
     let init = symbol(&mut object, "init_module", Some((text, 0)));
     symbol(&mut object, "__ksymtab_sample_call", Some((table, 0)));
@@ -50,6 +54,9 @@ pub fn module() -> Vec<u8> {
     relocate(&mut object, param, 0, name, elf::R_X86_64_64);
     relocate(&mut object, param, 16, ops, elf::R_X86_64_64);
     relocate(&mut object, param, 32, value, elf::R_X86_64_64);
+    relocate(&mut object, level, 8, name, elf::R_X86_64_64);
+    relocate(&mut object, per_cpu, 0, name, elf::R_X86_64_64);
+    relocate(&mut object, this_module, 96, init, elf::R_X86_64_64);
     object.write().expect("it can be written")
 }
 
@@ -88,4 +95,14 @@ fn relocate(
         flags: RelocationFlags::Elf { r_type: kind },
     };
     object.add_relocation(section, relocation).expect("it fits");
+}
+
+/// Changes `st_shndx` of the symbol of that name.
+pub fn set_shndx(module: &mut [u8], name: &[u8], shndx: u16) {
+    const ENTRY: usize = 24;
+    const SHNDX: usize = 6;
+    let elf = ferroce_kmod::elf::Elf::parse(module).unwrap();
+    let symbol = elf.symbols().find(|s| s.name_bytes() == name).unwrap();
+    let at = elf.symtab().offset() as usize + symbol.index * ENTRY + SHNDX;
+    module[at..at + 2].copy_from_slice(&shndx.to_le_bytes());
 }

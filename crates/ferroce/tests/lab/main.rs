@@ -14,6 +14,7 @@ mod bounded;
 mod broken;
 mod build;
 mod cm;
+mod compressed;
 mod device;
 mod errors;
 mod hostile;
@@ -97,6 +98,7 @@ fn trials() -> Vec<Trial> {
         (UML, bench::TESTS),
         (UML, loader::TESTS),
         (UML, mutants::TESTS),
+        (UML, compressed::TESTS),
         (UML, sweep::tests_at_random()),
         (UML, strict::TESTS),
         (UML, wire::TESTS),

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A module with one thing changed in its file, many times over: what is said of
-//! each is what the kernel does with it.
+//! each is what the kernel does with it. Nobody foretells what a module's own code
+//! does: a mutant whose code comes from elsewhere in the file may kill the kernel
+//! when it runs (mutant 362 of lib1, seed 1: `.exit.text` 598 bytes into the file).
 
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 
-use ferroce_kmod::elf::Elf;
+use ferroce_kmod::elf::{Elf, Symbol};
 
 use crate::loader::{cases_of, said_of, Built};
 use crate::support::{ran, Flavor, Test};
@@ -36,6 +38,29 @@ void *lib0_get(int n) { pr_info("%d %s\n", n, word); return kzalloc(table[n & 3]
 EXPORT_SYMBOL_GPL(lib0_get);
 int lib0_value = 7; EXPORT_SYMBOL(lib0_value);
 MODULE_LICENSE("GPL"); MODULE_DESCRIPTION("a library"); MODULE_VERSION("1.0");
+"#;
+
+/// With all that the loader has more to do for: functions that it calls, and
+/// which do nothing, per-CPU data, and parameters of more kinds.
+const LIB1: &str = r#"
+#include <linux/module.h>
+#include <linux/percpu.h>
+static int many[3] = { 1, 2, 3 }; static int count;
+module_param_array(many, int, &count, 0444);
+static char *words[2] = { "a", "b" }; module_param_array(words, charp, NULL, 0644);
+static char text[16] = "t"; module_param_string(text, text, sizeof(text), 0644);
+static int own_set(const char *value, const struct kernel_param *kp) { return 0; }
+static int own_get(char *buffer, const struct kernel_param *kp) { return 0; }
+static const struct kernel_param_ops own_ops = { .set = own_set, .get = own_get };
+module_param_cb(own, &own_ops, NULL, 0644);
+DEFINE_PER_CPU(long, lib1_counter) = 4; DEFINE_PER_CPU(int *, lib1_pointer) = many;
+int *lib1_get(int n);
+int *lib1_get(int n) { return WARN_ON(n < 0) ? NULL : this_cpu_read(lib1_pointer); }
+EXPORT_SYMBOL(lib1_get);
+static int __init lib1_init(void) { return 0; }
+static void __exit lib1_exit(void) {}
+module_init(lib1_init); module_exit(lib1_exit);
+MODULE_LICENSE("GPL"); MODULE_DESCRIPTION("with an init"); MODULE_SOFTDEP("pre: nothing");
 "#;
 
 /// A field of a section's header, by its place there and its size.
@@ -129,12 +154,16 @@ fn known(base: &[u8]) -> Vec<Mutation> {
     let symbol = |name: &str| elf.symbols().find(|s| s.name() == name).unwrap().index;
     let section = |name: &str| elf.section(name).unwrap();
     let change = |name: &str, field, value| Mutation::Section(name.to_owned(), field, value);
+    let of_section = |name: &str| {
+        let index = section(name).index;
+        let is = |s: &Symbol| s.is_section() && usize::from(s.shndx()) == index;
+        elf.symbols().find(is).unwrap().index
+    };
+    let kind = |name: &str, index, kind| Mutation::Kind(name.to_owned(), index, kind);
     let params = section("__param").size();
     let info = section(".modinfo").data();
-    let vermagic = info
-        .windows(9)
-        .position(|text| text == b"vermagic=")
-        .unwrap();
+    let text = |text: &[u8]| info.windows(text.len()).position(|t| t == text).unwrap();
+    let (vermagic, depends) = (text(b"vermagic="), text(b"depends="));
     let header = section_header(base, section(".symtab").index);
     let symtab = u32::from_le_bytes(*base[header..].first_chunk().unwrap());
     vec![
@@ -174,8 +203,34 @@ fn known(base: &[u8]) -> Vec<Mutation> {
         change(".gnu.linkonce.this_module", "offset", 2),
         // What the loader follows to nowhere, and dies of.
         change(".rela__param", "size", 8),
-        Mutation::Kind(".rela__ksymtab".to_owned(), 4, 0),
+        kind(".rela__ksymtab", 4, 0),
         Mutation::Place(symbol("param_ops_charp"), 0xff20),
+        Mutation::Place(symbol("param_ops_charp"), 0xfff1),
+        Mutation::Place(symbol("param_ops_charp"), section(".symtab").index as u16),
+        Mutation::Place(symbol("param_ops_int"), section(".rodata").index as u16),
+        Mutation::Place(of_section(".data"), 0xff20),
+        Mutation::Place(of_section(".data"), 0xfff1),
+        kind(".rela__param", 3, 2),
+        change(".rela__param", "flags", u64::MAX),
+        // A relocation of a symbol that is nowhere.
+        change(".rela.data", "offset", 2),
+        change(".rela.eh_frame", "offset", 3),
+        // What the loader has written to struct module is there.
+        change(".gnu.linkonce.this_module", "addralign", 0xffff_ffff),
+        change(".rela.text", "info", section(".bss").index as u64),
+        // To the kernel a module has no name, then needs one that there is not.
+        change(
+            ".gnu.linkonce.this_module",
+            "offset",
+            section(".gnu.linkonce.this_module").offset() - 1,
+        ),
+        Mutation::Byte(".modinfo", depends + 8, 255),
+        Mutation::Byte(".modinfo", depends + 8, b'\n'),
+        // Numbers are logged with and without their sign.
+        change(".symtab", "link", u64::MAX),
+        change(".strtab", "type", u64::MAX),
+        // Both parameters have no name then.
+        change(".rodata", "type", 8),
     ]
     .into_iter()
     .filter(|mutation| match mutation {
@@ -183,6 +238,15 @@ fn known(base: &[u8]) -> Vec<Mutation> {
         _ => true,
     })
     .collect()
+}
+
+/// The same of the other module.
+fn known_of_lib1() -> Vec<Mutation> {
+    vec![
+        Mutation::Kind(".rela.data..percpu".to_owned(), 0, 11),
+        Mutation::Kind(".rela.gnu.linkonce.this_module".to_owned(), 0, 2),
+        Mutation::Section(".exit.text".to_owned(), "flags", 3),
+    ]
 }
 
 /// Numbers from a seed (splitmix64).
@@ -315,6 +379,12 @@ pub fn lib0(built: &Built, folder: &Path) -> Vec<u8> {
     fs::read(folder.join("lib0.ko")).unwrap()
 }
 
+/// Another.
+pub fn lib1(built: &Built, folder: &Path) -> Vec<u8> {
+    build(built, folder, &[("lib1.c", LIB1)], "obj-m := lib1.o\n");
+    fs::read(folder.join("lib1.ko")).unwrap()
+}
+
 fn known_mutants(flavor: &Flavor) {
     let built = Built::of(flavor);
     let dir = tempfile::tempdir().unwrap();
@@ -322,7 +392,12 @@ fn known_mutants(flavor: &Flavor) {
     let mutants = known(&base)
         .into_iter()
         .map(|m| (format!("{m:?}"), m.of(&base)));
-    let tried = Sweep::new(flavor, &built, dir.path(), mutants.collect()).run();
+    let other = lib1(&built, dir.path());
+    let others = known_of_lib1()
+        .into_iter()
+        .map(|m| (format!("lib1, {m:?}"), m.of(&other)));
+    let mutants = mutants.chain(others).collect();
+    let tried = Sweep::new(flavor, &built, dir.path(), mutants).run();
     tried.agree();
     tried.deaths_are_foretold();
 }

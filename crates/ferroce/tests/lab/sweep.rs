@@ -2,8 +2,10 @@
 //! Many modules held against a guest's kernel, one after the other.
 //!
 //! `FERROCE_MUTANTS=5000` tries that many random mutants, `FERROCE_SEED=7`
-//! others. A mutant that kills or hangs the guest does not end the sweep: it
-//! goes on in a new guest, and the mutant is listed.
+//! others, `FERROCE_ONLY=12,890` only those of them with these numbers, and
+//! `FERROCE_BASE=lib1` those of another module, one that has an init. A mutant that
+//! kills or hangs the guest does not end the sweep: it goes on in a new guest, and
+//! the mutant is listed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +20,7 @@ use ferroce_kmod::kernel::{self, ModuleTree};
 use ferroce_kmod::live::{self, LoadError};
 
 use crate::loader::{said_of, Built};
-use crate::mutants::{lib0, random, Random};
+use crate::mutants::{lib0, lib1, random, Random};
 use crate::support::{Flavor, Test};
 
 const AT_RANDOM: &[Test] = &[(
@@ -38,16 +40,25 @@ fn number(name: &str) -> Option<u32> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Whether a mutant is to be tried.
+fn is_wanted(index: u32) -> bool {
+    let only = std::env::var("FERROCE_ONLY");
+    only.map_or(true, |only| only.split(',').any(|n| n.parse() == Ok(index)))
+}
+
 fn random_mutants(flavor: &Flavor) {
     let count = number("FERROCE_MUTANTS").unwrap_or(0);
     let mut numbers = Random(number("FERROCE_SEED").unwrap_or(1).into());
     let built = Built::of(flavor);
     let dir = tempfile::tempdir().unwrap();
-    let base = lib0(&built, dir.path());
-    let mutants = (0..count).map(|index| {
-        let mutation = random(&base, &mut numbers);
-        (format!("{index} {mutation:?}"), mutation.of(&base))
-    });
+    let base = match std::env::var("FERROCE_BASE").as_deref() {
+        Ok("lib1") => lib1(&built, dir.path()),
+        _ => lib0(&built, dir.path()),
+    };
+    let mutants = (0..count).map(|index| (index, random(&base, &mut numbers)));
+    let mutants = mutants.filter(|(index, _)| is_wanted(*index));
+    let mutants =
+        mutants.map(|(index, mutation)| (format!("{index} {mutation:?}"), mutation.of(&base)));
     let tried = Sweep::new(flavor, &built, dir.path(), mutants.collect()).run();
     tried.summary();
     tried.agree();
