@@ -31,6 +31,8 @@ pub enum Purpose {
     Verbs,
     /// To run programs on them that are made for other devices, as the tests do.
     Programs,
+    /// To measure without a guest.
+    NativeBench,
 }
 
 /// The versions of LLVM that the kernels build with, best first: what was
@@ -63,10 +65,12 @@ const RUN: [Need; 2] = [
     Need(Probe::Program("modprobe"), "kmod"),
     Need(Probe::Program("ip"), "iproute2"),
 ];
+const PERFTEST: Need = Need(Probe::Program("ib_write_bw"), "perftest");
+const UCX: Need = Need(Probe::Program("ucx_perftest"), "ucx-utils");
 const VERBS: [Need; 7] = [
     Need(Probe::Program("ibv_rc_pingpong"), "ibverbs-utils"),
     Need(Probe::Program("rping"), "rdmacm-utils"),
-    Need(Probe::Program("ib_write_bw"), "perftest"),
+    PERFTEST,
     Need(
         Probe::File("/usr/lib/python3/dist-packages/pyverbs"),
         "python3-pyverbs",
@@ -83,7 +87,7 @@ const VERBS: [Need; 7] = [
 const PROGRAMS: [Need; 7] = [
     Need(Probe::Program("mpirun"), "openmpi-bin"),
     Need(Probe::Program("mpicc"), "libopenmpi-dev"),
-    Need(Probe::Program("ucx_perftest"), "ucx-utils"),
+    UCX,
     Need(Probe::Program("fi_pingpong"), "libfabric-bin"),
     Need(Probe::Program("qperf"), "qperf"),
     Need(Probe::Program("nc.traditional"), "netcat-traditional"),
@@ -161,6 +165,7 @@ impl Lacks {
                 Purpose::Run(_) => RUN.iter().collect(),
                 Purpose::Verbs => VERBS.iter().collect(),
                 Purpose::Programs => PROGRAMS.iter().collect(),
+                Purpose::NativeBench => vec![&PERFTEST, &UCX],
             };
             packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
             if let Purpose::Build(flavor) = purpose {

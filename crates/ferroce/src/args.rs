@@ -11,8 +11,6 @@ use clap::{Parser, Subcommand};
 use ferroce_lab::backend::{Backend, Flavor};
 use ferroce_lab::prerequisites::Install;
 
-use crate::bench::plan::Topic;
-
 /// A virtual RDMA network card for Linux, and the lab to run it in.
 ///
 /// The lab boots a real Linux kernel as an ordinary process, in about a second,
@@ -63,7 +61,7 @@ pub enum Command {
     /// Build, boot and use guest kernels
     #[command(subcommand)]
     Lab(Lab),
-    /// Measure ferroce against rdma_rxe, both in one guest
+    /// Measure ferroce against rdma_rxe in a guest, or against UCX without one
     ///
     /// Runs the programs of perftest and rdma-core on one kind of device and on
     /// the other in turn, in several rounds, and prints the medians, the least
@@ -71,7 +69,10 @@ pub enum Command {
     /// says where the time goes. Both ends are on one host, or with --wire on two,
     /// as namespaces of the guest. All of it takes some minutes, --quick one or
     /// two, and on QEMU more. The machine should have nothing else to do.
-    Bench(Bench),
+    ///
+    /// With --native it measures the device of `ferroce run` instead, on this
+    /// machine and without a guest, beside UCX with shared memory.
+    Bench(crate::bench::args::Bench),
     #[command(hide = true, name = crate::bench::GUEST)]
     BenchGuest { plan: String },
     /// Add, delete and show RDMA devices of this machine's kernel
@@ -162,46 +163,6 @@ pub enum Link {
         #[arg(long)]
         json: bool,
     },
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Bench {
-    #[command(flatten)]
-    which: Which,
-    /// How many times each is measured [default: 5; quick: 3]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub rounds: Option<u32>,
-    /// Measure fewer sizes, and fewer times
-    #[arg(long)]
-    pub quick: bool,
-    /// Measure between two hosts, by packets, and not within one
-    ///
-    /// The guest has two network namespaces with a pair of virtual Ethernet
-    /// devices between them, and a device of the same kind in each.
-    #[arg(long)]
-    pub wire: bool,
-    #[command(flatten)]
-    pub clock: Clock,
-    /// Measure these only, separated by commas
-    #[arg(long, value_name = "WHAT", value_enum, value_delimiter = ',')]
-    pub only: Vec<Topic>,
-    /// The MTU of the network interface below the devices
-    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(576..=65535))]
-    pub mtu: u32,
-    /// Write the table into this file, as comma-separated values
-    #[arg(long, value_name = "FILE")]
-    pub csv: Option<PathBuf>,
-    /// Draw charts into this file, as SVG
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
-    #[command(flatten)]
-    pub setup: Setup,
-}
-
-impl Bench {
-    pub fn flavor(&self) -> Flavor {
-        self.which.flavor()
-    }
 }
 
 #[derive(Debug, clap::Args)]

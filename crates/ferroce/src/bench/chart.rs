@@ -25,23 +25,25 @@ const PALE: RGBColor = RGBColor(225, 225, 225);
 fn color(driver: Driver) -> RGBColor {
     match driver {
         Driver::Ferroce => RGBColor(206, 84, 34),
-        Driver::Rxe => RGBColor(60, 104, 160),
+        Driver::Rxe | Driver::Ucx => RGBColor(60, 104, 160),
     }
 }
 
-fn name(driver: Driver) -> &'static str {
-    match driver {
-        Driver::Ferroce => "ferroce",
-        Driver::Rxe => "rdma_rxe",
-    }
-}
+/// Two drivers, which are compared.
+type Both = [Driver; 2];
 
 /// Draws what there is of charts, as SVG.
-pub fn draw(rows: &[Row], title: &str) -> Result<String> {
-    type Chart = fn(&[Row], &Area) -> Result<()>;
+pub fn draw(rows: &[Row], drivers: Both, title: &str) -> Result<String> {
+    type Chart = fn(&[Row], Both, &Area) -> Result<()>;
     let has = |of: fn(&Quantity) -> bool| rows.iter().any(|r| of(&r.quantity));
     let mut charts: Vec<Chart> = Vec::new();
-    if has(|q| matches!(q, Quantity::Bandwidth { .. })) {
+    // One size makes no line.
+    let mut sizes = rows.iter().filter_map(|row| match row.quantity {
+        Quantity::Bandwidth { size, .. } => Some(size),
+        _ => None,
+    });
+    let first = sizes.next();
+    if sizes.any(|size| Some(size) != first) {
         charts.push(bandwidth);
     }
     if has(|q| matches!(q, Quantity::QueuePairRate { .. })) {
@@ -61,9 +63,9 @@ pub fn draw(rows: &[Row], title: &str) -> Result<String> {
         let root = SVGBackend::with_string(&mut picture, size).into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
         let (head, body) = root.split_vertically(TITLE);
-        heading(&head, title)?;
+        heading(&head, drivers, title)?;
         for (chart, area) in charts.iter().zip(body.split_evenly((lines, columns))) {
-            chart(rows, &area)?;
+            chart(rows, drivers, &area)?;
         }
         root.present().map_err(failed)?;
     }
@@ -71,16 +73,16 @@ pub fn draw(rows: &[Row], title: &str) -> Result<String> {
 }
 
 /// The title, and which color is whose.
-fn heading(area: &Area, title: &str) -> Result<()> {
+fn heading(area: &Area, drivers: Both, title: &str) -> Result<()> {
     let text = |text: &str, place, size: u32| {
         let style = (FONT, size).into_font().color(&INK);
         area.draw(&Text::new(text.to_owned(), place, style))
     };
     text(title, (16, 16), 20).map_err(failed)?;
-    for (x, driver) in [(16, Driver::Ferroce), (116, Driver::Rxe)] {
+    for (x, driver) in [16, 116].into_iter().zip(drivers) {
         let square = Rectangle::new([(x, 48), (x + 12, 60)], color(driver).filled());
         area.draw(&square).map_err(failed)?;
-        text(name(driver), (x + 20, 47), 14).map_err(failed)?;
+        text(driver.name(), (x + 20, 47), 14).map_err(failed)?;
     }
     text("medians, and from the least to the greatest", (230, 47), 14).map_err(failed)
 }
@@ -92,13 +94,7 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
 /// The values of a driver along an axis.
 fn points(rows: &[Row], driver: Driver, x: impl Fn(&Quantity) -> Option<f64>) -> Points {
     rows.iter()
-        .filter_map(|row| {
-            let spread = match driver {
-                Driver::Ferroce => row.ferroce,
-                Driver::Rxe => row.rxe,
-            };
-            Some((x(&row.quantity)?, spread?))
-        })
+        .filter_map(|row| Some((x(&row.quantity)?, row.of(driver)?)))
         .collect()
 }
 
@@ -223,9 +219,9 @@ fn builder<'a, 'b>(area: &'a Area<'b>, title: &str) -> ChartBuilder<'a, 'b, SVGB
     builder
 }
 
-fn bandwidth(rows: &[Row], area: &Area) -> Result<()> {
+fn bandwidth(rows: &[Row], drivers: Both, area: &Area) -> Result<()> {
     let mut series = Vec::new();
-    for driver in Driver::BOTH {
+    for driver in drivers {
         for (what, dashed) in [(OneSided::Write, false), (OneSided::Read, true)] {
             let points = points(rows, driver, |quantity| match quantity {
                 Quantity::Bandwidth { operation, size } if *operation == what => Some(*size as f64),
@@ -263,8 +259,8 @@ fn bandwidth(rows: &[Row], area: &Area) -> Result<()> {
     )
 }
 
-fn queue_pairs(rows: &[Row], area: &Area) -> Result<()> {
-    let series = Driver::BOTH.map(|driver| Line {
+fn queue_pairs(rows: &[Row], drivers: Both, area: &Area) -> Result<()> {
+    let series = drivers.map(|driver| Line {
         color: color(driver),
         dashed: false,
         points: points(rows, driver, |quantity| match quantity {
@@ -334,31 +330,26 @@ fn slotted<'a, 'b>(
     Ok(chart)
 }
 
-fn latency(rows: &[Row], area: &Area) -> Result<()> {
+fn latency(rows: &[Row], drivers: Both, area: &Area) -> Result<()> {
     let wanted =
         |quantity: &Quantity| matches!(quantity, Quantity::Latency { .. } | Quantity::Pingpong);
     let rows: Vec<&Row> = rows.iter().filter(|r| wanted(&r.quantity)).collect();
     let names: Vec<String> = rows.iter().map(|r| r.quantity.to_string()).collect();
-    let of = |row: &Row, driver| match driver {
-        Driver::Ferroce => row.ferroce,
-        Driver::Rxe => row.rxe,
-    };
-    let series = Driver::BOTH.map(|driver| -> Points {
+    let series = drivers.map(|driver| -> Points {
         let rows = rows.iter().enumerate();
-        rows.filter_map(|(n, row)| Some((n as f64 + 0.5, of(row, driver)?)))
+        rows.filter_map(|(n, row)| Some((n as f64 + 0.5, row.of(driver)?)))
             .collect()
     });
-    let mut chart = slotted(
-        area,
-        "Latency of 8 B, and ping-pong, µs",
-        heights(series.iter()),
-        &names,
-    )?;
-    for (driver, points) in Driver::BOTH.into_iter().zip(&series) {
+    let title = match rows.iter().any(|r| r.quantity == Quantity::Pingpong) {
+        true => "Latency of 8 B, and ping-pong, µs",
+        false => "Latency of 8 B, µs",
+    };
+    let mut chart = slotted(area, title, heights(series.iter()), &names)?;
+    for (driver, points) in drivers.into_iter().zip(&series) {
         // One a little above the other.
         let shift = match driver {
             Driver::Ferroce => -0.12,
-            Driver::Rxe => 0.12,
+            Driver::Rxe | Driver::Ucx => 0.12,
         };
         let color = color(driver);
         let whiskers = points.iter().map(|(y, s)| {
@@ -388,35 +379,40 @@ fn telling(quantity: &Quantity) -> bool {
     }
 }
 
-fn ratios(rows: &[Row], area: &Area) -> Result<()> {
-    let ratios: Vec<(String, f64)> = rows
+fn ratios(rows: &[Row], [ours, theirs]: Both, area: &Area) -> Result<()> {
+    let rows = rows
         .iter()
-        .filter(|row| telling(&row.quantity))
-        .filter_map(|row| Some((row.quantity.to_string(), row.ratio?.median)))
+        .filter(|row| row.ratio.is_some() && (row.goal.is_some() || telling(&row.quantity)));
+    let names: Vec<String> = rows.clone().map(|r| r.quantity.to_string()).collect();
+    let ratios: Vec<f64> = rows.clone().filter_map(|r| Some(r.ratio?.median)).collect();
+    let goals: Vec<(usize, f64)> = rows
+        .enumerate()
+        .filter_map(|(n, r)| Some((n, r.goal?)))
         .collect();
-    let names: Vec<String> = ratios.iter().map(|(name, _)| name.clone()).collect();
-    let mut values: Vec<f64> = ratios.iter().map(|(_, ratio)| *ratio).collect();
+    let mut values = ratios.clone();
+    values.extend(goals.iter().map(|(_, goal)| goal));
     values.push(1.0);
+    let title = match goals[..] {
+        [] => "How many times as good ferroce is",
+        _ => "How many times as good ferroce is (black: the goal)",
+    };
     let x = range(values.iter());
     // Room for the numbers.
-    let mut chart = slotted(
-        area,
-        "How many times as good ferroce is",
-        x.start..x.end * 1.6,
-        &names,
-    )?;
-    let bars = ratios.iter().enumerate().map(|(n, (_, ratio))| {
-        let driver = if *ratio >= 1.0 {
-            Driver::Ferroce
-        } else {
-            Driver::Rxe
-        };
+    let mut chart = slotted(area, title, x.start..x.end * 1.6, &names)?;
+    let bars = ratios.iter().enumerate().map(|(n, ratio)| {
+        let driver = if *ratio >= 1.0 { ours } else { theirs };
         let y = n as f64;
         Rectangle::new([(1.0, y + 0.2), (*ratio, y + 0.8)], color(driver).filled())
     });
     chart.draw_series(bars).map_err(failed)?;
-    let numbers = ratios.iter().enumerate().map(|(n, (_, ratio))| {
+    let marks = goals.iter().map(|(n, goal)| {
+        let y = *n as f64;
+        PathElement::new([(*goal, y + 0.1), (*goal, y + 0.9)], INK.stroke_width(2))
+    });
+    chart.draw_series(marks).map_err(failed)?;
+    let numbers = ratios.iter().enumerate().map(|(n, ratio)| {
         let text = match ratio {
+            ..1.0 => format!("{ratio:.2}"),
             ..10.0 => format!("{ratio:.1}"),
             _ => format!("{ratio:.0}"),
         };
@@ -450,13 +446,22 @@ mod tests {
         let row = Row {
             quantity: Quantity::Pingpong,
             ferroce: spread(10.0),
-            rxe: spread(100.0),
+            other: spread(100.0),
             ratio: spread(10.0),
+            goal: None,
         };
-        let picture = draw(&[row], "a title").unwrap();
+        let picture = draw(std::slice::from_ref(&row), Driver::GUEST, "a title").unwrap();
         assert!(picture.contains("a title"));
         assert!(picture.contains("Latency"));
         assert!(!picture.contains("Bandwidth"));
-        assert!(draw(&[], "a title").unwrap().contains("a title"));
+        assert!(picture.contains("rdma_rxe") && !picture.contains("the goal"));
+        let row = Row {
+            goal: Some(0.5),
+            ..row
+        };
+        let picture = draw(&[row], Driver::NATIVE, "a title").unwrap();
+        assert!(picture.contains("UCX") && picture.contains("the goal"));
+        let empty = draw(&[], Driver::GUEST, "a title").unwrap();
+        assert!(empty.contains("a title"));
     }
 }

@@ -11,34 +11,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context, Result};
 
+use super::measure::{self, Device, Values, MEBIBYTE};
 use super::network::{Link, Network, DEVICE};
-use super::perftest::{self, NoNumber, Pair, Report};
-use super::plan::{
-    grouped, Driver, Exchange, Message, OneSided, Plan, Quantity, Sample, Step, Which, SMALL,
-};
+use super::perftest::{self, Report};
+use super::plan::{grouped, Driver, Message, OneSided, Plan, Quantity, Sample, Step};
 use super::profile::Recording;
 
-/// How long a bandwidth test sends, in s; and one on many queue pairs, where it
-/// takes a second until each of them has requests under way.
-const DURATION: u32 = 1;
-const LONGER: u32 = 3;
-/// And one that is looked at while it does: how long it sends, in s, which part
-/// of it counts, in s before the end, and how often it is looked at.
+/// A bandwidth test that is looked at: how long it sends, in s, which part of it
+/// counts, in s before the end, and how often it is looked at.
 const SEND: u32 = 4;
 const WINDOW: (f64, f64) = (3.0, 1.0);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// How many places and functions are told, those with the greatest shares.
 const PLACES: usize = 7;
 const FUNCTIONS: usize = 7;
-/// How many times a latency is measured in a run.
-const EXCHANGES: u32 = 2000;
-/// The requests under way on each queue pair, where there may be many: the
-/// completion queue, which they share, has room for 32,767 in rdma_rxe.
-const DEPTH: u32 = 16;
-/// How many times a run is tried in which perftest's clocks do not agree.
-const TRIES: u32 = 10;
-
-const MEBIBYTE: f64 = (1 << 20) as f64;
 
 /// Goes through a plan, which is in JSON.
 pub fn run(plan: &str) -> Result<i32> {
@@ -50,14 +36,11 @@ pub fn run(plan: &str) -> Result<i32> {
 
     for round in 0..plan.rounds {
         for step in &plan.steps {
-            // Each is the first one in turn: what changes with time changes for both.
-            let mut order = Driver::BOTH;
-            order.rotate_left(round as usize % Driver::BOTH.len());
-            for driver in order {
-                tell(&Message::Step(format!("{step}, {}", driver.kind())))?;
-                let link = Link::new(&network, driver.kind())?;
-                let values =
-                    measure(step, &link).with_context(|| format!("{step} on {}", driver.kind()))?;
+            for driver in Driver::in_turn(Driver::GUEST, round) {
+                let kind = driver.kind().context("a guest has no device of UCX's")?;
+                tell(&Message::Step(format!("{step}, {kind}")))?;
+                let link = Link::new(&network, kind)?;
+                let values = measure(step, &link).with_context(|| format!("{step} on {kind}"))?;
                 drop(link);
                 for (quantity, value) in values {
                     tell(&Message::Sample(Sample {
@@ -79,20 +62,11 @@ fn tell(message: &Message) -> Result<()> {
     Ok(())
 }
 
-type Values = Vec<(Quantity, f64)>;
-
 fn measure(step: &Step, link: &Link) -> Result<Values> {
     match *step {
-        Step::Bandwidth { operation, size } => bandwidth(link, operation, size),
-        Step::QueuePairs { count } => {
-            let depth = DEPTH.to_string();
-            let count_text = count.to_string();
-            let more = ["-q", &count_text, "-t", &depth];
-            let quantity = Quantity::QueuePairRate { count };
-            let rate = message_rate(link, OneSided::Write, SMALL, LONGER, &more)?;
-            Ok(vec![(quantity, rate / 1000.0)])
+        Step::Bandwidth { .. } | Step::QueuePairs { .. } | Step::Latency { .. } => {
+            measure::values(step, link)
         }
-        Step::Latency { exchange } => latency(link, exchange),
         Step::Pingpong => {
             let program = "ibv_rc_pingpong";
             let output = link.start(program, "-g", &[])?.finish(program)?;
@@ -101,65 +75,6 @@ fn measure(step: &Step, link: &Link) -> Result<Values> {
         Step::Memcpy { size } => Ok(vec![(Quantity::Memcpy { size }, memcpy(size))]),
         Step::Create { count } => create(count),
         Step::Time { operation, size } => time(link, operation, size),
-    }
-}
-
-/// Starts one of perftest's programs.
-fn perftest(link: &Link, program: &str, size: u64, more: &[&str]) -> Result<Pair> {
-    let size = size.to_string();
-    link.start(program, "-x", &[&["-F", "-s", &size], more].concat())
-}
-
-/// Sends for a time in s without a margin before and after, and returns how many
-/// messages went in a second.
-///
-/// perftest's own rates need its two clocks to agree; the number of messages in
-/// a time that it was told does not.
-fn message_rate(
-    link: &Link,
-    operation: OneSided,
-    size: u64,
-    duration: u32,
-    more: &[&str],
-) -> Result<f64> {
-    let text = duration.to_string();
-    let more = [&["-D", &text, "-f", "0"], more].concat();
-    let program = operation.program();
-    let pair = perftest(link, program, size, &more)?;
-    let report = Report::parse(&pair.finish(program)?)?;
-    Ok(report.messages()? / f64::from(duration))
-}
-
-fn bandwidth(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
-    let rate = message_rate(link, operation, size, DURATION, &[])?;
-    let quantity = Quantity::Bandwidth { operation, size };
-    let mut values = vec![(quantity, rate * size as f64 / MEBIBYTE)];
-    if (operation, size) == (OneSided::Write, SMALL) {
-        values.push((Quantity::MessageRate, rate / 1000.0));
-    }
-    Ok(values)
-}
-
-fn latency(link: &Link, exchange: Exchange) -> Result<Values> {
-    let exchanges = EXCHANGES.to_string();
-    let program = exchange.program();
-    let columns = [
-        (Which::Typical, "t_typical[usec]"),
-        (Which::Average, "t_avg[usec]"),
-        (Which::Percentile99, "99% percentile[usec]"),
-    ];
-    let mut tries = 1;
-    loop {
-        let pair = perftest(link, program, SMALL, &["-n", &exchanges])?;
-        let report = Report::parse(&pair.finish(program)?)?;
-        let values = columns.into_iter().map(|(which, column)| {
-            let quantity = Quantity::Latency { exchange, which };
-            Ok((quantity, report.get(column)?))
-        });
-        match values.collect::<Result<Values>>() {
-            Err(error) if error.is::<NoNumber>() && tries < TRIES => tries += 1,
-            result => return result,
-        }
     }
 }
 
@@ -211,7 +126,7 @@ fn time(link: &Link, operation: OneSided, size: u64) -> Result<Values> {
     let program = operation.program();
     let duration = SEND.to_string();
     let recording = Recording::start()?;
-    let pair = perftest(link, program, size, &["-D", &duration, "-f", "0"])?;
+    let pair = measure::perftest(link, program, size, &["-D", &duration, "-f", "0"])?;
     let client = pair.client()?;
     let mut looks = Vec::new();
     while let Ok(look) = Look::at(&client) {

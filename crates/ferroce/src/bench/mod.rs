@@ -3,15 +3,21 @@
 //! the programs of others.
 //!
 //! The guest runs this same program ([`guest`]), which goes through a [`plan`]
-//! and prints samples; here they become tables, a file, and a picture.
+//! and prints samples; here they become tables, a file, and a picture. With
+//! `--native` this program goes through the steps itself ([`native`]), and what
+//! ferroce is measured against is UCX.
 
+pub mod args;
 mod chart;
 pub mod guest;
+mod measure;
+mod native;
 mod network;
 mod perftest;
 pub mod plan;
 mod profile;
 mod table;
+mod ucx;
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -19,17 +25,17 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use ferroce_lab::prerequisites::Purpose;
 use ferroce_lab::progress::{note, time, Task, Unit};
 use ferroce_lab::session::Session;
 
-use crate::args::Bench;
 use crate::lab::Ready;
-use plan::{Message, Plan, Sample, Topic};
-use table::{Record, Row};
+use args::Bench;
+use plan::{Driver, Message, Plan, Sample, Topic};
+use table::Row;
 
 /// The subcommand with which the guest is started.
 pub const GUEST: &str = "bench-guest";
@@ -37,6 +43,50 @@ pub const GUEST: &str = "bench-guest";
 const PROCESSORS: u32 = 2;
 
 pub fn run(args: &Bench) -> Result<i32> {
+    // Before minutes have gone by.
+    let output = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::open).transpose();
+    let (csv, svg) = (output(&args.csv)?, output(&args.svg)?);
+    let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
+    let measured = match args.native {
+        true => native::run(args, rounds)?,
+        false => in_guest(args, rounds)?,
+    };
+    let Measured {
+        samples,
+        drivers,
+        title,
+        elapsed,
+        status,
+    } = measured;
+    let Some(samples) = samples else {
+        return Ok(status.max(1));
+    };
+    note("Measured", &format!("in {}", time(elapsed)));
+
+    let [_, other] = drivers;
+    let rows = table::rows(&samples, other);
+    show(&rows, other, &title, rounds)?;
+    if let Some(file) = csv {
+        file.write(&table::csv(&rows, other)?)?;
+    }
+    if let Some(file) = svg {
+        file.write(chart::draw(&rows, drivers, &title)?.as_bytes())?;
+    }
+    Ok(status)
+}
+
+/// What has come of a benchmark.
+struct Measured {
+    /// `None` if not all have come.
+    samples: Option<Vec<Sample>>,
+    drivers: [Driver; 2],
+    /// What was measured, and where.
+    title: String,
+    elapsed: Duration,
+    status: i32,
+}
+
+fn in_guest(args: &Bench, rounds: u32) -> Result<Measured> {
     use clap::ValueEnum;
     let mut topics = match &args.only[..] {
         [] => Topic::value_variants().to_vec(),
@@ -46,17 +96,12 @@ pub fn run(args: &Bench) -> Result<i32> {
         // That is the same, wherever its peer is.
         topics.retain(|topic| *topic != Topic::Cost);
     }
-    let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
     let plan = Plan {
         steps: Plan::steps(&topics, args.quick),
         rounds,
         mtu: args.mtu,
         wire: args.wire,
     };
-
-    // Before minutes have gone by.
-    let output = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::open).transpose();
-    let (csv, svg) = (output(&args.csv)?, output(&args.svg)?);
 
     let flavor = args.flavor();
     let counts_instructions = args.clock.counts_instructions(flavor)?;
@@ -90,14 +135,6 @@ pub fn run(args: &Bench) -> Result<i32> {
         },
         collector.clone(),
     )?;
-    // Where the kernel has reported trouble, which rdma_rxe of Linux 7.2 gives it
-    // with many queue pairs, the figures are there all the same.
-    let Some(samples) = collector.finish() else {
-        return Ok(status.max(1));
-    };
-    note("Measured", &format!("in {}", time(started.elapsed())));
-
-    let rows = table::rows(&samples);
     let between = if args.wire { " between hosts" } else { "" };
     let machine = match counts_instructions {
         true => "a nanosecond is an instruction".to_owned(),
@@ -107,30 +144,33 @@ pub fn run(args: &Bench) -> Result<i32> {
         "ferroce and rdma_rxe{between}: Linux {} on {flavor}, {machine}, MTU {}",
         ready.kernel.release, args.mtu
     );
-    show(&rows, &title, rounds)?;
-    if let Some(file) = csv {
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        for row in &rows {
-            writer.serialize(Record::from(row))?;
-        }
-        file.write(&writer.into_inner().map_err(|e| e.into_error())?)?;
-    }
-    if let Some(file) = svg {
-        file.write(chart::draw(&rows, &title)?.as_bytes())?;
-    }
-    Ok(status)
+    Ok(Measured {
+        // Where the kernel has reported trouble, which rdma_rxe of Linux 7.2 gives it
+        // with many queue pairs, the figures are there all the same.
+        samples: collector.finish(),
+        drivers: Driver::GUEST,
+        title,
+        elapsed: started.elapsed(),
+        status,
+    })
 }
 
-fn show(rows: &[Row], title: &str, rounds: u32) -> Result<()> {
+fn show(rows: &[Row], other: Driver, title: &str, rounds: u32) -> Result<()> {
     let mut out = io::stdout().lock();
-    if let Some(table) = table::figures(rows) {
+    if let Some(table) = table::figures(rows, other) {
         writeln!(out, "\n{title}: medians of {rounds}\n\n{table}")?;
         writeln!(
             out,
             "\nThe ratio says how many times as good ferroce is: the median of the rounds."
         )?;
+        if rows.iter().any(|row| row.goal.is_some()) {
+            writeln!(
+                out,
+                "A goal is the least ratio: 0.667 is a latency of 1.5 times UCX's."
+            )?;
+        }
     }
-    for (size, table) in table::explanations(rows) {
+    for (size, table) in table::explanations(rows, other) {
         writeln!(
             out,
             "\nWhere the time goes with ib_write_bw, {}:\n\n{table}",

@@ -3,6 +3,7 @@
 //! host, or on two, that is in two network namespaces with a pair of virtual
 //! Ethernet devices between them.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use ferroce_lab::prerequisites::find_program;
 use rustix::fd::AsFd;
 use rustix::thread::{move_into_link_name_space, LinkNameSpaceType};
 
-use super::perftest::{Pair, Side, LIMIT};
+use super::measure::Device;
+use super::perftest::{Pair, Side, LIMIT, PORT};
 use crate::link::{gid, Nldev};
 
 /// The client's device, which is the server's as well if there is one host.
@@ -167,16 +169,20 @@ impl<'a> Link<'a> {
         }
         Ok(link)
     }
+}
 
-    /// Starts a pair of programs, which are told their device, the index of its
-    /// GID by an option of their own, and `more`.
-    pub fn start(&self, program: &str, gid_option: &str, more: &[&str]) -> Result<Pair> {
+impl Device for Link<'_> {
+    fn start(&self, program: &str, gid_option: &str, more: &[&str]) -> Result<Pair> {
         let side = |host: &Host, index: Option<&u32>| {
             let index = index.context("a host has no device")?.to_string();
             let own = ["-d", host.device, gid_option, &index];
             let arguments = own.iter().chain(more).map(|a| (*a).to_owned());
             anyhow::Ok(Side {
-                namespace: host.namespace,
+                by: host.namespace.map_or_else(Vec::new, |namespace| {
+                    ["ip", "netns", "exec", namespace]
+                        .map(OsString::from)
+                        .to_vec()
+                }),
                 arguments: arguments.collect(),
             })
         };
@@ -185,7 +191,7 @@ impl<'a> Link<'a> {
         // Two programs of one host do not need the network to find each other.
         let other = self.network.server.as_ref();
         let address = other.map_or("localhost", |host| host.address);
-        Pair::start(program, &server, &client, address)
+        Pair::start(program, &server, &client, (address, PORT))
     }
 }
 

@@ -1,46 +1,52 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Pairs of verbs programs, a server and its client, and what they print.
 
+use std::ffi::{OsStr, OsString};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail, ensure, Context, Result};
 use procfs::net::TcpState;
 use procfs::process::Process;
+use rustix::process::{kill_process, Pid, Signal};
 
 /// The TCP port of perftest's and of rdma-core's programs, by which the two
 /// sides find each other.
-const PORT: u16 = 18515;
+pub const PORT: u16 = 18515;
 /// How long a pair may take: several times what the slowest took under
 /// emulation.
 pub const LIMIT: Duration = Duration::from_secs(300);
 
+/// The exit status of `timeout` for a program that it has ended.
+const TIMED_OUT: i32 = 124;
+/// How long a program may take to end when it is told to.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// How one of a pair is started.
+#[derive(Clone)]
 pub struct Side {
-    /// In which network namespace, if it is not our own.
-    pub namespace: Option<&'static str>,
+    /// The command that starts it, such as `ip netns exec NAME`, and becomes it.
+    /// Empty for none.
+    pub by: Vec<OsString>,
     pub arguments: Vec<String>,
 }
 
 impl Side {
-    fn command(&self, program: &str) -> Command {
-        // It ends a program that hangs.
+    fn command(&self, program: &str, port: u16) -> Command {
+        // It ends a program that hangs. In the foreground it shares our process group,
+        // and Ctrl-C reaches it.
         let limit = LIMIT.as_secs().to_string();
-        let words = ["timeout", &limit, program];
-        let mut command = match self.namespace {
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).args(words);
-                command
-            }
-            None => {
-                let mut command = Command::new(words[0]);
-                command.args(&words[1..]);
-                command
-            }
-        };
+        let words = ["timeout", "--foreground", "--kill-after=5", &limit, program];
+        let mut words = self
+            .by
+            .iter()
+            .map(OsString::as_os_str)
+            .chain(words.map(OsStr::new));
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
+            .args(words)
             .args(&self.arguments)
+            .args(["-p", &port.to_string()])
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         command
@@ -55,8 +61,13 @@ pub struct Pair {
 
 impl Pair {
     /// Starts a program twice: as server, and once that listens, as client, which
-    /// finds the server by its address.
-    pub fn start(program: &str, server: &Side, client: &Side, address: &str) -> Result<Self> {
+    /// finds the server by its address and TCP port.
+    pub fn start(
+        program: &str,
+        server: &Side,
+        client: &Side,
+        (address, port): (&str, u16),
+    ) -> Result<Self> {
         let start = |command: &mut Command| {
             let child = command.spawn();
             child.with_context(|| format!("cannot start {program}"))
@@ -64,16 +75,17 @@ impl Pair {
         let mut pair = Self {
             // Nobody reads it while the client is read, and it is long: a line
             // for each queue pair.
-            server: start(server.command(program).stdout(Stdio::null()))?,
+            server: start(server.command(program, port).stdout(Stdio::null()))?,
             client: None,
         };
-        while !listening(pair.server.id())? {
+        // The sockets of a process that has just ended cannot be read.
+        while !listening(pair.server.id(), port).unwrap_or(false) {
             if pair.server.try_wait()?.is_some() {
                 return Err(pair.failed(program));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        let mut client = client.command(program);
+        let mut client = client.command(program, port);
         pair.client = Some(start(client.arg(address).stdout(Stdio::piped()))?);
         Ok(pair)
     }
@@ -104,7 +116,11 @@ impl Pair {
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
             let server = self.failed(program);
-            bail!("{program} failed ({}): {text}\n{server}", output.status);
+            let why = match output.status.code() {
+                Some(TIMED_OUT) => format!("took more than {} s", LIMIT.as_secs()),
+                _ => format!("failed ({})", output.status),
+            };
+            bail!("{program} {why}: {text}\n{server}");
         }
         ensure!(
             self.server.wait()?.success(),
@@ -115,8 +131,7 @@ impl Pair {
 
     /// What the server says, which is to end or has ended.
     fn failed(&mut self, program: &str) -> anyhow::Error {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        end(&mut self.server);
         let mut text = String::new();
         if let Some(mut stderr) = self.server.stderr.take() {
             let _ = std::io::Read::read_to_string(&mut stderr, &mut text);
@@ -131,20 +146,34 @@ impl Drop for Pair {
             .into_iter()
             .flatten()
         {
-            let _ = child.kill();
-            let _ = child.wait();
+            end(child);
         }
     }
 }
 
+/// Ends a program by its `timeout`, which passes the signal on.
+fn end(child: &mut Child) {
+    let runs = |child: &mut Child| matches!(child.try_wait(), Ok(None));
+    if !runs(child) {
+        return;
+    }
+    let _ = kill_process(Pid::from_child(child), Signal::TERM);
+    let until = Instant::now() + GRACE;
+    while runs(child) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
 /// Whether somebody listens on the port, in the network namespace of a process
 /// that has not been waited for.
-fn listening(process: u32) -> Result<bool> {
+fn listening(process: u32, port: u16) -> Result<bool> {
     let process = Process::new(i32::try_from(process)?)?;
     let sockets = process.tcp()?.into_iter().chain(process.tcp6()?);
     Ok(sockets
         .into_iter()
-        .any(|s| s.state == TcpState::Listen && s.local_address.port() == PORT))
+        .any(|s| s.state == TcpState::Listen && s.local_address.port() == port))
 }
 
 /// What perftest prints at the end: names of columns, and a row of numbers.

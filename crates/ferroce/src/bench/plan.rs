@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is measured: the steps that a guest goes through, and the quantities
-//! that come out of them.
+//! What is measured: the steps that a guest goes through, or this machine, and
+//! the quantities that come out of them.
 
 use std::fmt;
 
+use anyhow::{bail, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -26,22 +27,54 @@ pub enum Topic {
     Time,
 }
 
-/// A kind of RDMA device.
+/// What can be measured on this machine, without a guest.
+pub const NATIVE_TOPICS: [Topic; 4] =
+    [Topic::Latency, Topic::Write, Topic::Read, Topic::QueuePairs];
+
+impl Topic {
+    /// As on the command line.
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// What is measured: a kind of RDMA device, or UCX with shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Driver {
     Ferroce,
     Rxe,
+    Ucx,
 }
 
 impl Driver {
-    pub const BOTH: [Self; 2] = [Self::Ferroce, Self::Rxe];
+    /// The two that a guest has.
+    pub const GUEST: [Self; 2] = [Self::Ferroce, Self::Rxe];
+    /// The two that this machine has, without a kernel module.
+    pub const NATIVE: [Self; 2] = [Self::Ferroce, Self::Ucx];
 
-    /// The type of its links.
-    pub fn kind(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Ferroce => "ferroce",
-            Self::Rxe => "rxe",
+            Self::Rxe => "rdma_rxe",
+            Self::Ucx => "UCX",
         }
+    }
+
+    /// The type of its links; UCX has none.
+    pub fn kind(self) -> Option<&'static str> {
+        match self {
+            Self::Ferroce => Some("ferroce"),
+            Self::Rxe => Some("rxe"),
+            Self::Ucx => None,
+        }
+    }
+
+    /// Two drivers in the order of a round: each is the first one in turn, so that
+    /// what changes with time changes for both.
+    pub fn in_turn(mut both: [Self; 2], round: u32) -> [Self; 2] {
+        both.rotate_left(round as usize % 2);
+        both
     }
 }
 
@@ -113,6 +146,40 @@ const LARGE: u64 = 64 << 10;
 /// What is compared with a memcpy.
 pub const LARGEST: u64 = 1 << 20;
 
+/// The numbers of queue pairs that are compared on this machine.
+fn native_counts(quick: bool) -> [u32; 2] {
+    if quick {
+        [1, 100]
+    } else {
+        [1, 1000]
+    }
+}
+
+/// The steps on this machine, without a guest. Fails on a topic that needs one.
+pub fn native_steps(topics: &[Topic], quick: bool) -> Result<Vec<Step>> {
+    let bandwidth = |operation, size| Step::Bandwidth { operation, size };
+    let mut steps = Vec::new();
+    for topic in topics {
+        match topic {
+            Topic::Latency => steps.extend(
+                [Exchange::Send, Exchange::Write].map(|exchange| Step::Latency { exchange }),
+            ),
+            Topic::Write => {
+                steps.extend([LARGE, SMALL].map(|size| bandwidth(OneSided::Write, size)));
+            }
+            Topic::Read => steps.push(bandwidth(OneSided::Read, LARGE)),
+            Topic::QueuePairs => {
+                steps.extend(native_counts(quick).map(|count| Step::QueuePairs { count }));
+            }
+            Topic::Pingpong | Topic::Cost | Topic::Time => {
+                let names = NATIVE_TOPICS.map(Topic::name).join(", ");
+                bail!("--native does not measure {}, but {names}", topic.name())
+            }
+        }
+    }
+    Ok(steps)
+}
+
 impl Plan {
     pub fn steps(topics: &[Topic], quick: bool) -> Vec<Step> {
         let of = |full: &[u64], few: &[u64]| if quick { few.to_vec() } else { full.to_vec() };
@@ -165,7 +232,7 @@ impl Plan {
 
     /// How many times a step is done.
     pub fn runs(&self) -> u64 {
-        self.steps.len() as u64 * u64::from(self.rounds) * Driver::BOTH.len() as u64
+        self.steps.len() as u64 * u64::from(self.rounds) * Driver::GUEST.len() as u64
     }
 }
 
@@ -251,6 +318,21 @@ impl Quantity {
             | Self::QueuePairMemory => Better::Lower,
             Self::Memcpy { .. } | Self::Running { .. } => Better::Neither,
             Self::PerMessage { .. } | Self::Place { .. } | Self::Function { .. } => Better::Neither,
+        }
+    }
+
+    /// The ratio to UCX, or for many queue pairs to one, that ferroce has to reach on
+    /// this machine, without a kernel module.
+    pub fn native_goal(&self) -> Option<f64> {
+        match self {
+            Self::Latency { exchange, which } if *which == Which::Typical => match exchange {
+                Exchange::Send => Some(1.0 / 1.5),
+                Exchange::Write => Some(1.0 / 4.0),
+            },
+            Self::Bandwidth { size: LARGE, .. } => Some(0.9),
+            Self::MessageRate => Some(0.7),
+            Self::OfOneQueuePair { .. } => Some(0.8),
+            _ => None,
         }
     }
 
@@ -363,4 +445,41 @@ pub enum Message {
     Sample(Sample),
     /// All steps were taken.
     Done,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_native_run_takes_one_step_for_each_goal_and_one_to_compare_queue_pairs_with() {
+        let steps = native_steps(&NATIVE_TOPICS, false).unwrap();
+        let texts: Vec<String> = steps.iter().map(Step::to_string).collect();
+        let expected = [
+            "ib_send_lat",
+            "ib_write_lat",
+            "ib_write_bw, 64 KiB",
+            "ib_write_bw, 8 B",
+            "ib_read_bw, 64 KiB",
+            "ib_write_bw, 1 QP",
+            "ib_write_bw, 1,000 QPs",
+        ];
+        assert_eq!(texts, expected);
+        let quick = native_steps(&[Topic::QueuePairs], true).unwrap();
+        assert_eq!(quick[1], Step::QueuePairs { count: 100 });
+    }
+
+    #[test]
+    fn a_topic_that_needs_a_guest_is_refused_with_those_that_do_not() {
+        let error = native_steps(&[Topic::Read, Topic::Cost], false).unwrap_err();
+        let text = "--native does not measure cost, but latency, write, read, queue-pairs";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn each_driver_of_a_pair_is_the_first_one_in_turn() {
+        let [first, second] = Driver::NATIVE;
+        assert_eq!(Driver::in_turn(Driver::NATIVE, 0), [first, second]);
+        assert_eq!(Driver::in_turn(Driver::NATIVE, 1), [second, first]);
+    }
 }

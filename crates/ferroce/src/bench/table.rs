@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! From samples to medians, and to tables of them.
 
+use anyhow::Result;
 use comfy_table::{presets, CellAlignment, Table};
 use serde::Serialize;
 use statrs::statistics::{Data, Max, Min, OrderStatistics};
@@ -30,18 +31,32 @@ impl Spread {
     }
 }
 
-/// A row: what both devices did.
+/// A row: what ferroce did, and the other one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub quantity: Quantity,
     pub ferroce: Option<Spread>,
-    pub rxe: Option<Spread>,
+    pub other: Option<Spread>,
     /// How many times as good ferroce was in each round.
     pub ratio: Option<Spread>,
+    /// The least ratio that ferroce is to have.
+    pub goal: Option<f64>,
 }
 
-/// Puts the rows together, in the order in which they were measured first.
-pub fn rows(samples: &[Sample]) -> Vec<Row> {
+impl Row {
+    /// A driver's values.
+    pub fn of(&self, driver: Driver) -> Option<Spread> {
+        match driver {
+            Driver::Ferroce => self.ferroce,
+            Driver::Rxe | Driver::Ucx => self.other,
+        }
+    }
+}
+
+/// Puts the rows of ferroce and another together, in the order in which they were
+/// measured first. Beside UCX they have goals, and the ratio of many queue pairs is
+/// that to one.
+pub fn rows(samples: &[Sample], other: Driver) -> Vec<Row> {
     let mut all = Vec::new();
     for sample in samples {
         all.push(sample.clone());
@@ -64,7 +79,12 @@ pub fn rows(samples: &[Sample]) -> Vec<Row> {
             };
             let spread = |driver| Spread::of(of(driver).map(|s| s.value).collect());
             let ratios = of(Driver::Ferroce).filter_map(|ours| {
-                let theirs = of(Driver::Rxe).find(|s| s.round == ours.round)?.value;
+                if let Quantity::OfOneQueuePair { .. } = quantity
+                    && other == Driver::Ucx
+                {
+                    return Some(ours.value / 100.0);
+                }
+                let theirs = of(other).find(|s| s.round == ours.round)?.value;
                 match quantity.better() {
                     Better::Higher => Some(ours.value / theirs),
                     Better::Lower => Some(theirs / ours.value),
@@ -74,8 +94,11 @@ pub fn rows(samples: &[Sample]) -> Vec<Row> {
             Row {
                 quantity: quantity.clone(),
                 ferroce: spread(Driver::Ferroce),
-                rxe: spread(Driver::Rxe),
+                other: spread(other),
                 ratio: Spread::of(ratios.filter(|r| r.is_finite()).collect()),
+                goal: (other == Driver::Ucx)
+                    .then(|| quantity.native_goal())
+                    .flatten(),
             }
         })
         .collect()
@@ -123,29 +146,43 @@ fn number(value: f64) -> String {
     format!("{value:.decimals$}{suffix}")
 }
 
-/// Medians, the least, the greatest, and ratios.
-pub fn figures(rows: &[Row]) -> Option<String> {
+/// Medians, the least, the greatest, and ratios; and goals if there are any.
+pub fn figures(rows: &[Row], other: Driver) -> Option<String> {
     let rows: Vec<_> = rows
         .iter()
         .filter(|r| r.quantity.explains().is_none())
         .collect();
-    let header = [
-        "MEASURED", "UNIT", "FERROCE", "min-max", "RDMA_RXE", "min-max", "RATIO",
+    let other = other.name().to_uppercase();
+    let mut header = vec![
+        "MEASURED", "UNIT", "FERROCE", "min-max", &other, "min-max", "RATIO",
     ];
+    let has_goals = rows.iter().any(|r| r.goal.is_some());
+    if has_goals {
+        header.extend(["GOAL", "MET"]);
+    }
     table(&header, 2, &rows, |row| {
         let mut cells = vec![row.quantity.to_string(), row.quantity.unit().to_owned()];
-        for spread in [&row.ferroce, &row.rxe] {
+        for spread in [&row.ferroce, &row.other] {
             let range = |s: Spread| format!("{}-{}", number(s.min), number(s.max));
             cells.push(median(spread));
             cells.push(spread.map_or(String::new(), range));
         }
-        cells.push(row.ratio.map_or(String::new(), |r| number(r.median)));
+        let ratio = row.ratio.map(|r| r.median);
+        cells.push(ratio.map_or(String::new(), number));
+        if has_goals {
+            let met = row.goal.zip(ratio).map(|(goal, ratio)| ratio >= goal);
+            cells.push(row.goal.map_or(String::new(), number));
+            cells.push(
+                met.map_or("", |met| if met { "yes" } else { "no" })
+                    .to_owned(),
+            );
+        }
         cells
     })
 }
 
 /// Where the time goes, medians: for each size of messages a table.
-pub fn explanations(rows: &[Row]) -> Vec<(u64, String)> {
+pub fn explanations(rows: &[Row], other: Driver) -> Vec<(u64, String)> {
     let mut all: Vec<_> = rows
         .iter()
         .filter_map(|row| Some((row.quantity.explains()?, row)))
@@ -154,7 +191,7 @@ pub fn explanations(rows: &[Row]) -> Vec<(u64, String)> {
     // one first.
     let greatest = |row: &Row| {
         let median = |spread: &Option<Spread>| spread.map_or(0.0, |s| s.median);
-        median(&row.ferroce).max(median(&row.rxe))
+        median(&row.ferroce).max(median(&row.other))
     };
     all.sort_by(
         |((size, part, _), row), ((other_size, other_part, _), other)| {
@@ -169,7 +206,8 @@ pub fn explanations(rows: &[Row]) -> Vec<(u64, String)> {
         .filter_map(|rows| {
             let rows: Vec<&Row> = rows.iter().map(|(_, row)| *row).collect();
             let size = rows.first()?.quantity.explains()?.0;
-            let header = ["WHAT", "FERROCE", "RDMA_RXE"];
+            let other = other.name().to_uppercase();
+            let header = ["WHAT", "FERROCE", &other];
             let table = table(&header, 1, &rows, |row| {
                 let unit = match row.quantity.unit() {
                     "" => String::new(),
@@ -180,7 +218,7 @@ pub fn explanations(rows: &[Row]) -> Vec<(u64, String)> {
                     None => "-".to_owned(),
                 };
                 let name = row.quantity.explains().unwrap_or_default().2;
-                vec![name, cell(&row.ferroce), cell(&row.rxe)]
+                vec![name, cell(&row.ferroce), cell(&row.other)]
             });
             Some((size, table?))
         })
@@ -219,17 +257,33 @@ fn table(
     Some(table.trim_fmt())
 }
 
-/// A row of the CSV file.
+/// The CSV file.
+pub fn csv(rows: &[Row], other: Driver) -> Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new()
+        .has_headers(false)
+        .from_writer(Vec::new());
+    let mut header = vec!["measured".to_owned(), "unit".to_owned()];
+    for of in ["ferroce", &other.name().to_lowercase(), "ratio"] {
+        header.extend(["median", "min", "max"].map(|which| format!("{of}_{which}")));
+    }
+    writer.write_record(header)?;
+    for row in rows {
+        writer.serialize(Record::from(row))?;
+    }
+    Ok(writer.into_inner().map_err(|e| e.into_error())?)
+}
+
+/// A row of the CSV file, whose header [`csv`] writes.
 #[derive(Debug, Serialize)]
-pub struct Record {
+struct Record {
     measured: String,
     unit: &'static str,
     ferroce_median: Option<f64>,
     ferroce_min: Option<f64>,
     ferroce_max: Option<f64>,
-    rdma_rxe_median: Option<f64>,
-    rdma_rxe_min: Option<f64>,
-    rdma_rxe_max: Option<f64>,
+    other_median: Option<f64>,
+    other_min: Option<f64>,
+    other_max: Option<f64>,
     ratio_median: Option<f64>,
     ratio_min: Option<f64>,
     ratio_max: Option<f64>,
@@ -242,7 +296,7 @@ impl From<&Row> for Record {
             None => (None, None, None),
         };
         let (ferroce_median, ferroce_min, ferroce_max) = all(&row.ferroce);
-        let (rdma_rxe_median, rdma_rxe_min, rdma_rxe_max) = all(&row.rxe);
+        let (other_median, other_min, other_max) = all(&row.other);
         let (ratio_median, ratio_min, ratio_max) = all(&row.ratio);
         Self {
             measured: row.quantity.to_string(),
@@ -250,9 +304,9 @@ impl From<&Row> for Record {
             ferroce_median,
             ferroce_min,
             ferroce_max,
-            rdma_rxe_median,
-            rdma_rxe_min,
-            rdma_rxe_max,
+            other_median,
+            other_min,
+            other_max,
             ratio_median,
             ratio_min,
             ratio_max,
@@ -262,6 +316,7 @@ impl From<&Row> for Record {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::{Exchange, Which};
     use super::*;
 
     fn sample(quantity: Quantity, driver: Driver, round: u32, value: f64) -> Sample {
@@ -286,11 +341,11 @@ mod tests {
                 ]
             })
             .collect();
-        let rows = rows(&samples);
+        let rows = rows(&samples, Driver::Rxe);
         assert_eq!(rows.len(), 1);
         let spread = |median, min, max| Some(Spread { median, min, max });
         assert_eq!(rows[0].ferroce, spread(20.0, 10.0, 30.0));
-        assert_eq!(rows[0].rxe, spread(20.0, 20.0, 90.0));
+        assert_eq!(rows[0].other, spread(20.0, 20.0, 90.0));
         assert_eq!(rows[0].ratio, spread(2.0, 1.0, 3.0));
     }
 
@@ -300,13 +355,18 @@ mod tests {
             let quantity = Quantity::QueuePairRate { count };
             sample(quantity, Driver::Ferroce, 0, value)
         };
-        let rows = rows(&[rate(1, 200.0), rate(1000, 50.0), rate(10, 100.0)]);
-        assert_eq!(rows.len(), 5);
-        let of_one = &rows[2];
+        let samples = [rate(1, 200.0), rate(1000, 50.0), rate(10, 100.0)];
+        let beside_rxe = rows(&samples, Driver::Rxe);
+        assert_eq!(beside_rxe.len(), 5);
+        let of_one = &beside_rxe[2];
         assert_eq!(of_one.quantity, Quantity::OfOneQueuePair { count: 1000 });
         assert_eq!(of_one.ferroce.unwrap().median, 25.0);
-        assert_eq!(of_one.rxe, None);
+        assert_eq!(of_one.other, None);
         assert_eq!(of_one.ratio, None);
+        // Beside UCX that is a ratio, which has a goal.
+        let of_one = &rows(&samples, Driver::Ucx)[2];
+        assert_eq!(of_one.ratio.unwrap().median, 0.25);
+        assert_eq!(of_one.goal, Some(0.8));
     }
 
     #[test]
@@ -326,5 +386,21 @@ mod tests {
         ];
         assert_eq!(all.map(number), texts);
         assert_eq!(number(0.0001), "<0.001");
+    }
+    #[test]
+    fn a_goal_is_met_by_a_latency_that_is_low_enough() {
+        let quantity = Quantity::Latency {
+            exchange: Exchange::Send,
+            which: Which::Typical,
+        };
+        for (ours, met) in [(2.9, "yes"), (3.1, "no")] {
+            let samples = [
+                sample(quantity.clone(), Driver::Ferroce, 0, ours),
+                sample(quantity.clone(), Driver::Ucx, 0, 2.0),
+            ];
+            let text = figures(&rows(&samples, Driver::Ucx), Driver::Ucx).unwrap();
+            assert!(text.contains("UCX"), "{text}");
+            assert!(text.ends_with(&format!(" 0.667  {met:>3}")), "{text}");
+        }
     }
 }
