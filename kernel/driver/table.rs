@@ -4,7 +4,7 @@
 
 use crate::{
     net::lock::Bh,
-    numbers::{Config, Full, Numbers, Slot, Slots},
+    numbers::{step, Config, Full, Numbers, Slot, Slots},
     rdma,
 };
 use kernel::{
@@ -88,13 +88,13 @@ impl<T: Clone, B: Backend> Table<T, B> {
             len: 0,
         };
         let count = limit - first - 1;
-        let [step] = rdma::random();
+        let [byte] = rdma::random();
         let config = Config {
             first,
             count,
             start: u32::from_ne_bytes(rdma::random()) % count,
             reuse_after,
-            step: step | 1,
+            step: step(byte),
         };
         pin_init!(Self {
             numbers <- Lock::new(Numbers::new(segments, config), name, key),

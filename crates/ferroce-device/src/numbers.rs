@@ -44,6 +44,13 @@ pub struct Config {
     pub step: u8,
 }
 
+/// The [step](Config::step) that comes of a random byte: 4 n + 1, and far from going a few back. The owner of a
+/// window changes the variant by one each time that it is bound, and those who come after are not to come to the
+/// same key by that: of windows that are bound once each, 128 in a row do not.
+pub const fn step(random: u8) -> u8 {
+    (random & 0x7c) + 65
+}
+
 /// The memory of a table.
 pub trait Slots<T> {
     /// How many slots there are. That may grow.
@@ -329,6 +336,20 @@ mod tests {
         reuse_after: 8,
         step: 3,
     };
+
+    #[test]
+    fn a_step_keeps_keys_apart_whether_they_are_changed_or_not() {
+        for random in 0..=u8::MAX {
+            let step = step(random);
+            for (changes, apart) in [(0, 256), (1, 128), (2, 256)] {
+                let variants = (0..apart)
+                    .map(|use_| use_ as u8)
+                    .map(|use_| use_.wrapping_mul(step + changes));
+                let different: std::collections::HashSet<u8> = variants.collect();
+                assert_eq!(different.len(), apart, "{step}, {changes}");
+            }
+        }
+    }
 
     #[test]
     fn a_table_without_slots_asks_for_more() {

@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use ferroce_device::numbers::{Config, Full, Numbers, Slot, Slots};
+use ferroce_device::numbers::{step, Config, Full, Numbers, Slot, Slots};
 
 use crate::{Errno, Result};
 
@@ -34,13 +34,13 @@ const REUSE_AFTER: u32 = 1 << 10;
 /// A table of so many numbers, from `first` on, which itself is nobody's.
 pub fn new<T>(first: u32, count: usize) -> Table<T> {
     let count = count as u32 - 1;
-    let (start, step) = (random() as u32, random() as u8);
+    let (start, byte) = (random() as u32, random() as u8);
     let config = Config {
         first,
         count,
         start: start % count,
         reuse_after: REUSE_AFTER,
-        step: step | 1,
+        step: step(byte),
     };
     Numbers::new(Growing(Vec::new()), config)
 }
