@@ -390,13 +390,13 @@ fn leaks(ran: &Ran) -> Vec<&str> {
     let is_blind = objects
         .clone()
         .any(|object| object.contains("comm \"swapper/0\", pid 1,"));
-    let ours = |object: &&str| {
-        !is_older(object)
-            && !object.contains("comm \"hardirq\", pid 0,")
-            && !(is_blind && object.contains("comm \"ip\""))
-            && !is_forgotten_process(object)
+    let is_linuxs_own = |object: &str| {
+        is_older(object)
+            || object.contains("comm \"hardirq\", pid 0,")
+            || (is_blind && object.contains("comm \"ip\""))
+            || is_forgotten_process(object)
     };
-    objects.filter(ours).collect()
+    objects.filter(|object| !is_linuxs_own(object)).collect()
 }
 
 /// The number that a text begins with.
