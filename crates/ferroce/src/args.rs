@@ -38,6 +38,23 @@ pub enum Command {
     /// Installs what is missing, builds a kernel and the modules (once), boots
     /// them, and shows the virtual RDMA card at work, beside the kernel's own.
     Demo(Setup),
+    /// Say what this machine has for ferroce, and what it lacks
+    ///
+    /// One line for each thing that ferroce's commands depend on, with what to
+    /// do where it is missing: compilers and packages, room, whether guests
+    /// start, what the running kernel takes, libibverbs and its plug-in, RDMA
+    /// devices, and how `ferroce run` would reach memory. What can be tried is
+    /// tried: a guest of each kernel that is built is booted. Nothing is
+    /// installed or changed.
+    ///
+    ///   ok     it is here, and works
+    ///   gets   it is not here, and ferroce gets it when it needs it
+    ///   LACKS  it is not here, or does not work
+    ///   -      it is not here, and only some commands need it
+    ///
+    /// Exit status: 0 if `ferroce demo` can run, 1 if not.
+    #[command(verbatim_doc_comment)]
+    Doctor(crate::doctor::Args),
     /// Run a program with RDMA devices, without a kernel module
     ///
     /// The program, and all that it starts, sees RDMA devices that exist in its
@@ -130,6 +147,21 @@ pub enum Command {
     /// Read, check, load and list kernel modules
     #[command(subcommand)]
     Module(crate::module::Module),
+    /// Print the completions of this command line for a shell
+    ///
+    ///   ferroce completions bash > ~/.local/share/bash-completion/completions/ferroce
+    ///   ferroce completions zsh > "${fpath[1]}/_ferroce"
+    ///   ferroce completions fish > ~/.config/fish/completions/ferroce.fish
+    #[command(verbatim_doc_comment)]
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages of all commands into a folder
+    ///
+    ///   ferroce man ~/.local/share/man/man1 && man ferroce-lab-run
+    #[command(verbatim_doc_comment)]
+    Man {
+        /// The folder, which is made if it is not there
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

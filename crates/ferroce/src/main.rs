@@ -4,9 +4,11 @@
 mod args;
 mod bench;
 mod demo;
+mod doctor;
 mod install;
 mod lab;
 mod link;
+mod manual;
 mod module;
 mod root;
 mod run;
@@ -36,6 +38,9 @@ fn main() -> ExitCode {
         Command::Uninstall(args) => install::uninstall(&args),
         Command::Module(command) => module::run(command),
         Command::Run(args) => run::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::pages(&folder),
     };
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),
