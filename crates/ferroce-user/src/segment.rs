@@ -2,7 +2,7 @@
 //! The memory that a process lends to its peers: its rings, and what they look at of its objects.
 //!
 //! All of it is atomic numbers, at the same place in each segment, without pointers: any bytes in it are
-//! survived. What belongs together is changed with a [`Lock`] held.
+//! survived. What belongs together is changed with a `Lock` held.
 
 use core::mem::size_of;
 use core::ptr::NonNull;

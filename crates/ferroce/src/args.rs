@@ -150,7 +150,7 @@ pub enum Command {
     /// Print the completions of this command line for a shell
     ///
     ///   ferroce completions bash > ~/.local/share/bash-completion/completions/ferroce
-    ///   ferroce completions zsh > "${fpath[1]}/_ferroce"
+    ///   ferroce completions zsh > ~/.zfunc/_ferroce
     ///   ferroce completions fish > ~/.config/fish/completions/ferroce.fish
     #[command(verbatim_doc_comment)]
     Completions { shell: clap_complete::Shell },
