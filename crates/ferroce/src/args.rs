@@ -95,6 +95,21 @@ pub enum Command {
     /// Add, delete and show RDMA devices of this machine's kernel
     #[command(subcommand)]
     Link(Link),
+    /// Watch RDMA devices, programs and queue pairs as they go
+    ///
+    /// Under each device the programs that use it, and under each of these its
+    /// queue pairs: state, peer, messages a second, requests that are not done,
+    /// receives that are there, and what one that does not move waits for. Of
+    /// ferroce's devices; of rdma_rxe's and of hardware as far as their drivers
+    /// tell. Under `ferroce run`, of the devices there.
+    ///
+    ///   q, Esc  end            arrows, j, k  select a queue pair
+    ///   s       sort           Enter         all that is known of it
+    ///
+    ///   ferroce top --once --interval 5       # a report of five seconds
+    ///   ferroce run -- ferroce top
+    #[command(verbatim_doc_comment)]
+    Top(crate::top::Args),
     /// Write an RDMA device's packets into a file, for Wireshark
     ///
     /// Takes the RoCE v2 packets, those to UDP port 4791, that go over the
@@ -523,7 +538,7 @@ fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "give a number of seconds".to_owned())?;

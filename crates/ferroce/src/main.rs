@@ -12,6 +12,7 @@ mod manual;
 mod module;
 mod root;
 mod run;
+mod top;
 mod trace;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::BenchGuest { plan } => bench::guest::run(&plan),
         Command::Link(command) => link::run(&command),
+        Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),

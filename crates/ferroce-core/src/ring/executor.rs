@@ -370,6 +370,16 @@ impl<Q: Queue> Executor<Q> {
         publish(&self.memory, self.released);
     }
 
+    /// How many entries were posted, and how many handed back, as the ring's header has it: for a process
+    /// that is neither of the two sides and looks on. Both sides may have written anything.
+    pub fn announced(&self) -> (u32, u32) {
+        let consumer = self.memory.header::<{ offset_of!(WqHeader, consumer) }>();
+        (
+            self.shared_producer().load(Ordering::Relaxed),
+            consumer.load(Ordering::Relaxed),
+        )
+    }
+
     fn shared_producer(&self) -> &AtomicU32 {
         self.memory.header::<{ offset_of!(WqHeader, producer) }>()
     }
