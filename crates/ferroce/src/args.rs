@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::distribution::Distribution;
 use ferroce_lab::prerequisites::Install;
+use ferroce_lab::session::hosts::MOST;
 
 /// A virtual RDMA network card for Linux, and the lab to run it in.
 ///
@@ -332,8 +334,8 @@ pub struct Clock {
 
 impl Clock {
     /// Whether it counts instructions, which not each backend can.
-    pub fn counts_instructions(&self, flavor: Flavor) -> anyhow::Result<bool> {
-        if self.icount && flavor.backend != Backend::Qemu {
+    pub fn counts_instructions(&self, backend: Backend) -> anyhow::Result<bool> {
+        if self.icount && backend != Backend::Qemu {
             anyhow::bail!("--icount needs QEMU, which counts instructions: add --backend qemu");
         }
         Ok(self.icount)
@@ -343,9 +345,9 @@ impl Clock {
 /// Which kernel.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Which {
-    /// What the guest runs on: uml (User-Mode Linux) or qemu
-    #[arg(long, default_value = "uml", value_name = "uml|qemu")]
-    backend: Backend,
+    /// What the guest runs on: uml (User-Mode Linux), which is the default, or qemu
+    #[arg(long, value_name = "uml|qemu")]
+    backend: Option<Backend>,
     /// Use a kernel that looks for bugs: KASAN, kmemleak, DEBUG_OBJECTS and
     /// fault injection; with qemu lockdep and DEBUG_ATOMIC_SLEEP as well
     #[arg(long)]
@@ -355,8 +357,66 @@ pub struct Which {
 impl Which {
     pub fn flavor(&self) -> Flavor {
         Flavor {
-            backend: self.backend,
+            backend: self.backend.unwrap_or(Backend::Uml),
             debug: self.debug,
+        }
+    }
+}
+
+/// Which kernel, of the lab's or of others.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AnyKernel {
+    #[command(flatten)]
+    which: Which,
+    /// Boot this kernel, on QEMU, and none of the lab's: `debian`,
+    /// `debian:VERSION`, or the path of one
+    ///
+    /// `debian` is the newest kernel of Debian's backports, and `debian:7.2` the
+    /// newest 7.2 that Debian has; apt fetches and checks it, into the cache. A
+    /// path is that of a kernel that is installed or unpacked: of its file
+    /// (/boot/vmlinuz-VERSION), of the folder with its modules
+    /// (/lib/modules/VERSION), or of the folder that its package was unpacked in.
+    /// It needs 9p and overlay as modules or built in, as distributions have them.
+    /// The driver, ferroce.ko, is not there: it is built for the lab's kernels.
+    #[arg(long, value_name = "KERNEL", conflicts_with = "debug")]
+    kernel: Option<Distribution>,
+}
+
+/// A kernel that a guest is to have.
+#[derive(Debug, Clone)]
+pub enum Choice {
+    /// One that the lab builds.
+    Built(Flavor),
+    /// One that is there.
+    Distribution(Distribution),
+}
+
+impl AnyKernel {
+    /// For so many hosts, which are machines if they are several.
+    pub fn choice(&self, hosts: u32) -> anyhow::Result<Choice> {
+        match (&self.kernel, self.which.backend) {
+            (_, Some(Backend::Uml)) if hosts > 1 => anyhow::bail!(
+                "--hosts {hosts} has machines with a network, which User-Mode Linux has not: leave out --backend uml"
+            ),
+            (None, None) if hosts > 1 => Ok(Choice::Built(Flavor {
+                backend: Backend::Qemu,
+                debug: self.which.debug,
+            })),
+            (None, _) => Ok(Choice::Built(self.which.flavor())),
+            (Some(kernel), Some(Backend::Uml)) => anyhow::bail!(
+                "--kernel {kernel} is for a machine, which User-Mode Linux is not: leave out --backend uml"
+            ),
+            (Some(kernel), _) => Ok(Choice::Distribution(kernel.clone())),
+        }
+    }
+}
+
+impl Choice {
+    /// What a guest of it runs on.
+    pub fn backend(&self) -> Backend {
+        match self {
+            Choice::Built(flavor) => flavor.backend,
+            Choice::Distribution(_) => Backend::Qemu,
         }
     }
 }
@@ -364,7 +424,7 @@ impl Which {
 #[derive(Debug, clap::Args)]
 pub struct Build {
     #[command(flatten)]
-    pub which: Which,
+    pub kernel: AnyKernel,
     /// Compile the modules with clippy instead, its warnings as errors
     #[arg(long)]
     pub clippy: bool,
@@ -384,7 +444,7 @@ pub struct Build {
 #[derive(Debug, clap::Args)]
 pub struct Machine {
     #[command(flatten)]
-    pub which: Which,
+    pub kernel: AnyKernel,
     /// How many processors it has, up to 8
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub cpus: u32,
@@ -418,7 +478,7 @@ pub struct Machine {
 impl Machine {
     pub fn memory(&self) -> u64 {
         self.mem
-            .unwrap_or(if self.which.debug { 2 << 30 } else { 1 << 30 })
+            .unwrap_or(if self.kernel.which.debug { 2 << 30 } else { 1 << 30 })
     }
 }
 
@@ -426,6 +486,15 @@ impl Machine {
 pub struct Run {
     #[command(flatten)]
     pub machine: Machine,
+    /// Boot so many guests with a network between them, up to 8, on QEMU
+    ///
+    /// The command runs on each, with its number in HOST and how many there are in
+    /// HOSTS. They are host1 and so on, at 10.0.0.1 and so on, on eth0. All begin
+    /// when all are up; each line of output has the host's name in front, and
+    /// standard input is empty. A guest whose command has ended stays until all
+    /// have. One that fails ends the others, and its exit status counts.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
+    pub hosts: u32,
     /// The command, and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,

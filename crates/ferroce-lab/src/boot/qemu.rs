@@ -9,16 +9,25 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{detach, Accelerator, Channel, Machine, Running};
+use super::{detach, initramfs, Accelerator, Channel, Machine, Network, Running};
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::process;
 use crate::progress::note;
 
 /// The program.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
 pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
-    note("Booting", &format!("QEMU with {accelerator}"));
+    match machine.network {
+        None => note("Booting", &format!("QEMU with {accelerator}")),
+        // The others are the same.
+        Some(network) if network.number == 1 => {
+            let hosts = network.sockets.len() + 1;
+            note("Booting", &format!("{hosts} hosts on QEMU with {accelerator}"));
+        }
+        Some(_) => {}
+    }
     let failed = |source| Error::Start {
         program: PROGRAM.to_owned(),
         source,
@@ -27,20 +36,25 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
     let listener = UnixListener::bind(&socket).map_err(Error::file("create", &socket))?;
     let (log, log_writer) = io::pipe().map_err(failed)?;
 
-    let arguments = [
-        "console=ttyS0",
-        // The way to restart that every machine has, a triple fault.
-        "reboot=t",
-        "root=host",
-        "rootfstype=9p",
-        // Loose caching: what the guest sees of the host is as of its boot.
-        "rootflags=trans=virtio,version=9p2000.L,msize=262144,cache=loose",
-    ];
-    let arguments = arguments
-        .into_iter()
-        .map(str::to_owned)
-        .chain(clock(&accelerator))
-        .chain(machine.kernel_arguments());
+    // The way to restart that every machine has, a triple fault.
+    let mut arguments = ["console=ttyS0", "reboot=t"].map(str::to_owned).to_vec();
+    let initramfs = match &machine.image.early {
+        Some(modules) => {
+            let place = machine.folder.join("initramfs");
+            initramfs::write(&place, modules)?;
+            Some(place)
+        }
+        None => {
+            arguments.extend([
+                format!("root={}", guest::ROOT_TAG),
+                "rootfstype=9p".to_owned(),
+                format!("rootflags={}", guest::ROOT_OPTIONS),
+            ]);
+            None
+        }
+    };
+    arguments.extend(clock(&accelerator));
+    arguments.extend(machine.kernel_arguments());
     let mut command = base(accelerator);
     command
         // Each in a socket of its own: the firmware's MP table, by which the kernel finds them, lists
@@ -48,8 +62,8 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
         .args(["-smp", &format!("{0},sockets={0}", machine.cpus)])
         .args(["-m", &format!("{}K", machine.memory >> 10)])
         .arg("-kernel")
-        .arg(machine.kernel.image())
-        .args(["-append", &arguments.collect::<Vec<_>>().join(" ")])
+        .arg(&machine.image.file)
+        .args(["-append", &arguments.join(" ")])
         .args(["-device", "virtio-serial-pci"])
         .args([
             "-chardev",
@@ -59,9 +73,15 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
             "-device",
             &format!("virtserialport,chardev=channel,name={}", guest::ARGUMENT),
         ])
-        .args(["-virtfs", &share("host", Path::new("/"), ",readonly=on")]);
+        .args(["-virtfs", &share(guest::ROOT_TAG, Path::new("/"), ",readonly=on")]);
+    if let Some(initramfs) = initramfs {
+        command.arg("-initrd").arg(initramfs);
+    }
     for (place, folder) in machine.writable.iter().enumerate() {
         command.args(["-virtfs", &share(&format!("rw{place}"), &folder.path(), "")]);
+    }
+    if let Some(network) = machine.network {
+        join(&mut command, network);
     }
     command
         .stdin(Stdio::null())
@@ -74,6 +94,21 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
         log,
         channel: Channel::Listening(listener),
     })
+}
+
+/// Gives the machine a network card whose packets go to the others.
+fn join(command: &mut Command, network: &Network) {
+    for (place, socket) in network.sockets.iter().enumerate() {
+        let socket = process::pass_on(command, socket);
+        let link = format!("link{place}");
+        command.args(["-netdev", &format!("socket,id={link},fd={socket}")]);
+        let port = format!("hubport,id=port{place},hubid=0,netdev={link}");
+        command.args(["-netdev", &port]);
+    }
+    command.args(["-netdev", "hubport,id=net,hubid=0"]);
+    // It need not boot from the network.
+    let card = format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:{:02x}", network.number);
+    command.args(["-device", &card]);
 }
 
 /// A machine with a serial line to standard output and nothing else.

@@ -50,12 +50,13 @@ pub fn lay_out(job: &Job) -> Result<(), String> {
     mount_move(".", "/").map_err(|e| format!("cannot move the new root into place: {e}"))?;
     chroot(".").map_err(|e| format!("cannot change root: {e}"))?;
 
+    // First, as the kernel may load file systems.
+    modules_folder(&job.modules_folder.path())?;
     kernel_file_systems()?;
     for (place, folder) in job.writable.iter().enumerate() {
         writable(job.backend, &folder.path(), place)?;
     }
     program(&job.program.path())?;
-    modules_folder(&job.modules_folder.path())?;
     if let Some(plugin) = &job.provider {
         let installed = plugin.provider().install(Path::new("/"), |_| ());
         installed.map_err(|e| format!("in the guest: {e}"))?;
@@ -113,7 +114,12 @@ fn kernel_file_systems() -> Result<(), String> {
         fs::write(kmemleak, "scan=off")
             .map_err(|e| format!("cannot write {}: {e}", kmemleak.display()))?;
     }
-    attach(c"configfs", c"configfs", "/sys/kernel/config", plain, None)?;
+    let configfs = "/sys/kernel/config";
+    if !Path::new(configfs).exists() {
+        // The module makes the folder.
+        super::modules::modprobe(&["configfs"])?;
+    }
+    attach(c"configfs", c"configfs", configfs, plain, None)?;
     if Path::new("/sys/fs/cgroup").is_dir() {
         attach(c"cgroup2", c"cgroup2", "/sys/fs/cgroup", plain, None)?;
     }

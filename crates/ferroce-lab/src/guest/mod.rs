@@ -4,11 +4,15 @@
 //!
 //! The program that starts a guest is also the program that runs as its first
 //! process, from the host's files: nothing needs to be built or copied for it.
+//! A kernel that cannot mount these by itself has it in an initramfs ([`early`]).
 
 mod command;
+mod early;
 mod files;
 mod modules;
+mod network;
 
+pub(crate) use early::{EARLY_MODULES, ROOT_OPTIONS, ROOT_TAG};
 pub(crate) use files::PROGRAMS;
 
 use std::fs::File;
@@ -20,7 +24,7 @@ use rustix::system::RebootCommand;
 use rustix::termios::{tcgetattr, tcsetattr, OptionalActions};
 
 use crate::backend::Backend;
-use crate::channel::{self, ToHost};
+use crate::channel::{self, ToGuest, ToHost};
 use crate::job::Job;
 
 /// The argument that tells the first process what it is; the job's file follows.
@@ -35,16 +39,22 @@ pub fn enter() {
         return;
     }
     let Some(path) = args.next() else { return };
-    let job = Job::read(Path::new(&path));
+    let in_initramfs = Path::new(EARLY_MODULES).is_dir();
+    let early = match in_initramfs {
+        true => early::mount_root(),
+        false => Ok(()),
+    };
+    let job = early.and_then(|()| {
+        Job::read(Path::new(&path)).map_err(|e| format!("cannot read the job: {e}"))
+    });
     let end = match &job {
         // The machine has no power switch that the kernel would know of, and
         // QEMU ends where it would restart it.
         Ok(job) if job.backend == Backend::Qemu => RebootCommand::Restart,
+        Err(_) if in_initramfs => RebootCommand::Restart,
         _ => RebootCommand::PowerOff,
     };
-    let result = job
-        .map_err(|e| format!("cannot read the job: {e}"))
-        .and_then(|job| run(&job));
+    let result = job.and_then(|job| run(&job));
     if let Err(what) = result {
         // Without a channel the kernel's log is all there is to say it in.
         let _ = std::fs::write("/dev/kmsg", format!("ferroce: {what}\n"));
@@ -102,32 +112,57 @@ fn run(job: &Job) -> Result<(), String> {
     send(&mut host, &ToHost::Ready)?;
     let result = files
         .map_err(Failure::lab)
-        .and_then(|()| prepare(job))
+        .and_then(|()| prepare(job, &channel))
         .and_then(|()| command::run(job, channel));
     match result {
-        Ok(status) => send(
-            &mut host,
-            &ToHost::Ended {
-                status,
-                taint: taint(),
-            },
-        ),
+        Ok((status, input)) => {
+            let taint = taint();
+            send(&mut host, &ToHost::Ended { status, taint })?;
+            if job.host.is_some() {
+                // What the kernel does for other hosts goes on until theirs have ended, too.
+                let _ = input.join();
+            }
+            Ok(())
+        }
         Err(failure) => send(&mut host, &failure.message()),
     }
 }
 
-/// Network and modules.
-fn prepare(job: &Job) -> Result<(), Failure> {
+/// Network and modules; and of several hosts, all of that on the others.
+fn prepare(job: &Job, channel: &File) -> Result<(), Failure> {
     rustix::system::sethostname(b"ferroce")
         .map_err(|e| Failure::lab(format!("cannot set the host's name: {e}")))?;
-    let ip = crate::prerequisites::find_program("ip").unwrap_or_else(|| "ip".into());
-    let up = Command::new(ip).args(["link", "set", "lo", "up"]).status();
-    if !up.is_ok_and(|s| s.success()) {
-        return Err(Failure::lab(
-            "cannot bring up the loopback interface with `ip link set lo up`",
-        ));
+    ip(&["link", "set", "lo", "up"])?;
+    if let Some(host) = job.host {
+        network::join(host)?;
     }
-    modules::load(job)
+    modules::load(job)?;
+    if job.host.is_none() {
+        return Ok(());
+    }
+    let mut channel = channel;
+    channel::send(&mut channel, &ToHost::Prepared)
+        .and_then(|()| channel::receive(&mut channel))
+        .and_then(|message| match message {
+            Some(ToGuest::Begin) => Ok(()),
+            _ => Err(std::io::Error::other("another message came")),
+        })
+        .map_err(|e| Failure::lab(format!("cannot wait for the other hosts: {e}")))
+}
+
+/// Runs ip(8).
+fn ip(arguments: &[&str]) -> Result<(), Failure> {
+    let program = crate::prerequisites::find_program("ip").unwrap_or_else(|| "ip".into());
+    let output = Command::new(program).args(arguments).output();
+    let reason = match output {
+        Ok(output) if output.status.success() => return Ok(()),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(e) => e.to_string(),
+    };
+    Err(Failure::lab(format!(
+        "`ip {}` failed in the guest: {reason}",
+        arguments.join(" ")
+    )))
 }
 
 /// The stream to the host.
