@@ -45,6 +45,14 @@ impl Cache {
         Ok(Self { root })
     }
 
+    /// One in a folder of a test's.
+    #[cfg(test)]
+    pub(crate) fn at(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
     /// A path in the cache.
     pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.root.join(relative)

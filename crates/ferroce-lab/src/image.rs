@@ -2,9 +2,11 @@
 //! What a guest boots: a kernel that the lab built, or a distribution's.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::backend::{Backend, Flavor};
+use crate::cache::Cache;
+use crate::error::Result;
 use crate::kernel::Kernel;
 use crate::modules::Modules;
 
@@ -36,15 +38,36 @@ pub struct Image {
 impl Image {
     /// One that the lab built.
     pub fn built(kernel: &Kernel, modules: &Modules) -> Self {
-        let Flavor { backend, debug } = kernel.flavor;
+        let modules = modules.folder.clone();
+        Self::of_lab(
+            kernel.flavor,
+            kernel.image(),
+            kernel.release.clone(),
+            modules,
+        )
+    }
+
+    /// One that the lab built before, with the modules of today's sources. No compiler is looked for.
+    pub fn cached(cache: &Cache, project: &Path, flavor: Flavor) -> Result<Option<Self>> {
+        for (dir, release) in Kernel::folders(cache, project, flavor)? {
+            let name = dir.file_name().unwrap_or_default().to_string_lossy();
+            if let Some(modules) = Modules::find_for(cache, project, &name, &release)? {
+                let file = dir.join(flavor.backend.image());
+                return Ok(Some(Self::of_lab(flavor, file, release, modules)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn of_lab(flavor: Flavor, file: PathBuf, release: String, modules: PathBuf) -> Self {
         Self {
-            name: kernel.flavor.name(),
-            backend,
-            debug,
-            release: kernel.release.clone(),
-            file: kernel.image(),
+            name: flavor.name(),
+            backend: flavor.backend,
+            debug: flavor.debug,
+            release,
+            file,
             early: None,
-            modules: modules.folder.clone(),
+            modules,
             stack: RDMA_STACK.map(str::to_owned).to_vec(),
         }
     }
@@ -54,6 +77,11 @@ impl Image {
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, debug, .. } = *self;
-        write!(f, "Linux {} for {}", self.release, Flavor { backend, debug })
+        write!(
+            f,
+            "Linux {} for {}",
+            self.release,
+            Flavor { backend, debug }
+        )
     }
 }

@@ -36,6 +36,8 @@ pub struct Kernel {
     pub built_now: bool,
 }
 
+/// The file in the build folder with what the kernel's configuration is to have.
+const CONFIGURATION: &str = "ferroce.config";
 /// The file in the build folder with all of the build's output.
 const LOG: &str = "ferroce-build.log";
 /// The file in the build folder that `make` reads there, before the kernel's `Makefile`.
@@ -74,6 +76,30 @@ impl Kernel {
         let (kernel, _) = Self::locate(cache, project, flavor, source)?;
         let release = kernel.whole();
         Ok(release.map(|release| Self { release, ..kernel }))
+    }
+
+    /// The folders of whole kernels of a kind and of today's configuration, of whatever source and
+    /// compilers, and their releases. Nothing is asked of compilers, which need not be there.
+    pub(crate) fn folders(
+        cache: &Cache,
+        project: &Path,
+        flavor: Flavor,
+    ) -> Result<Vec<(PathBuf, String)>> {
+        let fragment = fragment(project, flavor)?;
+        let prefix = format!("{}-", flavor.name());
+        let entries = fs::read_dir(cache.path("kernel")).into_iter().flatten();
+        let folders = entries.flatten().map(|entry| entry.path()).filter(|dir| {
+            let name = dir.file_name().unwrap_or_default().to_string_lossy();
+            let is_key = |key: &str| key.bytes().all(|b| b.is_ascii_hexdigit());
+            name.strip_prefix(&prefix).is_some_and(is_key)
+                && fs::read_to_string(dir.join(CONFIGURATION)).is_ok_and(|found| found == fragment)
+        });
+        let whole = folders.filter_map(|dir| {
+            let is_whole = Seal::check(&dir, boots) == Found::Whole;
+            let release = is_whole.then(|| read_release(&dir)).flatten()?;
+            Some((dir, release))
+        });
+        Ok(whole.collect())
     }
 
     /// Where the kernel is in the cache, or is to be, and its configuration.
@@ -132,9 +158,8 @@ impl Kernel {
 
     /// The release, if all that a guest is made of is as it was built.
     fn whole(&self) -> Option<String> {
-        let boots = |path: &Path| !path.starts_with("rust");
         match Seal::check(&self.dir, boots) {
-            Found::Whole => Some(self.read_release()?),
+            Found::Whole => Some(read_release(&self.dir)?),
             Found::Nothing => None,
             Found::Damaged(products) => {
                 for product in &products {
@@ -143,11 +168,6 @@ impl Kernel {
                 None
             }
         }
-    }
-
-    fn read_release(&self) -> Option<String> {
-        let text = fs::read_to_string(self.dir.join("include/config/kernel.release")).ok()?;
-        Some(text.trim().to_owned())
     }
 
     fn build(&self, cache: &Cache, fragment: &str) -> Result<String> {
@@ -198,7 +218,7 @@ impl Kernel {
             }
             result => result?,
         }
-        let release = self.read_release().ok_or_else(|| {
+        let release = read_release(&self.dir).ok_or_else(|| {
             Error::file("read", self.dir.join("include/config/kernel.release"))(
                 std::io::ErrorKind::NotFound.into(),
             )
@@ -221,7 +241,7 @@ impl Kernel {
     /// Writes the configuration, and checks that it kept all that was asked for:
     /// Kconfig drops an option whose dependencies are not met without a word.
     fn configure(&self, fragment: &str) -> Result<()> {
-        let wanted = self.dir.join("ferroce.config");
+        let wanted = self.dir.join(CONFIGURATION);
         fs::write(&wanted, fragment).map_err(Error::file("write", &wanted))?;
         let output = self
             .make()
@@ -323,6 +343,16 @@ impl Kernel {
         }
         Ok(products)
     }
+}
+
+/// Whether a guest needs it, and not the build of modules alone.
+fn boots(product: &Path) -> bool {
+    !product.starts_with("rust")
+}
+
+fn read_release(dir: &Path) -> Option<String> {
+    let text = fs::read_to_string(dir.join("include/config/kernel.release")).ok()?;
+    Some(text.trim().to_owned())
 }
 
 /// How many compilers run at once.

@@ -18,6 +18,7 @@ pub mod image;
 mod job;
 pub mod kernel;
 pub mod modules;
+pub mod pack;
 pub mod prerequisites;
 mod process;
 pub mod progress;

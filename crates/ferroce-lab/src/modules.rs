@@ -78,7 +78,7 @@ impl Modules {
     ///
     /// `project` is the folder with the modules' sources.
     pub fn ensure(cache: &Cache, project: &Path, kernel: &Kernel) -> Result<Self> {
-        let root = Self::locate(cache, project, kernel)?;
+        let root = place(cache, project, &kernel.name())?;
         let (all, key) = (
             root.parent().unwrap_or(&root),
             root.file_name().unwrap_or_default(),
@@ -118,16 +118,26 @@ impl Modules {
 
     /// The folder for /lib/modules/RELEASE, if they are in the cache already.
     pub fn find(cache: &Cache, project: &Path, kernel: &Kernel) -> Result<Option<PathBuf>> {
-        let root = Self::locate(cache, project, kernel)?;
-        let whole = Seal::check(&root, |_| true) == Found::Whole;
-        Ok(whole.then(|| root.join("lib/modules").join(&kernel.release)))
+        Self::find_for(cache, project, &kernel.name(), &kernel.release)
     }
 
-    /// Where they are in the cache, or are to be.
-    fn locate(cache: &Cache, project: &Path, kernel: &Kernel) -> Result<PathBuf> {
-        let key = &sources_key(project)?[..12];
-        Ok(cache.path("modules").join(kernel.name()).join(key))
+    /// As [`find`](Self::find), for a kernel by the name of its folder and its release.
+    pub(crate) fn find_for(
+        cache: &Cache,
+        project: &Path,
+        name: &str,
+        release: &str,
+    ) -> Result<Option<PathBuf>> {
+        let root = place(cache, project, name)?;
+        let whole = Seal::check(&root, |_| true) == Found::Whole;
+        Ok(whole.then(|| root.join("lib/modules").join(release)))
     }
+}
+
+/// Where the modules for a kernel are in the cache, or are to be.
+fn place(cache: &Cache, project: &Path, kernel: &str) -> Result<PathBuf> {
+    let key = &sources_key(project)?[..12];
+    Ok(cache.path("modules").join(kernel).join(key))
 }
 
 /// Compiles the modules with clippy and takes its warnings for errors.

@@ -135,6 +135,15 @@ pub fn missing(cache: &Cache, purposes: &[Purpose]) -> Option<Missing> {
 
 /// Makes sure that everything for `purposes` is there.
 pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<()> {
+    let builds = purposes.iter().any(|p| matches!(p, Purpose::Build(_)));
+    if builds && find_program("rustc").is_none() {
+        return Err(Error::Usage(
+            "a kernel for guests is built with Rust, which is not here: get it from \
+             https://rustup.rs, or a lab that is built from another machine (ferroce lab pack \
+             there, ferroce lab unpack here)"
+                .to_owned(),
+        ));
+    }
     let lacks = Lacks::find(cache, purposes);
     if lacks.is_nothing() {
         return Ok(());
@@ -176,9 +185,7 @@ impl Lacks {
         for purpose in purposes {
             let needs: Vec<&Need> = match purpose {
                 Purpose::Build(_) => BUILD.iter().collect(),
-                Purpose::Run(Backend::Qemu) => {
-                    RUN.iter().chain(&RUN_QEMU).collect()
-                }
+                Purpose::Run(Backend::Qemu) => RUN.iter().chain(&RUN_QEMU).collect(),
                 Purpose::Run(Backend::Uml) => RUN.iter().collect(),
                 Purpose::Verbs => VERBS.iter().collect(),
                 Purpose::Programs => PROGRAMS.iter().collect(),

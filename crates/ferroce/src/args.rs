@@ -286,6 +286,27 @@ pub enum Lab {
     Run(Run),
     /// Boot a guest and open a shell in it
     Shell(Shell),
+    /// Put a kernel, its modules and this program into one file
+    ///
+    /// For machines without Rust, compilers, apt and root: a classroom's, a CI
+    /// image, a colleague's. What is not built yet is built first. There:
+    ///
+    ///   tar -xzf lab.tar.gz ferroce && ./ferroce lab unpack lab.tar.gz
+    ///   ./ferroce lab run -- uname -sr
+    ///
+    /// Guests need modprobe (kmod) and ip (iproute2) there, and those of
+    /// `--backend qemu` QEMU.
+    #[command(verbatim_doc_comment)]
+    Pack(Pack),
+    /// Put what `lab pack` has written into the cache, ready to be used
+    ///
+    /// It takes the place of what was unpacked before for the same kind of kernel
+    /// (--backend, --debug, --kernel debian). `lab run` and `lab shell` use it where
+    /// the sources of the modules, or Rust, are not there to build from.
+    Unpack {
+        /// The file
+        file: PathBuf,
+    },
     /// Remove what the lab has built and fetched
     Clean(Clean),
 }
@@ -440,6 +461,17 @@ pub struct Build {
     pub setup: Setup,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Pack {
+    #[command(flatten)]
+    pub kernel: AnyKernel,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE", default_value = "lab.tar.gz")]
+    pub output: PathBuf,
+    #[command(flatten)]
+    pub setup: Setup,
+}
+
 /// What the guest is made of.
 #[derive(Debug, clap::Args)]
 pub struct Machine {
@@ -477,8 +509,11 @@ pub struct Machine {
 
 impl Machine {
     pub fn memory(&self) -> u64 {
-        self.mem
-            .unwrap_or(if self.kernel.which.debug { 2 << 30 } else { 1 << 30 })
+        self.mem.unwrap_or(if self.kernel.which.debug {
+            2 << 30
+        } else {
+            1 << 30
+        })
     }
 }
 

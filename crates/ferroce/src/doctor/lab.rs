@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use ferroce_lab::backend::{Backend, Flavor};
 use ferroce_lab::cache::Cache;
+use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
-use ferroce_lab::modules::Modules;
+use ferroce_lab::pack;
 use ferroce_lab::prerequisites::{self, Purpose, Toolchain};
 use ferroce_lab::progress;
 use ferroce_lab::Accelerator;
@@ -78,7 +79,10 @@ impl Lab {
     fn toolchain(&self) -> Finding {
         let name = "toolchain";
         if which("rustc").is_none() {
-            return Finding::new(name, State::Lacks, "no Rust").remedy("https://rustup.rs");
+            return match self.image(FLAVORS[0]) {
+                Some(_) => Finding::new(name, State::None, "no Rust: the kernel here is used"),
+                None => Finding::new(name, State::Lacks, "no Rust").remedy("https://rustup.rs"),
+            };
         }
         match Toolchain::find(&self.cache, FLAVORS[0]) {
             Ok(toolchain) => {
@@ -96,7 +100,11 @@ impl Lab {
     fn packages(&self) -> Finding {
         let name = "packages";
         let flavor = FLAVORS[0];
-        let purposes = [Purpose::Build(flavor), Purpose::Run(flavor), Purpose::Verbs];
+        let run = [Purpose::Run(flavor.backend), Purpose::Verbs];
+        let mut purposes = run.to_vec();
+        if which("rustc").is_some() {
+            purposes.push(Purpose::Build(flavor));
+        }
         let Some(missing) = prerequisites::missing(&self.cache, &purposes) else {
             return Finding::new(name, State::Works, "all that the demo needs");
         };
@@ -112,6 +120,11 @@ impl Lab {
         let name = "sources";
         match &self.project {
             Ok(folder) => Finding::new(name, State::Works, folder.display().to_string()),
+            Err(_) if self.image(FLAVORS[0]).is_some() => Finding::new(
+                name,
+                State::None,
+                "none: the kernel that was unpacked is used",
+            ),
             Err(error) => Finding::new(name, State::Lacks, format!("{error:#}")),
         }
     }
@@ -125,7 +138,7 @@ impl Lab {
         };
         let free = found.f_bavail.saturating_mul(found.f_frsize);
         let text = format!("{} left in {}", progress::bytes(free), folder.display());
-        let needed = match self.kernel(FLAVORS[0]) {
+        let needed = match self.image(FLAVORS[0]) {
             Some(_) => 0,
             None => ROOM_FOR_ALL,
         };
@@ -144,14 +157,12 @@ impl Lab {
         Kernel::find(&self.cache, project, flavor).ok()?
     }
 
-    /// Whether kernel and modules are built, so that a guest can be booted.
-    fn is_built(&self, flavor: Flavor) -> bool {
-        let Ok(project) = &self.project else {
-            return false;
-        };
-        self.kernel(flavor).is_some_and(|kernel| {
-            Modules::find(&self.cache, project, &kernel).is_ok_and(|found| found.is_some())
-        })
+    /// A kernel with modules, which can be booted: one that was built, or else unpacked.
+    fn image(&self, flavor: Flavor) -> Option<Image> {
+        let project = self.project.as_ref().ok();
+        let cached =
+            project.and_then(|project| Image::cached(&self.cache, project, flavor).ok()?);
+        cached.or_else(|| pack::find(&self.cache, &flavor.name()))
     }
 
     /// Whether a guest starts: one is booted.
@@ -160,7 +171,7 @@ impl Lab {
             Backend::Uml => "UML guest",
             Backend::Qemu => "QEMU guest",
         };
-        if !self.is_built(flavor) {
+        if self.image(flavor).is_none() {
             let text = "not tried: its kernel or the modules are not built yet";
             return Finding::new(name, State::Gets, text)
                 .remedy(format!("ferroce lab build --backend {}", flavor.backend));
@@ -176,7 +187,8 @@ impl Lab {
 
     fn qemu(&self) -> Finding {
         let flavor = flavor(Backend::Qemu, false);
-        if let Some(missing) = prerequisites::missing(&self.cache, &[Purpose::Run(flavor)]) {
+        if let Some(missing) = prerequisites::missing(&self.cache, &[Purpose::Run(flavor.backend)])
+        {
             let text = format!("without {}", missing.names.join(", "));
             return Finding::new("QEMU guest", State::None, text)
                 .remedy(missing.commands.join("; "));
@@ -186,14 +198,14 @@ impl Lab {
 
     fn accelerator(&self) -> Finding {
         let name = "KVM";
-        let Some(kernel) = self.kernel(flavor(Backend::Qemu, false)) else {
+        let Some(image) = self.image(flavor(Backend::Qemu, false)) else {
             return Finding::new(
                 name,
                 State::None,
                 "not tried: no kernel for QEMU is built yet",
             );
         };
-        match Accelerator::choose(&self.cache, &kernel) {
+        match Accelerator::choose(&self.cache, &image) {
             Ok(Accelerator::Kvm) => Finding::new(name, State::Works, "a test guest runs"),
             Ok(Accelerator::Tcg { why }) => Finding::new(name, State::None, why)
                 .remedy("QEMU translates instead (TCG), which is about ten times as slow"),

@@ -13,19 +13,22 @@ use ferroce_lab::distribution::Distribution;
 use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{lint, Modules};
+use ferroce_lab::pack;
 use ferroce_lab::prerequisites::{self, Purpose};
-use ferroce_lab::progress::note;
+use ferroce_lab::progress::{self, note};
 use ferroce_lab::provider::Provider;
 use ferroce_lab::session::{hosts, Session};
 use ferroce_lab::Error;
 
-use crate::args::{Build, Choice, Clean, Lab, Machine, Setup};
+use crate::args::{Build, Choice, Clean, Lab, Machine, Pack, Setup};
 
 pub fn run(command: Lab) -> Result<i32> {
     match command {
         Lab::Build(args) => build(&args),
         Lab::Run(args) => session(&args.machine, args.command(), false, args.hosts),
         Lab::Shell(args) => shell(&args.machine),
+        Lab::Pack(args) => pack(&args),
+        Lab::Unpack { file } => unpack(&file),
         Lab::Clean(args) => clean(&args),
     }
 }
@@ -44,15 +47,27 @@ impl Ready {
         let mut purposes = vec![Purpose::Run(choice.backend())];
         purposes.extend(more);
         let image = match choice {
-            Choice::Built(flavor) => {
-                purposes.push(Purpose::Build(*flavor));
-                prerequisites::ensure(&cache, &purposes, setup.install())?;
-                let (kernel, modules) = built(&cache, setup, *flavor)?;
-                Image::built(&kernel, &modules)
-            }
+            Choice::Built(flavor) => match without_compilers(&cache, setup, *flavor)? {
+                Some(image) => {
+                    prerequisites::ensure(&cache, &purposes, setup.install())?;
+                    image
+                }
+                None => {
+                    purposes.push(Purpose::Build(*flavor));
+                    prerequisites::ensure(&cache, &purposes, setup.install())?;
+                    let (kernel, modules) = built(&cache, setup, *flavor)?;
+                    Image::built(&kernel, &modules)
+                }
+            },
             Choice::Distribution(kernel) => {
                 prerequisites::ensure(&cache, &purposes, setup.install())?;
-                kernel.ensure(&cache)?
+                let found = kernel.ensure(&cache);
+                // What was unpacked serves where Debian is not to be reached.
+                let packed = match (&found, kernel) {
+                    (Err(_), Distribution::Debian(None)) => pack::find(&cache, "debian"),
+                    _ => None,
+                };
+                packed.map_or(found, Ok)?
             }
         };
         let provider = Provider::for_guests(crate::install::carried)?;
@@ -77,6 +92,19 @@ impl Ready {
     }
 }
 
+/// The kernel to take where none can be built, for want of sources or of Rust: one that was built before, or
+/// that was unpacked.
+fn without_compilers(cache: &Cache, setup: &Setup, flavor: Flavor) -> Result<Option<Image>> {
+    let project = project(&setup.kernel_dir);
+    let has_rust = prerequisites::find_program("rustc").is_some();
+    let cached = match project {
+        Ok(_) if has_rust => return Ok(None),
+        Ok(project) => Image::cached(cache, &project, flavor)?,
+        Err(_) => None,
+    };
+    Ok(cached.or_else(|| pack::find(cache, &flavor.name())))
+}
+
 /// A kernel that the lab builds, and the project's modules for it.
 fn built(cache: &Cache, setup: &Setup, flavor: Flavor) -> Result<(Kernel, Modules)> {
     let project = project(&setup.kernel_dir)?;
@@ -90,7 +118,11 @@ fn built(cache: &Cache, setup: &Setup, flavor: Flavor) -> Result<(Kernel, Module
 pub fn kernel_folder(name: &str) -> Result<PathBuf> {
     if let Ok(kernel @ Distribution::Debian(_)) = name.parse::<Distribution>() {
         let folder = kernel.find_modules(&Cache::open()?)?;
-        let missing = || Error::Usage(format!("it is not fetched yet: ferroce lab build --kernel {kernel}"));
+        let missing = || {
+            Error::Usage(format!(
+                "it is not fetched yet: ferroce lab build --kernel {kernel}"
+            ))
+        };
         return Ok(folder.ok_or_else(missing)?);
     }
     let (backend, debug) = match name.strip_suffix("debug") {
@@ -246,12 +278,38 @@ fn shell(machine: &Machine) -> Result<i32> {
     session(machine, bash.to_vec(), true, 1)
 }
 
+fn pack(args: &Pack) -> Result<i32> {
+    let ready = Ready::ensure(&args.setup, &args.kernel.choice()?, &[])?;
+    pack::pack(&ready.image, &args.output)?;
+    let size = std::fs::metadata(&args.output).map_or(0, |found| found.len());
+    note(
+        "Packed",
+        &format!("{}, {}", args.output.display(), progress::bytes(size)),
+    );
+    note(
+        "There",
+        &format!(
+            "tar -xzf {0} {1} && ./{1} lab unpack {0}",
+            args.output.display(),
+            pack::PROGRAM
+        ),
+    );
+    Ok(0)
+}
+
+fn unpack(file: &Path) -> Result<i32> {
+    let image = pack::unpack(&Cache::open()?, file)?;
+    note("Unpacked", &image.to_string());
+    Ok(0)
+}
+
 fn clean(args: &Clean) -> Result<i32> {
     let cache = Cache::open()?;
     let whole = [
         "kernel",
         "modules",
         "provider",
+        "packed",
         "distribution",
         "source",
         "tools",

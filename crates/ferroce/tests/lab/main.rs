@@ -25,6 +25,7 @@ mod link;
 mod loader;
 mod modules;
 mod mutants;
+mod pack;
 mod programs;
 mod run;
 mod strict;
@@ -91,6 +92,7 @@ fn trials() -> Vec<Trial> {
         (UML, modules::TESTS),
         (UML, errors::TESTS),
         (UML, build::TESTS),
+        (UML, pack::TESTS),
         (UML, device::TESTS),
         (UML, cm::TESTS),
         (UML, verbs::TESTS),
