@@ -55,6 +55,14 @@ pub enum Error {
         /// Each place that was asked, with what it answered.
         tried: Vec<String>,
     },
+    /// No package of the kernel that was asked for could be had.
+    #[error("Debian's kernel{} could not be had:\n{}", .version.as_ref().map(|v| format!(" {v}")).unwrap_or_default(), indented(.tried))]
+    NoPackage {
+        /// The version that was asked for, if one was.
+        version: Option<String>,
+        /// Each suite that was asked, with what it answered.
+        tried: Vec<String>,
+    },
     /// A download is not what its publisher says it is.
     #[error(
         "{file} from {origin} is damaged: its SHA-256 is {found}, published is {expected}. It was deleted; try again, or another mirror"

@@ -2,17 +2,19 @@
 //! The lab: a real Linux kernel, with Rust modules in it, up in a second.
 //!
 //! [`kernel`] fetches, configures and builds a kernel, and [`modules`] the
-//! project's modules; both are cached. A [`session`] boots them and runs a
-//! command in the guest, whose first process is this same program
-//! ([`guest::enter`]).
+//! project's modules; both are cached. [`distribution`] gets a kernel that is
+//! built. A [`session`] boots an [`image`] of either and runs a command in the
+//! guest, whose first process is this same program ([`guest::enter`]).
 
 pub mod backend;
 mod boot;
 pub mod cache;
 mod channel;
+pub mod distribution;
 mod error;
 mod fetch;
 pub mod guest;
+pub mod image;
 mod job;
 pub mod kernel;
 pub mod modules;

@@ -215,26 +215,11 @@ fn install(all: &Path, root: &Path, kernel: &Kernel, built: &[PathBuf]) -> Resul
         let place = updates.join(module.file_name().unwrap_or_default());
         fs::copy(module, &place).map_err(Error::file("create", place))?;
     }
-    let depmod = find_program("depmod").unwrap_or_else(|| "depmod".into());
-    let output = Command::new(depmod)
-        .arg("-b")
-        .arg(staging.path())
-        .arg("-F")
-        .arg(kernel.dir.join("System.map"))
-        .arg(&kernel.release)
-        .output()
-        .map_err(|source| Error::Start {
-            program: "depmod".to_owned(),
-            source,
-        })?;
-    if !output.status.success() {
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(Error::Failed {
-            what: "depmod".to_owned(),
-            status: output.status,
-            output: text,
-        });
-    }
+    depmod(
+        staging.path(),
+        &kernel.release,
+        Some(&kernel.dir.join("System.map")),
+    )?;
 
     let files = files_below(staging.path())?;
     Seal::write(
@@ -250,6 +235,32 @@ fn install(all: &Path, root: &Path, kernel: &Kernel, built: &[PathBuf]) -> Resul
         _ => {}
     }
     fs::rename(staging.keep(), root).map_err(Error::file("create", root))
+}
+
+/// Has depmod(8) write the index of the modules in `lib/modules/RELEASE` below
+/// a root.
+pub(crate) fn depmod(root: &Path, release: &str, map: Option<&Path>) -> Result<()> {
+    let depmod = find_program("depmod").unwrap_or_else(|| "depmod".into());
+    let mut command = Command::new(depmod);
+    command.arg("-b").arg(root);
+    if let Some(map) = map {
+        command.arg("-F").arg(map);
+    }
+    let output = command
+        .arg(release)
+        .output()
+        .map_err(|source| Error::Start {
+            program: "depmod".to_owned(),
+            source,
+        })?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(Error::Failed {
+            what: "depmod".to_owned(),
+            status: output.status,
+            output: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }),
+    }
 }
 
 /// Keeps the folders of the last sets of sources: guests that still run use

@@ -25,7 +25,7 @@ pub enum Purpose {
     /// To build it.
     Build(Flavor),
     /// To run a guest.
-    Run(Flavor),
+    Run(Backend),
     /// To use RDMA devices in it: the verbs programs of others that the demo
     /// and the tests run.
     Verbs,
@@ -159,10 +159,10 @@ impl Lacks {
         for purpose in purposes {
             let needs: Vec<&Need> = match purpose {
                 Purpose::Build(_) => BUILD.iter().collect(),
-                Purpose::Run(flavor) if flavor.backend == Backend::Qemu => {
+                Purpose::Run(Backend::Qemu) => {
                     RUN.iter().chain(&RUN_QEMU).collect()
                 }
-                Purpose::Run(_) => RUN.iter().collect(),
+                Purpose::Run(Backend::Uml) => RUN.iter().collect(),
                 Purpose::Verbs => VERBS.iter().collect(),
                 Purpose::Programs => PROGRAMS.iter().collect(),
                 Purpose::NativeBench => vec![&PERFTEST, &UCX],

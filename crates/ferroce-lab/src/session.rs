@@ -21,9 +21,8 @@ use crate::cache::Cache;
 use crate::channel::{self, ToGuest, ToHost, WINDOW};
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::image::Image;
 use crate::job::{self, Job, Plugin, Text};
-use crate::kernel::Kernel;
-use crate::modules::Modules;
 use crate::provider::Provider;
 use crate::reports;
 use crate::terminal;
@@ -100,9 +99,6 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// How long it may take to power off.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(60);
 
-/// The modules that every guest has.
-const RDMA_STACK: [&str; 3] = ["ib_uverbs", "rdma_ucm", "ib_umad"];
-
 enum Event {
     Message(ToHost),
     Signal(i32),
@@ -139,8 +135,7 @@ impl Session {
     pub fn run(
         &self,
         cache: &Cache,
-        kernel: &Kernel,
-        modules: &Modules,
+        image: &Image,
         provider: Option<&Provider>,
         output: impl Write + Send + 'static,
     ) -> Result<i32> {
@@ -148,7 +143,7 @@ impl Session {
             .prefix("ferroce-")
             .tempdir()
             .map_err(Error::file("create a folder in", std::env::temp_dir()))?;
-        let job = self.job(kernel, modules, provider, folder.path())?;
+        let job = self.job(image, provider, folder.path())?;
         let file = folder.path().join("job");
         job.write(&file).map_err(Error::file("write", file))?;
         // By way of a link, for the kernel's command line ends at spaces.
@@ -160,7 +155,7 @@ impl Session {
         let (events, inbox) = mpsc::channel();
         watch_signals(events.clone())?;
         let machine = Machine {
-            kernel,
+            image,
             cpus: self.cpus,
             memory: self.memory,
             append: &self.append,
@@ -187,8 +182,7 @@ impl Session {
 
     fn job(
         &self,
-        kernel: &Kernel,
-        modules: &Modules,
+        image: &Image,
         provider: Option<&Provider>,
         folder: &std::path::Path,
     ) -> Result<Job> {
@@ -211,22 +205,22 @@ impl Session {
         let current = std::env::current_dir().map_err(Error::file("find", "the current folder"))?;
         // The host's, where the guest's kernel does not say enough.
         let processors = folder.join("cpuinfo");
-        let copied = kernel.flavor.backend == crate::backend::Backend::Uml
+        let copied = image.backend == crate::backend::Backend::Uml
             && std::fs::read_to_string("/proc/cpuinfo")
                 .and_then(|text| std::fs::write(&processors, cpuinfo(&text, self.cpus)))
                 .is_ok();
         Ok(Job {
-            backend: kernel.flavor.backend,
+            backend: image.backend,
             command: self.command.iter().map(Text::from).collect(),
             folder: Text::from(current),
-            environment: environment(kernel),
+            environment: environment(image),
             terminal: self.terminal.then(terminal::size),
             writable: writable.collect::<Result<_>>()?,
             program: Text::from(program),
             processors: copied.then(|| Text::from(processors)),
-            modules_folder: Text::from(&modules.folder),
+            modules_folder: Text::from(&image.modules),
             provider: provider.map(Plugin::from),
-            modules: RDMA_STACK.map(str::to_owned).to_vec(),
+            modules: image.stack.clone(),
             module_files: module_files.collect::<Result<_>>()?,
         })
     }
@@ -386,7 +380,7 @@ fn cpuinfo(host: &str, count: u32) -> String {
 }
 
 /// Our environment, for the guest's root.
-fn environment(kernel: &Kernel) -> Vec<(Text, Text)> {
+fn environment(image: &Image) -> Vec<(Text, Text)> {
     let mut all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let mut set = |name: &str, value: OsString| {
         all.retain(|(n, _)| n != name);
@@ -394,7 +388,7 @@ fn environment(kernel: &Kernel) -> Vec<(Text, Text)> {
     };
     set("USER", "root".into());
     set("LOGNAME", "root".into());
-    set("FERROCE_GUEST", kernel.flavor.name().into());
+    set("FERROCE_GUEST", image.name.clone().into());
     let mut path = OsString::from(guest::PROGRAMS);
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());

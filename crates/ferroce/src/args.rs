@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::distribution::Distribution;
 use ferroce_lab::prerequisites::Install;
 
 /// A virtual RDMA network card for Linux, and the lab to run it in.
@@ -285,8 +286,8 @@ pub struct Clock {
 
 impl Clock {
     /// Whether it counts instructions, which not each backend can.
-    pub fn counts_instructions(&self, flavor: Flavor) -> anyhow::Result<bool> {
-        if self.icount && flavor.backend != Backend::Qemu {
+    pub fn counts_instructions(&self, backend: Backend) -> anyhow::Result<bool> {
+        if self.icount && backend != Backend::Qemu {
             anyhow::bail!("--icount needs QEMU, which counts instructions: add --backend qemu");
         }
         Ok(self.icount)
@@ -296,9 +297,9 @@ impl Clock {
 /// Which kernel.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Which {
-    /// What the guest runs on: uml (User-Mode Linux) or qemu
-    #[arg(long, default_value = "uml", value_name = "uml|qemu")]
-    backend: Backend,
+    /// What the guest runs on: uml (User-Mode Linux), which is the default, or qemu
+    #[arg(long, value_name = "uml|qemu")]
+    backend: Option<Backend>,
     /// Use a kernel that looks for bugs: KASAN, kmemleak, DEBUG_OBJECTS and
     /// fault injection; with qemu lockdep and DEBUG_ATOMIC_SLEEP as well
     #[arg(long)]
@@ -308,8 +309,58 @@ pub struct Which {
 impl Which {
     pub fn flavor(&self) -> Flavor {
         Flavor {
-            backend: self.backend,
+            backend: self.backend.unwrap_or(Backend::Uml),
             debug: self.debug,
+        }
+    }
+}
+
+/// Which kernel, of the lab's or of others.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AnyKernel {
+    #[command(flatten)]
+    which: Which,
+    /// Boot this kernel, on QEMU, and none of the lab's: `debian`,
+    /// `debian:VERSION`, or the path of one
+    ///
+    /// `debian` is the newest kernel of Debian's backports, and `debian:7.2` the
+    /// newest 7.2 that Debian has; apt fetches and checks it, into the cache. A
+    /// path is that of a kernel that is installed or unpacked: of its file
+    /// (/boot/vmlinuz-VERSION), of the folder with its modules
+    /// (/lib/modules/VERSION), or of the folder that its package was unpacked in.
+    /// It needs 9p and overlay as modules or built in, as distributions have them.
+    /// The driver, ferroce.ko, is not there: it is built for the lab's kernels.
+    #[arg(long, value_name = "KERNEL", conflicts_with = "debug")]
+    kernel: Option<Distribution>,
+}
+
+/// A kernel that a guest is to have.
+#[derive(Debug, Clone)]
+pub enum Choice {
+    /// One that the lab builds.
+    Built(Flavor),
+    /// One that is there.
+    Distribution(Distribution),
+}
+
+impl AnyKernel {
+    pub fn choice(&self) -> anyhow::Result<Choice> {
+        match (&self.kernel, self.which.backend) {
+            (None, _) => Ok(Choice::Built(self.which.flavor())),
+            (Some(kernel), Some(Backend::Uml)) => anyhow::bail!(
+                "--kernel {kernel} is for a machine, which User-Mode Linux is not: leave out --backend uml"
+            ),
+            (Some(kernel), _) => Ok(Choice::Distribution(kernel.clone())),
+        }
+    }
+}
+
+impl Choice {
+    /// What a guest of it runs on.
+    pub fn backend(&self) -> Backend {
+        match self {
+            Choice::Built(flavor) => flavor.backend,
+            Choice::Distribution(_) => Backend::Qemu,
         }
     }
 }
@@ -317,7 +368,7 @@ impl Which {
 #[derive(Debug, clap::Args)]
 pub struct Build {
     #[command(flatten)]
-    pub which: Which,
+    pub kernel: AnyKernel,
     /// Compile the modules with clippy instead, its warnings as errors
     #[arg(long)]
     pub clippy: bool,
@@ -337,7 +388,7 @@ pub struct Build {
 #[derive(Debug, clap::Args)]
 pub struct Machine {
     #[command(flatten)]
-    pub which: Which,
+    pub kernel: AnyKernel,
     /// How many processors it has, up to 8
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub cpus: u32,
@@ -371,7 +422,7 @@ pub struct Machine {
 impl Machine {
     pub fn memory(&self) -> u64 {
         self.mem
-            .unwrap_or(if self.which.debug { 2 << 30 } else { 1 << 30 })
+            .unwrap_or(if self.kernel.which.debug { 2 << 30 } else { 1 << 30 })
     }
 }
 

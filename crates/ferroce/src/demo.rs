@@ -7,7 +7,7 @@ use ferroce_lab::prerequisites::Purpose;
 use ferroce_lab::progress::note;
 use ferroce_lab::session::Session;
 
-use crate::args::Setup;
+use crate::args::{Choice, Setup};
 use crate::lab::Ready;
 
 /// Each step as it would be typed, with what it is for.
@@ -53,13 +53,12 @@ pub fn run(setup: &Setup) -> Result<i32> {
         backend: Backend::Uml,
         debug: false,
     };
-    let purposes = [Purpose::Build(flavor), Purpose::Run(flavor), Purpose::Verbs];
-    let ready = Ready::ensure(setup, flavor, &purposes)?;
+    let ready = Ready::ensure(setup, &Choice::Built(flavor), &[Purpose::Verbs])?;
     note(
         "Booting",
         &format!(
             "Linux {} as a process, with 2 processors",
-            ready.kernel.release
+            ready.image.release
         ),
     );
     let status = ready.run(&Session {

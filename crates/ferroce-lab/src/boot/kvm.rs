@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::{detach, qemu};
 use crate::cache::Cache;
 use crate::error::{Error, Result};
-use crate::kernel::Kernel;
+use crate::image::Image;
 
 /// How QEMU runs a guest's instructions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 impl Accelerator {
     /// Finds out, once for each boot of the host.
-    pub fn choose(cache: &Cache, kernel: &Kernel) -> Result<Self> {
+    pub fn choose(cache: &Cache, image: &Image) -> Result<Self> {
         let tcg = |why: &str| {
             Ok(Accelerator::Tcg {
                 why: why.to_owned(),
@@ -61,7 +61,7 @@ impl Accelerator {
         let works = match known.strip_prefix(&boot) {
             Some(known) if !boot.is_empty() => known == "works",
             _ => {
-                let works = test_guest(kernel)?;
+                let works = test_guest(image)?;
                 // For the next time; without it the test is done again.
                 let _ = fs::write(&verdict, boot + if works { "works" } else { "fails" });
                 works
@@ -77,7 +77,7 @@ impl Accelerator {
 
 /// Boots a kernel without a root: it ends in a panic about that, if it gets
 /// that far.
-fn test_guest(kernel: &Kernel) -> Result<bool> {
+fn test_guest(image: &Image) -> Result<bool> {
     let failed = |source| Error::Start {
         program: qemu::PROGRAM.to_owned(),
         source,
@@ -85,7 +85,7 @@ fn test_guest(kernel: &Kernel) -> Result<bool> {
     let mut command = qemu::base(Accelerator::Kvm);
     command
         .args(["-m", "256M", "-smp", "2", "-kernel"])
-        .arg(kernel.image())
+        .arg(&image.file)
         .args(["-append", "console=ttyS0 panic=-1"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

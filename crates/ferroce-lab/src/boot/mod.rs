@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Starts a kernel as a process of the host.
 
+mod initramfs;
 mod kvm;
 mod qemu;
 mod uml;
@@ -15,7 +16,7 @@ use crate::cache::Cache;
 use crate::error::Result;
 use crate::guest;
 use crate::job::Text;
-use crate::kernel::Kernel;
+use crate::image::Image;
 use crate::process;
 
 pub use kvm::Accelerator;
@@ -24,7 +25,7 @@ pub use kvm::Accelerator;
 #[derive(Debug)]
 pub struct Machine<'a> {
     /// The kernel to boot.
-    pub kernel: &'a Kernel,
+    pub image: &'a Image,
     /// How many processors it has.
     pub cpus: u32,
     /// Its memory in bytes.
@@ -62,12 +63,12 @@ pub enum Channel {
 impl Machine<'_> {
     /// Starts it.
     pub fn start(&self, cache: &Cache) -> Result<Running> {
-        match self.kernel.flavor.backend {
+        match self.image.backend {
             Backend::Uml => uml::start(self),
             Backend::Qemu => {
                 let accelerator = match self.counts_instructions {
                     true => Accelerator::Counting,
-                    false => Accelerator::choose(cache, self.kernel)?,
+                    false => Accelerator::choose(cache, self.image)?,
                 };
                 qemu::start(self, accelerator)
             }
@@ -79,20 +80,26 @@ impl Machine<'_> {
     }
 
     /// What every kernel is told: to run this very program as its first
-    /// process, to log everything, and to end rather than wait after a panic.
+    /// process, which it does by itself if that is in an initramfs; to log everything, and to end rather than wait after a panic.
     fn kernel_arguments(&self) -> Vec<String> {
         let mut arguments = ["ro", "loglevel=8", "panic=-1"].map(str::to_owned).to_vec();
         // In seconds; the kernel's own 21 are soon over for a guest on a machine that others keep busy.
         arguments.push("rcupdate.rcu_cpu_stall_timeout=60".to_owned());
-        if self.kernel.flavor.debug {
+        if self.image.debug {
             // The allocator's per-CPU arrays keep pointers to what they have
             // handed out, which hides small leaks from kmemleak; consistency
             // checks switch these arrays off.
             arguments.push("slab_debug=F".to_owned());
         }
+        if self.image.early.is_some() {
+            // As the lab's own kernels are built: guests share no secrets.
+            arguments.push("mitigations=off".to_owned());
+        }
         arguments.extend(self.append.iter().cloned());
+        if self.image.early.is_none() {
+            arguments.push(format!("init={}", self.folder.join("init").display()));
+        }
         arguments.extend([
-            format!("init={}", self.folder.join("init").display()),
             "--".to_owned(),
             guest::ARGUMENT.to_owned(),
             self.job().display().to_string(),

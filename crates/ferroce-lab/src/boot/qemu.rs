@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{detach, Accelerator, Channel, Machine, Running};
+use super::{detach, initramfs, Accelerator, Channel, Machine, Running};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::progress::note;
@@ -27,20 +27,25 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
     let listener = UnixListener::bind(&socket).map_err(Error::file("create", &socket))?;
     let (log, log_writer) = io::pipe().map_err(failed)?;
 
-    let arguments = [
-        "console=ttyS0",
-        // The way to restart that every machine has, a triple fault.
-        "reboot=t",
-        "root=host",
-        "rootfstype=9p",
-        // Loose caching: what the guest sees of the host is as of its boot.
-        "rootflags=trans=virtio,version=9p2000.L,msize=262144,cache=loose",
-    ];
-    let arguments = arguments
-        .into_iter()
-        .map(str::to_owned)
-        .chain(clock(&accelerator))
-        .chain(machine.kernel_arguments());
+    // The way to restart that every machine has, a triple fault.
+    let mut arguments = ["console=ttyS0", "reboot=t"].map(str::to_owned).to_vec();
+    let initramfs = match &machine.image.early {
+        Some(modules) => {
+            let place = machine.folder.join("initramfs");
+            initramfs::write(&place, modules)?;
+            Some(place)
+        }
+        None => {
+            arguments.extend([
+                format!("root={}", guest::ROOT_TAG),
+                "rootfstype=9p".to_owned(),
+                format!("rootflags={}", guest::ROOT_OPTIONS),
+            ]);
+            None
+        }
+    };
+    arguments.extend(clock(&accelerator));
+    arguments.extend(machine.kernel_arguments());
     let mut command = base(accelerator);
     command
         // Each in a socket of its own: the firmware's MP table, by which the kernel finds them, lists
@@ -48,8 +53,8 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
         .args(["-smp", &format!("{0},sockets={0}", machine.cpus)])
         .args(["-m", &format!("{}K", machine.memory >> 10)])
         .arg("-kernel")
-        .arg(machine.kernel.image())
-        .args(["-append", &arguments.collect::<Vec<_>>().join(" ")])
+        .arg(&machine.image.file)
+        .args(["-append", &arguments.join(" ")])
         .args(["-device", "virtio-serial-pci"])
         .args([
             "-chardev",
@@ -59,7 +64,10 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
             "-device",
             &format!("virtserialport,chardev=channel,name={}", guest::ARGUMENT),
         ])
-        .args(["-virtfs", &share("host", Path::new("/"), ",readonly=on")]);
+        .args(["-virtfs", &share(guest::ROOT_TAG, Path::new("/"), ",readonly=on")]);
+    if let Some(initramfs) = initramfs {
+        command.arg("-initrd").arg(initramfs);
+    }
     for (place, folder) in machine.writable.iter().enumerate() {
         command.args(["-virtfs", &share(&format!("rw{place}"), &folder.path(), "")]);
     }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::progress;
 
 pub fn start(machine: &Machine) -> Result<Running> {
-    let image = machine.kernel.image();
+    let image = &machine.image.file;
     let failed = |source| Error::Start {
         program: image.display().to_string(),
         source,

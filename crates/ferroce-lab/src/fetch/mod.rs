@@ -2,6 +2,7 @@
 //! The kernel's source: found in the cache, or fetched from Debian's archive
 //! through apt, or from kernel.org.
 
+pub mod apt;
 mod debian;
 mod kernel_org;
 

@@ -50,12 +50,13 @@ pub fn lay_out(job: &Job) -> Result<(), String> {
     mount_move(".", "/").map_err(|e| format!("cannot move the new root into place: {e}"))?;
     chroot(".").map_err(|e| format!("cannot change root: {e}"))?;
 
+    // First, as the kernel may load file systems.
+    modules_folder(&job.modules_folder.path())?;
     kernel_file_systems()?;
     for (place, folder) in job.writable.iter().enumerate() {
         writable(job.backend, &folder.path(), place)?;
     }
     program(&job.program.path())?;
-    modules_folder(&job.modules_folder.path())?;
     if let Some(plugin) = &job.provider {
         let installed = plugin.provider().install(Path::new("/"), |_| ());
         installed.map_err(|e| format!("in the guest: {e}"))?;

@@ -4,11 +4,14 @@
 //!
 //! The program that starts a guest is also the program that runs as its first
 //! process, from the host's files: nothing needs to be built or copied for it.
+//! A kernel that cannot mount these by itself has it in an initramfs ([`early`]).
 
 mod command;
+mod early;
 mod files;
 mod modules;
 
+pub(crate) use early::{EARLY_MODULES, ROOT_OPTIONS, ROOT_TAG};
 pub(crate) use files::PROGRAMS;
 
 use std::fs::File;
@@ -35,16 +38,22 @@ pub fn enter() {
         return;
     }
     let Some(path) = args.next() else { return };
-    let job = Job::read(Path::new(&path));
+    let in_initramfs = Path::new(EARLY_MODULES).is_dir();
+    let early = match in_initramfs {
+        true => early::mount_root(),
+        false => Ok(()),
+    };
+    let job = early.and_then(|()| {
+        Job::read(Path::new(&path)).map_err(|e| format!("cannot read the job: {e}"))
+    });
     let end = match &job {
         // The machine has no power switch that the kernel would know of, and
         // QEMU ends where it would restart it.
         Ok(job) if job.backend == Backend::Qemu => RebootCommand::Restart,
+        Err(_) if in_initramfs => RebootCommand::Restart,
         _ => RebootCommand::PowerOff,
     };
-    let result = job
-        .map_err(|e| format!("cannot read the job: {e}"))
-        .and_then(|job| run(&job));
+    let result = job.and_then(|job| run(&job));
     if let Err(what) = result {
         // Without a channel the kernel's log is all there is to say it in.
         let _ = std::fs::write("/dev/kmsg", format!("ferroce: {what}\n"));

@@ -32,6 +32,7 @@ use ferroce_lab::prerequisites::Purpose;
 use ferroce_lab::progress::{note, time, Task, Unit};
 use ferroce_lab::session::Session;
 
+use crate::args::Choice;
 use crate::lab::Ready;
 use args::Bench;
 use plan::{Driver, Message, Plan, Sample, Topic};
@@ -104,15 +105,14 @@ fn in_guest(args: &Bench, rounds: u32) -> Result<Measured> {
     };
 
     let flavor = args.flavor();
-    let counts_instructions = args.clock.counts_instructions(flavor)?;
+    let counts_instructions = args.clock.counts_instructions(flavor.backend)?;
     // With several, which take turns, the clock would go on while one waits for another.
     let processors = if counts_instructions { 1 } else { PROCESSORS };
-    let purposes = [Purpose::Build(flavor), Purpose::Run(flavor), Purpose::Verbs];
-    let ready = Ready::ensure(&args.setup, flavor, &purposes)?;
+    let ready = Ready::ensure(&args.setup, &Choice::Built(flavor), &[Purpose::Verbs])?;
     let started = Instant::now();
     let what = format!(
         "ferroce and rdma_rxe in turn, in {rounds} rounds, with Linux {} on {flavor}",
-        ready.kernel.release
+        ready.image.release
     );
     let collector = Collector::new(Task::start("Measuring", &what, Unit::Runs, plan.runs()));
     let program = std::env::current_exe().context("cannot find the running program")?;
@@ -142,7 +142,7 @@ fn in_guest(args: &Bench, rounds: u32) -> Result<Measured> {
     };
     let title = format!(
         "ferroce and rdma_rxe{between}: Linux {} on {flavor}, {machine}, MTU {}",
-        ready.kernel.release, args.mtu
+        ready.image.release, args.mtu
     );
     Ok(Measured {
         // Where the kernel has reported trouble, which rdma_rxe of Linux 7.2 gives it

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use ferroce_lab::backend::{Backend, Flavor};
 use ferroce_lab::cache::Cache;
+use ferroce_lab::distribution::Distribution;
+use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{lint, Modules};
 use ferroce_lab::prerequisites::{self, Purpose};
@@ -17,7 +19,7 @@ use ferroce_lab::provider::Provider;
 use ferroce_lab::session::Session;
 use ferroce_lab::Error;
 
-use crate::args::{Build, Clean, Lab, Machine, Setup};
+use crate::args::{Build, Choice, Clean, Lab, Machine, Setup};
 
 pub fn run(command: Lab) -> Result<i32> {
     match command {
@@ -31,24 +33,32 @@ pub fn run(command: Lab) -> Result<i32> {
 /// A kernel with its modules, ready to boot.
 pub struct Ready {
     pub cache: Cache,
-    pub kernel: Kernel,
-    pub modules: Modules,
+    pub image: Image,
     pub provider: Option<Provider>,
 }
 
 impl Ready {
-    /// Builds what is not built yet.
-    pub fn ensure(setup: &Setup, flavor: Flavor, purposes: &[Purpose]) -> Result<Self> {
-        let project = project(&setup.kernel_dir)?;
+    /// Gets or builds what is not there yet, and the programs for `more` than to run a guest.
+    pub fn ensure(setup: &Setup, choice: &Choice, more: &[Purpose]) -> Result<Self> {
         let cache = Cache::open()?;
-        prerequisites::ensure(&cache, purposes, setup.install())?;
-        let kernel = Kernel::ensure(&cache, &project, flavor)?;
-        let modules = Modules::ensure(&cache, &project, &kernel)?;
+        let mut purposes = vec![Purpose::Run(choice.backend())];
+        purposes.extend(more);
+        let image = match choice {
+            Choice::Built(flavor) => {
+                purposes.push(Purpose::Build(*flavor));
+                prerequisites::ensure(&cache, &purposes, setup.install())?;
+                let (kernel, modules) = built(&cache, setup, *flavor)?;
+                Image::built(&kernel, &modules)
+            }
+            Choice::Distribution(kernel) => {
+                prerequisites::ensure(&cache, &purposes, setup.install())?;
+                kernel.ensure(&cache)?
+            }
+        };
         let provider = Provider::for_guests(crate::install::carried)?;
         Ok(Self {
             cache,
-            kernel,
-            modules,
+            image,
             provider,
         })
     }
@@ -63,19 +73,26 @@ impl Ready {
         session: &Session,
         output: impl std::io::Write + Send + 'static,
     ) -> Result<i32> {
-        Ok(session.run(
-            &self.cache,
-            &self.kernel,
-            &self.modules,
-            self.provider.as_ref(),
-            output,
-        )?)
+        Ok(session.run(&self.cache, &self.image, self.provider.as_ref(), output)?)
     }
+}
+
+/// A kernel that the lab builds, and the project's modules for it.
+fn built(cache: &Cache, setup: &Setup, flavor: Flavor) -> Result<(Kernel, Modules)> {
+    let project = project(&setup.kernel_dir)?;
+    let kernel = Kernel::ensure(cache, &project, flavor)?;
+    let modules = Modules::ensure(cache, &project, &kernel)?;
+    Ok((kernel, modules))
 }
 
 /// The folder by which `module --kernel lab:FLAVOR` knows a kernel of the lab's:
 /// of its modules, or where these are not built the one it was built in.
 pub fn kernel_folder(name: &str) -> Result<PathBuf> {
+    if let Ok(kernel @ Distribution::Debian(_)) = name.parse::<Distribution>() {
+        let folder = kernel.find_modules(&Cache::open()?)?;
+        let missing = || Error::Usage(format!("it is not fetched yet: ferroce lab build --kernel {kernel}"));
+        return Ok(folder.ok_or_else(missing)?);
+    }
     let (backend, debug) = match name.strip_suffix("debug") {
         Some(rest) => (rest.trim_end_matches('-'), true),
         None => (name, false),
@@ -106,7 +123,7 @@ pub fn kernel_folder(name: &str) -> Result<PathBuf> {
 fn unknown_kernel(name: &str) -> Error {
     Error::Usage(format!(
         "the lab has no kernel {name}: its kernels are lab (which is lab:uml), lab:uml-debug, \
-         lab:qemu and lab:qemu-debug"
+         lab:qemu, lab:qemu-debug and lab:debian"
     ))
 }
 
@@ -121,27 +138,33 @@ fn project(kernel_dir: &Path) -> Result<PathBuf> {
 }
 
 fn build(args: &Build) -> Result<i32> {
-    let flavor = args.which.flavor();
-    let mut purposes = vec![Purpose::Build(flavor)];
+    let mut more = Vec::new();
     if args.verbs {
-        purposes.push(Purpose::Verbs);
+        more.push(Purpose::Verbs);
     }
     if args.programs {
-        purposes.push(Purpose::Programs);
+        more.push(Purpose::Programs);
     }
-    let ready = Ready::ensure(&args.setup, flavor, &purposes)?;
+    let flavor = match args.kernel.choice()? {
+        Choice::Built(flavor) => flavor,
+        choice if !args.clippy => {
+            let image = Ready::ensure(&args.setup, &choice, &more)?.image;
+            note("Ready", &image.to_string());
+            note("Kernel", &image.file.display().to_string());
+            note("Modules", &image.modules.display().to_string());
+            return Ok(0);
+        }
+        _ => anyhow::bail!("--clippy needs a kernel that the lab builds: leave out --kernel"),
+    };
+    let cache = Cache::open()?;
+    more.push(Purpose::Build(flavor));
+    prerequisites::ensure(&cache, &more, args.setup.install())?;
+    let (kernel, modules) = built(&cache, &args.setup, flavor)?;
     if args.clippy {
-        lint(
-            &ready.cache,
-            &project(&args.setup.kernel_dir)?,
-            &ready.kernel,
-        )?;
+        lint(&cache, &project(&args.setup.kernel_dir)?, &kernel)?;
         note("Checked", "the modules have no warnings");
         return Ok(0);
     }
-    let Ready {
-        kernel, modules, ..
-    } = &ready;
     if !kernel.built_now && !modules.built_now {
         note(
             "Fresh",
@@ -161,13 +184,9 @@ fn build(args: &Build) -> Result<i32> {
 }
 
 fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<i32> {
-    let flavor = machine.which.flavor();
-    let counts_instructions = machine.clock.counts_instructions(flavor)?;
-    let ready = Ready::ensure(
-        &machine.setup,
-        flavor,
-        &[Purpose::Build(flavor), Purpose::Run(flavor)],
-    )?;
+    let choice = machine.kernel.choice()?;
+    let counts_instructions = machine.clock.counts_instructions(choice.backend())?;
+    let ready = Ready::ensure(&machine.setup, &choice, &[])?;
     let session = Session {
         command,
         cpus: machine.cpus,
@@ -194,7 +213,10 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<
 }
 
 fn shell(machine: &Machine) -> Result<i32> {
-    let name = machine.which.flavor().name();
+    let name = match machine.kernel.choice()? {
+        Choice::Built(flavor) => flavor.name(),
+        Choice::Distribution(kernel) => kernel.to_string(),
+    };
     // The user's own settings, and then a prompt that says where one is.
     let prompt = format!(r"\[\e[1;33m\](ferroce {name})\[\e[0m\] \w \$ ");
     let settings = format!("[ -r ~/.bashrc ] && . ~/.bashrc\nPROMPT_COMMAND=\nPS1='{prompt}'\n");
@@ -214,7 +236,14 @@ fn shell(machine: &Machine) -> Result<i32> {
 fn clean(args: &Clean) -> Result<i32> {
     let cache = Cache::open()?;
     let whole = [
-        "kernel", "modules", "provider", "source", "tools", "locks", "kvm",
+        "kernel",
+        "modules",
+        "provider",
+        "distribution",
+        "source",
+        "tools",
+        "locks",
+        "kvm",
     ];
     let names = if args.all { &whole[..] } else { &whole[..3] };
     let mut removed = false;

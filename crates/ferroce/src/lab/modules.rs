@@ -77,8 +77,8 @@ impl Ready {
         let mut out = String::new();
         if refusals.iter().any(|(_, f)| foreign.contains(&f.reason)) {
             out += &format!(
-                "It was built for another kernel (this is Linux {} for {}).\n",
-                self.kernel.release, self.kernel.flavor
+                "It was built for another kernel (this is {}).\n",
+                self.image
             );
         }
         out += "`ferroce module check` says why:\n";
@@ -95,7 +95,7 @@ impl Ready {
 
     /// The kernel, as the module tools know one.
     fn as_checked(&self) -> Result<Kernel> {
-        Ok(Kernel::installed(&self.modules.folder)?)
+        Ok(Kernel::installed(&self.image.modules)?)
     }
 }
 
