@@ -39,10 +39,10 @@ pub fn parameter(value: impl Borrow<u8>) -> u8 {
     *value.borrow()
 }
 
-/// The device of a registration, which is a bound one since Linux 7.3.
+/// The device of a registration. Since Linux 7.3 it is a `faux::Device`, which is bound.
 pub fn faux_device(registration: &faux::Registration) -> &Device {
     #[cfg(linux_7_3)]
-    let device: &Device<Bound> = registration.as_ref();
+    let device: &Device<Bound> = AsRef::<faux::Device<Bound>>::as_ref(registration).as_ref();
     #[cfg(not(linux_7_3))]
     let device: &Device = registration.as_ref();
     device

@@ -41,7 +41,7 @@ module! {
 }
 
 #[pin_data]
-struct Test {
+pub struct Test {
     #[pin]
     link: LinkRegistration<Link>,
     driver: DriverRegistration<Dev>,
