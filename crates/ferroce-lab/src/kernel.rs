@@ -326,7 +326,7 @@ impl Kernel {
 }
 
 /// How many compilers run at once.
-fn jobs() -> usize {
+pub(crate) fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 

@@ -64,7 +64,10 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
             "-device",
             &format!("virtserialport,chardev=channel,name={}", guest::ARGUMENT),
         ])
-        .args(["-virtfs", &share(guest::ROOT_TAG, Path::new("/"), ",readonly=on")]);
+        .args([
+            "-virtfs",
+            &share(guest::ROOT_TAG, Path::new("/"), ",readonly=on"),
+        ]);
     if let Some(initramfs) = initramfs {
         command.arg("-initrd").arg(initramfs);
     }

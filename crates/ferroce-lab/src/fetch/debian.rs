@@ -43,7 +43,7 @@ pub fn fetch(dir: &Path, tried: &mut Vec<String>) -> Result<Option<Source>> {
 }
 
 /// Fetches the package, and unpacks the archive in it.
-fn source(apt: &Apt, offer: &Offer, suite: &str, dir: &Path) -> Result<Source> {
+pub(crate) fn source(apt: &Apt, offer: &Offer, suite: &str, dir: &Path) -> Result<Source> {
     let deb = apt.download(offer, &dir.join("download"))?;
 
     let tree = dir.join("tree");

@@ -3,8 +3,9 @@
 //! through apt, or from kernel.org.
 
 pub mod apt;
-mod debian;
+pub(crate) mod debian;
 mod kernel_org;
+mod packages;
 
 use std::fs;
 use std::io::{self, Read};

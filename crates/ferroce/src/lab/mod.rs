@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use ferroce_lab::backend::{Backend, Flavor};
 use ferroce_lab::cache::Cache;
 use ferroce_lab::distribution::Distribution;
+use ferroce_lab::driver::{is_debians, Target};
 use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{lint, Modules};
@@ -90,7 +91,11 @@ fn built(cache: &Cache, setup: &Setup, flavor: Flavor) -> Result<(Kernel, Module
 pub fn kernel_folder(name: &str) -> Result<PathBuf> {
     if let Ok(kernel @ Distribution::Debian(_)) = name.parse::<Distribution>() {
         let folder = kernel.find_modules(&Cache::open()?)?;
-        let missing = || Error::Usage(format!("it is not fetched yet: ferroce lab build --kernel {kernel}"));
+        let missing = || {
+            Error::Usage(format!(
+                "it is not fetched yet: ferroce lab build --kernel {kernel}"
+            ))
+        };
         return Ok(folder.ok_or_else(missing)?);
     }
     let (backend, debug) = match name.strip_suffix("debug") {
@@ -127,7 +132,7 @@ fn unknown_kernel(name: &str) -> Error {
     ))
 }
 
-fn project(kernel_dir: &Path) -> Result<PathBuf> {
+pub fn project(kernel_dir: &Path) -> Result<PathBuf> {
     kernel_dir.canonicalize().with_context(|| {
         format!(
             "the kernel modules' sources are not at {}; say where they are with --kernel-dir, or \
@@ -148,10 +153,15 @@ fn build(args: &Build) -> Result<i32> {
     let flavor = match args.kernel.choice()? {
         Choice::Built(flavor) => flavor,
         choice if !args.clippy => {
-            let image = Ready::ensure(&args.setup, &choice, &more)?.image;
+            let Ready { cache, image, .. } = Ready::ensure(&args.setup, &choice, &more)?;
             note("Ready", &image.to_string());
             note("Kernel", &image.file.display().to_string());
             note("Modules", &image.modules.display().to_string());
+            if is_debians(&image.release) {
+                let target = Target::debian(&cache, &image.release)?;
+                let driver = target.driver(&cache, &project(&args.setup.kernel_dir)?)?;
+                note("Driver", &driver.display().to_string());
+            }
             return Ok(0);
         }
         _ => anyhow::bail!("--clippy needs a kernel that the lab builds: leave out --kernel"),
