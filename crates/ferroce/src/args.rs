@@ -101,32 +101,47 @@ pub enum Command {
     ///   ferroce trace fr0 -o - | wireshark -k -i -
     #[command(verbatim_doc_comment)]
     Trace(Trace),
-    /// Install the plug-in by which programs on this machine use ferroce
+    /// Install the plug-in by which programs on this machine use ferroce, and
+    /// the driver
     ///
     /// Programs reach an RDMA device by libibverbs, and that by a plug-in for
     /// each kind of device. This program carries ferroce's, and puts two files
     /// where the libibverbs that is installed looks: libferroce-rdmavNN.so, and
     /// ferroce.driver, which names it. Where only root may write, it prints the
-    /// command to do so. `ferroce uninstall` removes the two files.
+    /// command to do so. `ferroce uninstall` removes them.
     ///
     /// NN is the number of libibverbs' interface to plug-ins. There are
     /// plug-ins for 34, 57, 59, 64 and 65, which are all that rdma-core 36 to
     /// 65 have. When an upgrade of rdma-core changes it, install again.
     ///
-    /// It does not install the driver, ferroce.ko. A kernel module is built
-    /// for one kernel, and this one needs a kernel of the version that
-    /// `ferroce lab build` fetches, with CONFIG_RUST and the headers for it:
+    /// With --driver or --kernel it installs the driver too, ferroce.ko, for
+    /// Linux 7.2 or later with CONFIG_RUST. All that is in the way is told first,
+    /// with what helps; --check does nothing else.
     ///
-    ///   make -C /lib/modules/$(uname -r)/build M=$PWD/kernel/driver modules
+    /// A kernel takes a module in Rust only from the compiler that built the
+    /// kernel (CONFIG_RUSTC_VERSION_TEXT), and with the metadata of the kernel's
+    /// own crates. Where the headers have that, as Arch's do and on Ubuntu
+    /// linux-lib-rust, they and the compiler of the distribution are used. The
+    /// headers of Debian 13's backports lack it: ferroce makes it of Debian's
+    /// source, by Debian's compilers, which apt fetches and which are unpacked in
+    /// the cache, not installed (470 MB; some minutes, once for each kernel).
+    ///
+    /// `ferroce module check` looks at the driver before it is put into
+    /// /lib/modules/RELEASE/updates. A udev rule lets all users open the devices.
+    /// Then: modprobe ferroce; ferroce link add fr0 eth0
+    ///
+    ///   ferroce install --check                 # can this kernel have it?
+    ///   sudo ferroce install --driver
     ///
     /// The guests of `ferroce lab` have driver and plug-in already.
     #[command(verbatim_doc_comment)]
     Install(Installation),
-    /// Remove the plug-in that `ferroce install` installed
+    /// Remove the plug-in and the driver that `ferroce install` installed
     ///
     /// It removes the file that names the plug-in, and the plug-ins of all
     /// versions, from the folders of the libibverbs that is installed and from
-    /// those of the usual distributions, and says each.
+    /// those of the usual distributions; the driver of each kernel, and the udev
+    /// rule. It says each. A driver that is loaded stays so: rmmod ferroce.
     Uninstall(Removal),
     /// Read, check, load and list kernel modules
     #[command(subcommand)]

@@ -63,6 +63,10 @@ impl Place {
         }
     }
 
+    fn apt(&self) -> PathBuf {
+        self.dir.join("apt")
+    }
+
     fn root(&self) -> PathBuf {
         self.dir.join("root")
     }
@@ -105,21 +109,12 @@ pub fn ensure(cache: &Cache, release: &str) -> Result<Target> {
 
 fn make(place: &Place, release: &str) -> Result<Target> {
     let root = Root::Folder(place.root());
-    let Some(mirror) = Mirror::find().filter(|_| root::can_unpack()) else {
-        return Err(Error::Usage(
-            "Debian's packages are fetched by apt and unpacked by dpkg-deb, which this machine does not have"
-                .to_owned(),
-        ));
-    };
-    let apt_dir = place.dir.join("apt");
-    let apt = Apt::new(&apt_dir, &mirror, SUITES)?;
-    note("Looking", &format!("for a kernel in Debian's {SUITES}"));
-    apt.update().map_err(|reason| {
-        Error::Usage(format!("apt cannot fetch the lists of {SUITES}: {reason}"))
-    })?;
-    let offer = headers_offer(&apt, release)?;
-    let source_offer = source_offer(&apt, &offer)?;
-
+    let Offers {
+        apt,
+        headers: offer,
+        source: source_offer,
+    } = Offers::find(place, release)?;
+    let apt_dir = place.apt();
     let mut packages = PACKAGES.to_vec();
     packages.push(&offer.package);
     let debs = apt.download_all(&packages, &apt_dir)?;
@@ -159,6 +154,50 @@ fn make(place: &Place, release: &str) -> Result<Target> {
         root,
         variables: Vec::new(),
     })
+}
+
+/// Whether Debian's archive has what the driver for a kernel takes, if the cache has not.
+pub fn check(cache: &Cache, release: &str) -> Result<()> {
+    let place = Place::new(cache);
+    if place.find(release).is_none() {
+        let _lock = cache.lock("driver", "asking Debian's archive for a kernel")?;
+        Offers::find(&place, release)?;
+    }
+    Ok(())
+}
+
+/// What the archive has of a kernel.
+struct Offers {
+    apt: Apt,
+    headers: Offer,
+    source: Offer,
+}
+
+impl Offers {
+    fn find(place: &Place, release: &str) -> Result<Self> {
+        let Some(mirror) = Mirror::find().filter(|_| root::can_unpack()) else {
+            return Err(Error::Usage(
+                "Debian's packages are fetched by apt and unpacked by dpkg-deb, which this machine does not \
+                 have"
+                    .to_owned(),
+            ));
+        };
+        let apt = Apt::new(&place.apt(), &mirror, SUITES)?;
+        note(
+            "Looking",
+            &format!("for Linux {release} in Debian's {SUITES}"),
+        );
+        apt.update().map_err(|reason| {
+            Error::Usage(format!("apt cannot fetch the lists of {SUITES}: {reason}"))
+        })?;
+        let headers = headers_offer(&apt, release)?;
+        let source = source_offer(&apt, &headers)?;
+        Ok(Self {
+            apt,
+            headers,
+            source,
+        })
+    }
 }
 
 /// The headers of a release.

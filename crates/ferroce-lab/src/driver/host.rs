@@ -34,7 +34,8 @@ impl Target {
             };
             return Err(Error::Usage(format!(
                 "Linux {release} was built by {wanted:?}, and its metadata is for no other compiler; on this \
-                 machine {found}"
+                 machine {found}. Install the distribution's own, which may be another package than rustc (on Ubuntu \
+                 rustc-1.85, say); rustup's is another build"
             )));
         };
         let Some((bindgen, _)) = find_bindgen(cache) else {

@@ -49,6 +49,12 @@ impl Target {
         debian::ensure(cache, release)
     }
 
+    /// Whether [`Target::debian`] has what it takes. It asks the archive, if need be, and fetches nothing
+    /// else.
+    pub fn check_debian(cache: &Cache, release: &str) -> Result<()> {
+        debian::check(cache, release)
+    }
+
     /// The driver for it, `ferroce.ko`, found in the cache or built.
     ///
     /// `project` is the folder with the modules' sources.

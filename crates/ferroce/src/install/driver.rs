@@ -30,8 +30,11 @@ SUBSYSTEM==\"infiniband_verbs\", KERNEL==\"uverbs*\", MODE=\"0666\"
 
 /// The driver that is to be installed, and where.
 pub struct Plan {
+    cache: Cache,
     system: System,
     signer: Option<Signer>,
+    /// What it is built with, if that is on this machine already.
+    target: Option<Target>,
 }
 
 impl Plan {
@@ -64,14 +67,30 @@ impl Plan {
             false => system.obstacles(signer.is_some()),
         };
         refuse(&system.release, &found)?;
-        Ok(Self { system, signer })
+        let cache = Cache::open()?;
+        let headers = system.headers();
+        let headers = headers.filter(|headers| Target::has_metadata(headers));
+        let target = headers.map(|headers| {
+            let config = system.config().unwrap_or_default();
+            Target::installed(&cache, &system.release, headers, &config)
+        });
+        let target = target.transpose()?;
+        if target.is_none() {
+            Target::check_debian(&cache, &system.release)?;
+        }
+        Ok(Self {
+            cache,
+            system,
+            signer,
+            target,
+        })
     }
 
     /// Says what [`Plan::install`] would do.
     pub fn tell(&self) {
         let release = &self.system.release;
-        let how = match self.headers_with_metadata() {
-            Some(headers) => format!("for Linux {release}, against {}", headers.display()),
+        let how = match &self.target {
+            Some(target) => format!("for Linux {release}, against {}", target.tree.display()),
             None => format!("for Linux {release}, with compilers and source of Debian's archive"),
         };
         note("Possible", &format!("to build the driver {how}"));
@@ -80,11 +99,6 @@ impl Plan {
 
     fn place(&self) -> PathBuf {
         self.system.modules().join(MODULE)
-    }
-
-    fn headers_with_metadata(&self) -> Option<PathBuf> {
-        let headers = self.system.headers();
-        headers.filter(|headers| Target::has_metadata(headers))
     }
 
     /// Builds the driver, checks it against the kernel, and installs it.
@@ -96,19 +110,16 @@ impl Plan {
         fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         tempfile::NamedTempFile::new_in(folder).map_err(Error::file("write", &place))?;
 
-        let cache = Cache::open()?;
+        let cache = &self.cache;
         let project = crate::lab::project(&crate::args::kernel_dir())?;
-        let target = match self.headers_with_metadata() {
-            Some(headers) => {
-                let config = self.system.config().unwrap_or_default();
-                Target::installed(&cache, release, headers, &config)?
-            }
-            None => Target::debian(&cache, release)?,
+        let target = match &self.target {
+            Some(target) => target.clone(),
+            None => Target::debian(cache, release)?,
         };
-        let module = target.driver(&cache, &project)?;
+        let module = target.driver(cache, &project)?;
         self.check(&target, &module)?;
         let bytes = match &self.signer {
-            Some(signer) => target.signed(&cache, &module, signer)?,
+            Some(signer) => target.signed(cache, &module, signer)?,
             None => fs::read(&module).map_err(Error::file("read", &module))?,
         };
         ferroce_lab::provider::write(&place, &bytes)?;

@@ -16,6 +16,7 @@ mod build;
 mod cm;
 mod compressed;
 mod device;
+mod driver;
 mod errors;
 mod hostile;
 mod install;
@@ -95,6 +96,7 @@ fn trials() -> Vec<Trial> {
         (UML, bounded::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
+        (UML, driver::TESTS),
         (UML, bench::TESTS),
         (UML, loader::TESTS),
         (UML, mutants::TESTS),
