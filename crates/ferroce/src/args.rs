@@ -4,11 +4,12 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::distribution::Distribution;
 use ferroce_lab::prerequisites::Install;
 
@@ -381,6 +382,7 @@ impl Which {
         Flavor {
             backend: self.backend.unwrap_or(Backend::Uml),
             debug: self.debug,
+            series: Series::default(),
         }
     }
 }
@@ -390,8 +392,8 @@ impl Which {
 pub struct AnyKernel {
     #[command(flatten)]
     which: Which,
-    /// Boot this kernel, on QEMU, and none of the lab's: `debian`,
-    /// `debian:VERSION`, or the path of one
+    /// The series of Linux: 7.2 or 7.3; or boot, on QEMU, a kernel that is not
+    /// the lab's: `debian`, `debian:VERSION`, or the path of one
     ///
     /// `debian` is the newest kernel of Debian's backports, and `debian:7.2` the
     /// newest 7.2 that Debian has; apt fetches and checks it, into the cache. A
@@ -400,8 +402,29 @@ pub struct AnyKernel {
     /// (/lib/modules/VERSION), or of the folder that its package was unpacked in.
     /// It needs 9p and overlay as modules or built in, as distributions have them.
     /// The driver, ferroce.ko, is not there: it is built for the lab's kernels.
-    #[arg(long, value_name = "KERNEL", conflicts_with = "debug")]
-    kernel: Option<Distribution>,
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<KernelName>,
+}
+
+/// A kernel as the command line names it.
+#[derive(Debug, Clone)]
+enum KernelName {
+    Series(Series),
+    Distribution(Distribution),
+}
+
+impl FromStr for KernelName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(series) => Ok(Self::Series(series)),
+            Err(wrong) => match text.parse() {
+                Ok(kernel) => Ok(Self::Distribution(kernel)),
+                Err(why) => Err(format!("{wrong}; of others {why}")),
+            },
+        }
+    }
 }
 
 /// A kernel that a guest is to have.
@@ -417,10 +440,17 @@ impl AnyKernel {
     pub fn choice(&self) -> anyhow::Result<Choice> {
         match (&self.kernel, self.which.backend) {
             (None, _) => Ok(Choice::Built(self.which.flavor())),
-            (Some(kernel), Some(Backend::Uml)) => anyhow::bail!(
+            (Some(KernelName::Series(series)), _) => Ok(Choice::Built(Flavor {
+                series: *series,
+                ..self.which.flavor()
+            })),
+            (Some(KernelName::Distribution(kernel)), Some(Backend::Uml)) => anyhow::bail!(
                 "--kernel {kernel} is for a machine, which User-Mode Linux is not: leave out --backend uml"
             ),
-            (Some(kernel), _) => Ok(Choice::Distribution(kernel.clone())),
+            (Some(KernelName::Distribution(kernel)), _) if self.which.debug => anyhow::bail!(
+                "--debug is for the lab's own kernels, and {kernel} is as it is: leave out --debug"
+            ),
+            (Some(KernelName::Distribution(kernel)), _) => Ok(Choice::Distribution(kernel.clone())),
         }
     }
 }

@@ -90,7 +90,10 @@ impl System {
             found.push(Obstacle::new(
                 format!(
                     "Linux {release} is too old: the driver is for Linux {} and later",
-                    SERIES.last().expect("there is one")
+                    SERIES
+                        .iter()
+                        .min_by_key(|series| numbers(series))
+                        .expect("there is one")
                 ),
                 ANOTHER_KERNEL,
             ));

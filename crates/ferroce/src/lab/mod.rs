@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::cache::Cache;
 use ferroce_lab::distribution::Distribution;
 use ferroce_lab::driver::{is_debians, Target};
@@ -106,7 +106,12 @@ pub fn kernel_folder(name: &str) -> Result<PathBuf> {
         "" => Backend::Uml,
         _ => backend.parse().map_err(|_| unknown_kernel(name))?,
     };
-    let flavor = Flavor { backend, debug };
+    let series = Series::default();
+    let flavor = Flavor {
+        backend,
+        debug,
+        series,
+    };
     let project = project(&crate::args::kernel_dir())?;
     let cache = Cache::open()?;
     let Some(kernel) = Kernel::find(&cache, &project, flavor)? else {
