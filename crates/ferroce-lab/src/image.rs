@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::backend::{Backend, Flavor};
+use crate::backend::{Backend, Flavor, Series};
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::kernel::Kernel;
@@ -81,7 +81,11 @@ impl fmt::Display for Image {
             f,
             "Linux {} for {}",
             self.release,
-            Flavor { backend, debug }
+            Flavor {
+                backend,
+                debug,
+                series: Series::default(),
+            }
         )
     }
 }

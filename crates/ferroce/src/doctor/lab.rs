@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::cache::Cache;
 use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
@@ -19,16 +19,25 @@ use ferroce_lab::Accelerator;
 
 use super::{seccomp, Finding, State};
 
-/// The kernels, the demo's first.
-const FLAVORS: [Flavor; 4] = [
-    flavor(Backend::Uml, false),
-    flavor(Backend::Uml, true),
-    flavor(Backend::Qemu, false),
-    flavor(Backend::Qemu, true),
+/// The kernels.
+const FLAVORS: [(Backend, bool); 4] = [
+    (Backend::Uml, false),
+    (Backend::Uml, true),
+    (Backend::Qemu, false),
+    (Backend::Qemu, true),
 ];
 
-const fn flavor(backend: Backend, debug: bool) -> Flavor {
-    Flavor { backend, debug }
+/// The demo's.
+fn demos() -> Flavor {
+    flavor(Backend::Uml, false)
+}
+
+fn flavor(backend: Backend, debug: bool) -> Flavor {
+    Flavor {
+        backend,
+        debug,
+        series: Series::default(),
+    }
 }
 
 /// How much room the demo takes where nothing has been fetched: the source, one kernel, the modules.
@@ -62,7 +71,7 @@ impl Lab {
             self.room(),
             memory(),
             seccomp_filters(),
-            self.guest(FLAVORS[0]),
+            self.guest(demos()),
         ]
     }
 
@@ -79,12 +88,12 @@ impl Lab {
     fn toolchain(&self) -> Finding {
         let name = "toolchain";
         if which("rustc").is_none() {
-            return match self.image(FLAVORS[0]) {
+            return match self.image(demos()) {
                 Some(_) => Finding::new(name, State::None, "no Rust: the kernel here is used"),
                 None => Finding::new(name, State::Lacks, "no Rust").remedy("https://rustup.rs"),
             };
         }
-        match Toolchain::find(&self.cache, FLAVORS[0]) {
+        match Toolchain::find(&self.cache, demos()) {
             Ok(toolchain) => {
                 let lines: Vec<&str> = toolchain.identity.lines().collect();
                 let of = |start: &str| lines.iter().find(|line| line.starts_with(start));
@@ -99,7 +108,7 @@ impl Lab {
 
     fn packages(&self) -> Finding {
         let name = "packages";
-        let flavor = FLAVORS[0];
+        let flavor = demos();
         let run = [Purpose::Run(flavor.backend), Purpose::Verbs];
         let mut purposes = run.to_vec();
         if which("rustc").is_some() {
@@ -120,7 +129,7 @@ impl Lab {
         let name = "sources";
         match &self.project {
             Ok(folder) => Finding::new(name, State::Works, folder.display().to_string()),
-            Err(_) if self.image(FLAVORS[0]).is_some() => Finding::new(
+            Err(_) if self.image(demos()).is_some() => Finding::new(
                 name,
                 State::None,
                 "none: the kernel that was unpacked is used",
@@ -138,7 +147,7 @@ impl Lab {
         };
         let free = found.f_bavail.saturating_mul(found.f_frsize);
         let text = format!("{} left in {}", progress::bytes(free), folder.display());
-        let needed = match self.image(FLAVORS[0]) {
+        let needed = match self.image(demos()) {
             Some(_) => 0,
             None => ROOM_FOR_ALL,
         };
@@ -239,6 +248,7 @@ impl Lab {
         let folder = self.cache.path("kernel");
         let current: Vec<(Flavor, Kernel)> = FLAVORS
             .into_iter()
+            .map(|(backend, debug)| flavor(backend, debug))
             .filter_map(|flavor| Some((flavor, self.kernel(flavor)?)))
             .collect();
         let mut lines: Vec<String> = current

@@ -7,9 +7,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::cache::Cache;
 use ferroce_lab::distribution::Distribution;
+use ferroce_lab::driver::{is_debians, Target};
 use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{lint, Modules};
@@ -133,7 +134,12 @@ pub fn kernel_folder(name: &str) -> Result<PathBuf> {
         "" => Backend::Uml,
         _ => backend.parse().map_err(|_| unknown_kernel(name))?,
     };
-    let flavor = Flavor { backend, debug };
+    let series = Series::default();
+    let flavor = Flavor {
+        backend,
+        debug,
+        series,
+    };
     let project = project(&crate::args::kernel_dir())?;
     let cache = Cache::open()?;
     let Some(kernel) = Kernel::find(&cache, &project, flavor)? else {
@@ -181,10 +187,15 @@ fn build(args: &Build) -> Result<i32> {
     let flavor = match args.kernel.choice(1)? {
         Choice::Built(flavor) => flavor,
         choice if !args.clippy => {
-            let image = Ready::ensure(&args.setup, &choice, &more)?.image;
+            let Ready { cache, image, .. } = Ready::ensure(&args.setup, &choice, &more)?;
             note("Ready", &image.to_string());
             note("Kernel", &image.file.display().to_string());
             note("Modules", &image.modules.display().to_string());
+            if is_debians(&image.release) {
+                let target = Target::debian(&cache, &image.release)?;
+                let driver = target.driver(&cache, &project(&args.setup.kernel_dir)?)?;
+                note("Driver", &driver.display().to_string());
+            }
             return Ok(0);
         }
         _ => anyhow::bail!("--clippy needs a kernel that the lab builds: leave out --kernel"),
@@ -279,7 +290,7 @@ fn shell(machine: &Machine) -> Result<i32> {
 }
 
 fn pack(args: &Pack) -> Result<i32> {
-    let ready = Ready::ensure(&args.setup, &args.kernel.choice()?, &[])?;
+    let ready = Ready::ensure(&args.setup, &args.kernel.choice(1)?, &[])?;
     pack::pack(&ready.image, &args.output)?;
     let size = std::fs::metadata(&args.output).map_or(0, |found| found.len());
     note(

@@ -17,9 +17,10 @@ mod cm;
 mod compressed;
 mod device;
 mod distribution;
+mod driver;
 mod errors;
-mod hosts;
 mod hostile;
+mod hosts;
 mod install;
 mod link;
 mod loader;
@@ -99,6 +100,7 @@ fn trials() -> Vec<Trial> {
         (UML, bounded::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
+        (UML, driver::TESTS),
         (UML, bench::TESTS),
         (UML, loader::TESTS),
         (UML, mutants::TESTS),
