@@ -101,11 +101,7 @@ pub fn pack(image: &Image, output: &Path) -> Result<()> {
     let mut files = vec![(PathBuf::from(KERNEL), image.file.clone())];
     let early = early.into_iter().flatten();
     files.extend(early.map(|(name, file)| (Path::new(EARLY).join(name), file.clone())));
-    // Links lead to where the kernel was built.
-    for file in files_below(&image.modules)? {
-        let name = file.strip_prefix(&image.modules).unwrap_or(&file);
-        files.push((Path::new(MODULES).join(name), file.clone()));
-    }
+    files.extend(modules(&image.modules)?);
 
     let folder = match output.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -139,6 +135,34 @@ pub fn pack(image: &Image, output: &Path) -> Result<()> {
     staged.as_file().sync_all().map_err(wrap)?;
     staged.persist(output).map_err(|e| wrap(e.error))?;
     Ok(())
+}
+
+/// The files of a folder for /lib/modules/RELEASE, each with its name in the file that is packed. Links to
+/// where the kernel was built are left out; others lead to the modules of a distribution's kernel.
+fn modules(folder: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let mut files = Vec::new();
+    let read = Error::file("read", folder);
+    for entry in fs::read_dir(folder).map_err(read)?.flatten() {
+        let name = Path::new(MODULES).join(entry.file_name());
+        let is_builds = ["build", "source"]
+            .iter()
+            .any(|link| *link == entry.file_name());
+        // What a link leads to.
+        let Ok(place) = entry.path().canonicalize() else {
+            continue;
+        };
+        match place.is_dir() {
+            _ if is_builds => {}
+            false => files.push((name, place)),
+            true => {
+                for file in files_below(&place)? {
+                    let inner = file.strip_prefix(&place).unwrap_or(&file);
+                    files.push((name.join(inner), file.clone()));
+                }
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Puts what [`pack`] has written into the cache, in place of what was unpacked before for the same kind of

@@ -66,13 +66,18 @@ impl fmt::Display for Distribution {
 }
 
 impl Distribution {
-    /// Fetches it if need be, and makes it ready to boot.
-    pub fn ensure(&self, cache: &Cache) -> Result<Image> {
+    /// Fetches it if need be, and makes it ready to boot. `driver` finds `ferroce.ko` for a release.
+    pub fn ensure(
+        &self,
+        cache: &Cache,
+        driver: impl FnOnce(&str) -> Result<Option<PathBuf>>,
+    ) -> Result<Image> {
         let kernel = match self {
             Self::Debian(version) => locate(&debian::ensure(cache, version.as_deref())?)?,
             Self::Path(path) => locate(path)?,
         };
-        let modules = Indexed::ensure(cache, &kernel)?;
+        let driver = driver(&kernel.release)?;
+        let modules = Indexed::ensure(cache, &kernel, driver.as_deref())?;
         // The RDMA stack too: it is decompressed here, and not where each instruction is emulated.
         let early = modules.early(&kernel.release, &RDMA_STACK)?;
         Ok(Image {
@@ -99,7 +104,7 @@ impl Distribution {
             },
             Self::Path(path) => locate(path)?,
         };
-        Ok(Some(Indexed::ensure(cache, &kernel)?.folder))
+        Ok(Some(Indexed::ensure(cache, &kernel, None)?.folder))
     }
 }
 

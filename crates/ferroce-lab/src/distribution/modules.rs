@@ -36,11 +36,13 @@ pub struct Indexed {
 }
 
 impl Indexed {
-    /// Makes the index if the folder has none, as one that was unpacked has not.
-    pub fn ensure(cache: &Cache, kernel: &Located) -> Result<Self> {
-        let folder = match kernel.modules.join("modules.dep.bin").exists() {
+    /// Makes the index if the folder has none, as one that was unpacked has not, or if there is a driver
+    /// to be in it.
+    pub fn ensure(cache: &Cache, kernel: &Located, driver: Option<&Path>) -> Result<Self> {
+        let has_index = kernel.modules.join("modules.dep.bin").exists();
+        let folder = match has_index && driver.is_none() {
             true => kernel.modules.clone(),
-            false => index(cache, kernel)?,
+            false => index(cache, kernel, driver)?,
         };
         let path = folder.join("modules.builtin");
         let builtin = fs::read_to_string(&path).map_err(Error::file("read", path))?;
@@ -91,10 +93,11 @@ impl Indexed {
     }
 }
 
-/// Makes a folder in the cache with links to all that is in the kernel's, and the
-/// index.
-fn index(cache: &Cache, kernel: &Located) -> Result<PathBuf> {
-    let root = cache.path("distribution/modules").join(key(kernel)?);
+/// Makes a folder in the cache with links to all that is in the kernel's, the driver, and the index.
+fn index(cache: &Cache, kernel: &Located, driver: Option<&Path>) -> Result<PathBuf> {
+    let root = cache
+        .path("distribution/modules")
+        .join(key(kernel, driver)?);
     let folder = root.join("lib/modules").join(&kernel.release);
     if Seal::check(&root, |_| true) == Found::Whole {
         return Ok(folder);
@@ -121,6 +124,19 @@ fn index(cache: &Cache, kernel: &Located) -> Result<PathBuf> {
         let place = folder.join(entry.file_name());
         symlink(entry.path(), &place).map_err(Error::file("create", place))?;
     }
+    if let Some(driver) = driver {
+        // In place of one that is installed in the kernel's folder.
+        let updates = folder.join("updates");
+        match fs::remove_file(&updates) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file("remove", updates)(e));
+            }
+            _ => {}
+        }
+        let place = updates.join(driver.file_name().unwrap_or_default());
+        fs::create_dir_all(&updates).map_err(Error::file("create", &updates))?;
+        fs::copy(driver, &place).map_err(Error::file("create", place))?;
+    }
     depmod(&root, &kernel.release, None)?;
     let files = files_below(&root)?.into_iter();
     let products: Vec<PathBuf> = files
@@ -130,10 +146,11 @@ fn index(cache: &Cache, kernel: &Located) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Tells one state of a folder of modules from another.
-fn key(kernel: &Located) -> Result<String> {
+/// Tells one state of a folder of modules, and of the driver, from another.
+fn key(kernel: &Located, driver: Option<&Path>) -> Result<String> {
     let mut files = files_below(&kernel.modules)?;
     files.sort();
+    files.extend(driver.map(Path::to_owned));
     let mut hasher = Sha256::new();
     for file in files {
         let meta = fs::metadata(&file).map_err(Error::file("read", &file))?;

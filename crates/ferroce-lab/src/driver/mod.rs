@@ -59,21 +59,19 @@ impl Target {
     ///
     /// `project` is the folder with the modules' sources.
     pub fn driver(&self, cache: &Cache, project: &Path) -> Result<PathBuf> {
-        let key = sources_key(project)?;
-        let all = cache.path("modules").join(&self.release);
-        let place = all.join(&key[..12]);
-        let module = place.join(MODULE);
-        let is_whole = || Seal::check(&place, |_| true) == Found::Whole;
-        if is_whole() {
+        if let Some(module) = find(cache, project, &self.release)? {
             return Ok(module);
         }
         let purpose = format!("building the driver for Linux {}", self.release);
         let _lock = cache.lock(&format!("modules-{}", self.release), &purpose)?;
-        if is_whole() {
+        if let Some(module) = find(cache, project, &self.release)? {
             return Ok(module);
         }
         let started = Instant::now();
-        let built = self.build(cache, project, &all.join("build"))?;
+        let out = cache.path("modules").join(&self.release).join("build");
+        let built = self.build(cache, project, &out)?;
+        let place = place(cache, project, &self.release)?;
+        let module = place.join(MODULE);
         fs::create_dir_all(&place).map_err(Error::file("create", &place))?;
         fs::copy(&built, &module).map_err(Error::file("create", &module))?;
         Seal::write(&place, [MODULE.into()])?;
@@ -134,6 +132,19 @@ impl Target {
         })?;
         Ok(out.join(MODULE))
     }
+}
+
+/// The driver for a kernel, of today's sources, if it is in the cache.
+pub fn find(cache: &Cache, project: &Path, release: &str) -> Result<Option<PathBuf>> {
+    let place = place(cache, project, release)?;
+    let is_whole = Seal::check(&place, |_| true) == Found::Whole;
+    Ok(is_whole.then(|| place.join(MODULE)))
+}
+
+/// Where it is in the cache, or is to be.
+fn place(cache: &Cache, project: &Path, release: &str) -> Result<PathBuf> {
+    let key = &sources_key(project)?[..12];
+    Ok(cache.path("modules").join(release).join(key))
 }
 
 /// A value of a kernel's configuration.

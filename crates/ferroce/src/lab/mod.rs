@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::cache::Cache;
 use ferroce_lab::distribution::Distribution;
-use ferroce_lab::driver::{is_debians, Target};
+use ferroce_lab::driver::{self, is_debians, Target};
 use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{lint, Modules};
@@ -62,7 +62,11 @@ impl Ready {
             },
             Choice::Distribution(kernel) => {
                 prerequisites::ensure(&cache, &purposes, setup.install())?;
-                let found = kernel.ensure(&cache);
+                let found = kernel.ensure(&cache, |release| {
+                    let project = project(&setup.kernel_dir).ok();
+                    let driver = project.map(|project| driver::find(&cache, &project, release));
+                    Ok(driver.transpose()?.flatten())
+                });
                 // What was unpacked serves where Debian is not to be reached.
                 let packed = match (&found, kernel) {
                     (Err(_), Distribution::Debian(None)) => pack::find(&cache, "debian"),
@@ -188,12 +192,19 @@ fn build(args: &Build) -> Result<i32> {
         Choice::Built(flavor) => flavor,
         choice if !args.clippy => {
             let Ready { cache, image, .. } = Ready::ensure(&args.setup, &choice, &more)?;
+            let driver = match is_debians(&image.release) {
+                true => {
+                    let target = Target::debian(&cache, &image.release)?;
+                    Some(target.driver(&cache, &project(&args.setup.kernel_dir)?)?)
+                }
+                false => None,
+            };
+            // With the driver that is there now.
+            let image = Ready::ensure(&args.setup, &choice, &more)?.image;
             note("Ready", &image.to_string());
             note("Kernel", &image.file.display().to_string());
             note("Modules", &image.modules.display().to_string());
-            if is_debians(&image.release) {
-                let target = Target::debian(&cache, &image.release)?;
-                let driver = target.driver(&cache, &project(&args.setup.kernel_dir)?)?;
+            if let Some(driver) = driver {
                 note("Driver", &driver.display().to_string());
             }
             return Ok(0);
