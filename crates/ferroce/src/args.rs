@@ -160,6 +160,9 @@ pub enum Command {
     /// source, by Debian's compilers, which apt fetches and which are unpacked in
     /// the cache, not installed (470 MB; some minutes, once for each kernel).
     ///
+    /// Where DKMS is installed, it has the driver: it builds it in this way for
+    /// each kernel that is installed later, too, and signs it with its own key.
+    ///
     /// `ferroce module check` looks at the driver before it is put into
     /// /lib/modules/RELEASE/updates. A udev rule lets all users open the devices.
     /// Then: modprobe ferroce; ferroce link add fr0 eth0
@@ -283,6 +286,12 @@ pub struct Driver {
     /// Only say what is in the way of the driver, or what would be done
     #[arg(long)]
     pub check: bool,
+    /// Only build the driver, into this file, and install nothing
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    pub output: Option<PathBuf>,
+    /// It is DKMS that wants the driver, and signs it.
+    #[arg(long, hide = true, requires = "output")]
+    pub for_dkms: bool,
     /// Sign the driver with this private key, a file in PEM
     #[arg(long, value_name = "FILE", requires = "sign_cert")]
     pub sign_key: Option<PathBuf>,
@@ -294,7 +303,11 @@ pub struct Driver {
 impl Driver {
     /// Whether it is to be installed, or looked whether it can be.
     pub fn is_wanted(&self) -> bool {
-        self.driver || self.kernel.is_some() || self.check || self.sign_key.is_some()
+        self.driver
+            || self.kernel.is_some()
+            || self.check
+            || self.output.is_some()
+            || self.sign_key.is_some()
     }
 
     /// The words that say the same on another command line.

@@ -168,10 +168,15 @@ fn obstacles(_: &Flavor) {
         headers,
     );
     let root = Root::new(other, CONFIG);
-    root.write(
-        &format!("usr/src/linux-headers-{other}/rust/libkernel.rmeta"),
-        "",
+    let headers_file = |name: &str| format!("usr/src/linux-headers-{other}/{name}");
+    root.write(&headers_file("rust/libkernel.rmeta"), "");
+    refused(
+        &root,
+        other,
+        "they lack rust/Makefile and rust/bindgen_parameters",
+        "from the kernel's source of the same release",
     );
+    root.write(&headers_file("rust/Makefile"), "");
     root.check(other)
         .ends_with(1)
         .says("was built by \"rustc 1.0.0 (of nobody)\", and its metadata is for no other compiler")
