@@ -54,6 +54,11 @@ impl Image {
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, debug, .. } = *self;
-        write!(f, "Linux {} for {}", self.release, Flavor { backend, debug })
+        write!(
+            f,
+            "Linux {} for {}",
+            self.release,
+            Flavor { backend, debug }
+        )
     }
 }

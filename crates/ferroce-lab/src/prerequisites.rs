@@ -159,9 +159,7 @@ impl Lacks {
         for purpose in purposes {
             let needs: Vec<&Need> = match purpose {
                 Purpose::Build(_) => BUILD.iter().collect(),
-                Purpose::Run(Backend::Qemu) => {
-                    RUN.iter().chain(&RUN_QEMU).collect()
-                }
+                Purpose::Run(Backend::Qemu) => RUN.iter().chain(&RUN_QEMU).collect(),
                 Purpose::Run(Backend::Uml) => RUN.iter().collect(),
                 Purpose::Verbs => VERBS.iter().collect(),
                 Purpose::Programs => PROGRAMS.iter().collect(),

@@ -430,8 +430,11 @@ pub struct Machine {
 
 impl Machine {
     pub fn memory(&self) -> u64 {
-        self.mem
-            .unwrap_or(if self.kernel.which.debug { 2 << 30 } else { 1 << 30 })
+        self.mem.unwrap_or(if self.kernel.which.debug {
+            2 << 30
+        } else {
+            1 << 30
+        })
     }
 }
 

@@ -78,7 +78,9 @@ fn by_soname(path: &Path, bytes: &[u8]) -> PathBuf {
         let endian = header.endian().ok()?;
         let sections = header.sections(endian, bytes).ok()?;
         let table = sections.dynamic_table(endian, bytes).ok()?;
-        let entry = table.iter().find(|entry| entry.tag == object::elf::DT_SONAME)?;
+        let entry = table
+            .iter()
+            .find(|entry| entry.tag == object::elf::DT_SONAME)?;
         std::str::from_utf8(table.string(entry).ok()?).ok()
     };
     soname().map_or(path.to_owned(), |name| path.with_file_name(name))
@@ -94,7 +96,9 @@ fn archive(mut to: impl Write, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
             if folder != Path::new("") && folders.insert(folder) {
                 number += 1;
                 let entry = Builder::new(&folder.to_string_lossy()).ino(number);
-                let entry = entry.mode(0o755).set_mode_file_type(ModeFileType::Directory);
+                let entry = entry
+                    .mode(0o755)
+                    .set_mode_file_type(ModeFileType::Directory);
                 to = entry.nlink(2).write(to, 0).finish()?;
             }
         }

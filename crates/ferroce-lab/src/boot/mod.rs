@@ -16,8 +16,8 @@ use crate::backend::Backend;
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::guest;
-use crate::job::Text;
 use crate::image::Image;
+use crate::job::Text;
 use crate::process;
 
 pub use kvm::Accelerator;

@@ -24,7 +24,10 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
         // The others are the same.
         Some(network) if network.number == 1 => {
             let hosts = network.sockets.len() + 1;
-            note("Booting", &format!("{hosts} hosts on QEMU with {accelerator}"));
+            note(
+                "Booting",
+                &format!("{hosts} hosts on QEMU with {accelerator}"),
+            );
         }
         Some(_) => {}
     }
@@ -73,7 +76,10 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
             "-device",
             &format!("virtserialport,chardev=channel,name={}", guest::ARGUMENT),
         ])
-        .args(["-virtfs", &share(guest::ROOT_TAG, Path::new("/"), ",readonly=on")]);
+        .args([
+            "-virtfs",
+            &share(guest::ROOT_TAG, Path::new("/"), ",readonly=on"),
+        ]);
     if let Some(initramfs) = initramfs {
         command.arg("-initrd").arg(initramfs);
     }
@@ -107,7 +113,10 @@ fn join(command: &mut Command, network: &Network) {
     }
     command.args(["-netdev", "hubport,id=net,hubid=0"]);
     // It need not boot from the network.
-    let card = format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:{:02x}", network.number);
+    let card = format!(
+        "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:{:02x}",
+        network.number
+    );
     command.args(["-device", &card]);
 }
 

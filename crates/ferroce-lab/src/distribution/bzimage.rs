@@ -73,7 +73,8 @@ impl BzImage {
         // All but gzip's, which has it anyhow, are followed by the size that comes out
         // (size_append in scripts/Makefile.lib).
         let whole = decompress(payload).ok();
-        let whole = whole.or_else(|| decompress(payload.get(..payload.len().checked_sub(4)?)?).ok());
+        let whole =
+            whole.or_else(|| decompress(payload.get(..payload.len().checked_sub(4)?)?).ok());
         let elf = whole?.bytes;
         has_pvh_entry(&elf).then_some(elf)
     }

@@ -201,10 +201,7 @@ fn unpack(deb: &Path, tree: &Path) -> Result<()> {
     let size = fs::metadata(deb).map_or(0, |m| m.len());
     let name = deb.file_name().unwrap_or_default().to_string_lossy();
     let name = name.split('_').next().unwrap_or_default();
-    note(
-        "Unpacking",
-        &format!("{name} ({})", progress::bytes(size)),
-    );
+    note("Unpacking", &format!("{name} ({})", progress::bytes(size)));
     let output = Command::new("dpkg-deb")
         .arg("-x")
         .args([deb, tree])
@@ -253,7 +250,11 @@ mod tests {
         let parts: Vec<&str> = names(depends).collect();
         assert_eq!(
             parts,
-            ["dracut", "linux-initramfs-tool", "linux-modules-7.3.4+deb13-amd64"]
+            [
+                "dracut",
+                "linux-initramfs-tool",
+                "linux-modules-7.3.4+deb13-amd64"
+            ]
         );
     }
 }

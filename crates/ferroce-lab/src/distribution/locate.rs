@@ -37,12 +37,16 @@ pub fn locate(path: &Path) -> Result<Located> {
 fn of_file(file: PathBuf) -> Result<Located> {
     let image = BzImage::read(&file)?;
     let release = image.release().ok_or_else(|| {
-        Error::Usage(format!("the kernel {} does not say its release", file.display()))
+        Error::Usage(format!(
+            "the kernel {} does not say its release",
+            file.display()
+        ))
     })?;
     let folder = file.parent().unwrap_or(Path::new("/"));
     let root = folder.parent().unwrap_or(Path::new("/"));
     // Beside its modules, in /boot, or by itself.
-    let beside = (folder.file_name().is_some_and(|name| name == release)).then(|| folder.to_owned());
+    let beside =
+        (folder.file_name().is_some_and(|name| name == release)).then(|| folder.to_owned());
     let below = [root, folder, Path::new("/")]
         .into_iter()
         .flat_map(|root| MODULES.map(|modules| root.join(modules).join(release)));
@@ -92,7 +96,9 @@ fn of_modules(modules: PathBuf) -> Result<Located> {
 }
 
 fn of_root(root: &Path) -> Result<Located> {
-    let folders = MODULES.iter().filter_map(|modules| fs::read_dir(root.join(modules)).ok());
+    let folders = MODULES
+        .iter()
+        .filter_map(|modules| fs::read_dir(root.join(modules)).ok());
     let mut kernels: Vec<PathBuf> = folders
         .flat_map(|entries| entries.flatten())
         .filter_map(|entry| fs::canonicalize(entry.path()).ok())

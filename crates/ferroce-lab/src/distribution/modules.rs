@@ -46,7 +46,10 @@ impl Indexed {
         let builtin = fs::read_to_string(&path).map_err(Error::file("read", path))?;
         Ok(Self {
             tree: ModuleTree::installed(&folder),
-            builtin: builtin.lines().map(|l| name_of_path(Path::new(l))).collect(),
+            builtin: builtin
+                .lines()
+                .map(|l| name_of_path(Path::new(l)))
+                .collect(),
             folder,
         })
     }
@@ -100,7 +103,10 @@ fn index(cache: &Cache, kernel: &Located) -> Result<PathBuf> {
     if Seal::check(&root, |_| true) == Found::Whole {
         return Ok(folder);
     }
-    note("Indexing", &format!("the modules of Linux {}", kernel.release));
+    note(
+        "Indexing",
+        &format!("the modules of Linux {}", kernel.release),
+    );
     match fs::remove_dir_all(&root) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::file("remove", &root)(e));

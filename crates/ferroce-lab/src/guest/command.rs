@@ -46,7 +46,8 @@ pub fn run(job: &Job, channel: File) -> Result<(i32, JoinHandle<()>), Failure> {
         })
         .collect();
     let consumed = writer.clone();
-    let input = thread::spawn(move || pass_input(channel, streams.stdin, streams.terminal, &consumed));
+    let input =
+        thread::spawn(move || pass_input(channel, streams.stdin, streams.terminal, &consumed));
 
     let status = wait_for(&child);
     // What the command left behind would keep its output open, and goes now:

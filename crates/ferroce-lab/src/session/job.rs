@@ -63,7 +63,6 @@ impl Session {
             module_files: module_files.collect::<Result<_>>()?,
         })
     }
-
 }
 
 impl ModuleFile {
@@ -165,4 +164,3 @@ mod tests {
         assert_eq!(module.parameters(), "name=\"Ada Lovelace\" poll=0");
     }
 }
-

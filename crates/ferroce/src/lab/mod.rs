@@ -90,7 +90,11 @@ fn built(cache: &Cache, setup: &Setup, flavor: Flavor) -> Result<(Kernel, Module
 pub fn kernel_folder(name: &str) -> Result<PathBuf> {
     if let Ok(kernel @ Distribution::Debian(_)) = name.parse::<Distribution>() {
         let folder = kernel.find_modules(&Cache::open()?)?;
-        let missing = || Error::Usage(format!("it is not fetched yet: ferroce lab build --kernel {kernel}"));
+        let missing = || {
+            Error::Usage(format!(
+                "it is not fetched yet: ferroce lab build --kernel {kernel}"
+            ))
+        };
         return Ok(folder.ok_or_else(missing)?);
     }
     let (backend, debug) = match name.strip_suffix("debug") {

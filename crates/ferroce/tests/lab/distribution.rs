@@ -25,10 +25,7 @@ pub const TESTS: &[Test] = &[
         no_version,
     ),
     ("debian: a kernel that lacks 9p is refused", no_9p),
-    (
-        "debian: module check knows it",
-        check,
-    ),
+    ("debian: module check knows it", check),
 ];
 
 fn modules(flavor: &Flavor) {
@@ -70,15 +67,21 @@ fn crash(_: &Flavor) {
 
 fn no_kernel(_: &Flavor) {
     let dir = tempfile::tempdir().unwrap();
-    with_kernel(dir.path(), "true").ends_with(125).says("is no kernel: a file such as");
+    with_kernel(dir.path(), "true")
+        .ends_with(125)
+        .says("is no kernel: a file such as");
     let file = dir.path().join("vmlinuz");
     fs::write(&file, "nothing of the kind").unwrap();
-    with_kernel(&file, "true").ends_with(125).says("is no kernel for x86-64: a bzImage");
+    with_kernel(&file, "true")
+        .ends_with(125)
+        .says("is no kernel for x86-64: a bzImage");
     with_kernel(&dir.path().join("gone"), "true")
         .ends_with(125)
         .says("cannot find the kernel")
         .says("gone: No such file");
-    with_kernel(Path::new("fedora"), "true").ends_with(2).says("debian:VERSION such as");
+    with_kernel(Path::new("fedora"), "true")
+        .ends_with(2)
+        .says("debian:VERSION such as");
     ran(ferroce().args("lab run --kernel debian --backend uml -- true".split(' ')))
         .ends_with(125)
         .says("leave out --backend uml");
@@ -133,8 +136,14 @@ fn no_9p(_: &Flavor) {
         symlink(folder.join(name), modules.join(name)).unwrap();
     }
     let all = fs::read_to_string(folder.join("modules.dep")).unwrap();
-    let left = all.lines().filter(|line| !line.starts_with("kernel/fs/9p/"));
-    fs::write(modules.join("modules.dep"), left.collect::<Vec<_>>().join("\n")).unwrap();
+    let left = all
+        .lines()
+        .filter(|line| !line.starts_with("kernel/fs/9p/"));
+    fs::write(
+        modules.join("modules.dep"),
+        left.collect::<Vec<_>>().join("\n"),
+    )
+    .unwrap();
     with_kernel(dir.path(), "true")
         .ends_with(125)
         .says(&format!("Linux {release} cannot be a guest"))
@@ -144,7 +153,9 @@ fn no_9p(_: &Flavor) {
 fn check(_: &Flavor) {
     let (folder, release) = folder();
     let module = folder.join("kernel/drivers/infiniband/sw/rxe/rdma_rxe.ko.xz");
-    ran(ferroce().args(["module", "check", "--kernel", "lab:debian"]).arg(module))
-        .ends_with(0)
-        .prints(&release);
+    ran(ferroce()
+        .args(["module", "check", "--kernel", "lab:debian"])
+        .arg(module))
+    .ends_with(0)
+    .prints(&release);
 }
