@@ -90,6 +90,10 @@ pub fn is_debians(release: &str) -> bool {
     release.contains("+deb13")
 }
 
+pub fn find(cache: &Cache, release: &str) -> Option<Target> {
+    Place::new(cache).find(release)
+}
+
 pub fn ensure(cache: &Cache, release: &str) -> Result<Target> {
     let place = Place::new(cache);
     if let Some(target) = place.find(release) {

@@ -11,10 +11,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cache::{Cache, Found, Seal};
+use sha2::{Digest, Sha256};
+
+use crate::cache::{digest, hex, Cache, Found, Seal};
 use crate::error::{Error, Result};
 use crate::kernel::follow;
-use crate::modules::sources_key;
+use crate::modules::{remove_old, sources_key};
 use crate::progress::{self, note, Task, Unit};
 use root::Root;
 
@@ -49,6 +51,11 @@ impl Target {
         debian::ensure(cache, release)
     }
 
+    /// The same, if all of that is in the cache.
+    pub fn find_debian(cache: &Cache, release: &str) -> Option<Self> {
+        debian::find(cache, release)
+    }
+
     /// Whether [`Target::debian`] has what it takes. It asks the archive, if need be, and fetches nothing
     /// else.
     pub fn check_debian(cache: &Cache, release: &str) -> Result<()> {
@@ -59,26 +66,48 @@ impl Target {
     ///
     /// `project` is the folder with the modules' sources.
     pub fn driver(&self, cache: &Cache, project: &Path) -> Result<PathBuf> {
-        if let Some(module) = find(cache, project, &self.release)? {
+        if let Some(module) = self.find_driver(cache, project)? {
             return Ok(module);
         }
         let purpose = format!("building the driver for Linux {}", self.release);
         let _lock = cache.lock(&format!("modules-{}", self.release), &purpose)?;
-        if let Some(module) = find(cache, project, &self.release)? {
+        if let Some(module) = self.find_driver(cache, project)? {
             return Ok(module);
         }
-        let started = Instant::now();
-        let out = cache.path("modules").join(&self.release).join("build");
-        let built = self.build(cache, project, &out)?;
-        let place = place(cache, project, &self.release)?;
+        let key = self.key(project)?;
+        let all = cache.path("modules").join(&self.release);
+        let place = all.join(&key);
         let module = place.join(MODULE);
+        let started = Instant::now();
+        let built = self.build(cache, project, &all.join("build"))?;
         fs::create_dir_all(&place).map_err(Error::file("create", &place))?;
         fs::copy(&built, &module).map_err(Error::file("create", &module))?;
         Seal::write(&place, [MODULE.into()])?;
+        remove_old(&all, &key);
         let took = progress::time(started.elapsed());
         let what = format!("the driver for Linux {} in {took}", self.release);
         note("Built", &what);
         Ok(module)
+    }
+
+    /// The same, if it is in the cache.
+    pub fn find_driver(&self, cache: &Cache, project: &Path) -> Result<Option<PathBuf>> {
+        let all = cache.path("modules").join(&self.release);
+        let place = all.join(self.key(project)?);
+        let is_whole = Seal::check(&place, |_| true) == Found::Whole;
+        Ok(is_whole.then(|| place.join(MODULE)))
+    }
+
+    /// Tells the driver for one state of sources and headers from others.
+    fn key(&self, project: &Path) -> Result<String> {
+        let mut hasher = Sha256::new();
+        hasher.update(sources_key(project)?);
+        hasher.update(self.tree.as_os_str().as_encoded_bytes());
+        for name in [".config", "Module.symvers"] {
+            let file = self.tree.join(name);
+            hasher.update(digest(&file).map_err(Error::file("read", file))?);
+        }
+        Ok(hex(&hasher.finalize())[..12].to_owned())
     }
 
     /// The module, with a signature at its end, as the kernel's scripts/sign-file makes it.
@@ -132,19 +161,6 @@ impl Target {
         })?;
         Ok(out.join(MODULE))
     }
-}
-
-/// The driver for a kernel, of today's sources, if it is in the cache.
-pub fn find(cache: &Cache, project: &Path, release: &str) -> Result<Option<PathBuf>> {
-    let place = place(cache, project, release)?;
-    let is_whole = Seal::check(&place, |_| true) == Found::Whole;
-    Ok(is_whole.then(|| place.join(MODULE)))
-}
-
-/// Where it is in the cache, or is to be.
-fn place(cache: &Cache, project: &Path, release: &str) -> Result<PathBuf> {
-    let key = &sources_key(project)?[..12];
-    Ok(cache.path("modules").join(release).join(key))
 }
 
 /// A value of a kernel's configuration.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::cache::Cache;
 use ferroce_lab::distribution::Distribution;
-use ferroce_lab::driver::{self, is_debians, Target};
+use ferroce_lab::driver::{is_debians, Target};
 use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{lint, Modules};
@@ -63,8 +63,10 @@ impl Ready {
             Choice::Distribution(kernel) => {
                 prerequisites::ensure(&cache, &purposes, setup.install())?;
                 let found = kernel.ensure(&cache, |release| {
-                    let project = project(&setup.kernel_dir).ok();
-                    let driver = project.map(|project| driver::find(&cache, &project, release));
+                    let target = Target::find_debian(&cache, release);
+                    let found = target.zip(project(&setup.kernel_dir).ok());
+                    let driver =
+                        found.map(|(target, project)| target.find_driver(&cache, &project));
                     Ok(driver.transpose()?.flatten())
                 });
                 // What was unpacked serves where Debian is not to be reached.

@@ -56,6 +56,28 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
+/// In Debian's own kernel.
+pub const DEBIAN_TESTS: &[Test] = &[
+    (
+        "debian: a device comes and goes, and the module with it",
+        comes_and_goes,
+    ),
+    (
+        "debian: ping-pong over RC, UC, UD and an SRQ, polling and with events",
+        pingpong,
+    ),
+];
+
+/// Those that need no modules which are built for the lab's kernels alone.
+pub fn debian_device_tests() -> Vec<Test> {
+    let needs_modules = |test: &&Test| test.0.starts_with("the kernel");
+    TESTS
+        .iter()
+        .filter(|test| !needs_modules(test))
+        .copied()
+        .collect()
+}
+
 pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: the abstractions over ib_core keep their word",

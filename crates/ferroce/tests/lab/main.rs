@@ -6,7 +6,13 @@
 //! lockdep as well and takes longest, run on request:
 //!
 //! ```sh
-//! cargo test --release -p ferroce --test lab -- --ignored
+//! cargo test --release -p ferroce --test lab -- --ignored qemu-debug
+//! ```
+//!
+//! and so do all tests of the device in Debian's own kernel:
+//!
+//! ```sh
+//! cargo test --release -p ferroce --test lab -- --ignored debian-device
 //! ```
 
 mod bench;
@@ -39,7 +45,7 @@ mod wire;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use support::{DEBIAN, DEBUG, QEMU, QEMU_DEBUG, UML};
+use support::{DEBIAN, DEBIAN_DEVICE, DEBUG, QEMU, QEMU_DEBUG, UML};
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().collect();
@@ -55,7 +61,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let trials = trials();
     if !args.list {
-        for flavor in [UML, DEBUG, QEMU, QEMU_DEBUG, DEBIAN] {
+        for flavor in [UML, DEBUG, QEMU, QEMU_DEBUG, DEBIAN, DEBIAN_DEVICE] {
             let wanted = trials
                 .iter()
                 .any(|t| t.kind() == flavor.name && selected(&args, t));
@@ -125,6 +131,13 @@ fn trials() -> Vec<Trial> {
         (QEMU, loader::QEMU_TESTS),
         (QEMU, hosts::TESTS),
         (DEBIAN, distribution::TESTS),
+        (DEBIAN, device::DEBIAN_TESTS),
+        (DEBIAN, verbs::DEBIAN_TESTS),
+        (DEBIAN_DEVICE, device::debian_device_tests()),
+        (DEBIAN_DEVICE, cm::TESTS),
+        (DEBIAN_DEVICE, verbs::TESTS),
+        (DEBIAN_DEVICE, bounded::TESTS),
+        (DEBIAN_DEVICE, wire::TESTS),
         (DEBIAN, hosts::DEBIAN_TESTS),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
         (QEMU_DEBUG, device::DEBUG_TESTS),

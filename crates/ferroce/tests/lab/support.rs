@@ -42,6 +42,13 @@ pub const DEBIAN: Flavor = Flavor {
     on_request: false,
 };
 
+/// The same for the tests of the device, which take an hour there, where each instruction is emulated.
+pub const DEBIAN_DEVICE: Flavor = Flavor {
+    name: "debian-device",
+    on_request: true,
+    ..DEBIAN
+};
+
 /// A named test.
 pub type Test = (&'static str, fn(&Flavor));
 

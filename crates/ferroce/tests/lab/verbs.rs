@@ -56,6 +56,14 @@ pub const DEBUG_TESTS: &[Test] = &[
     ),
 ];
 
+pub const DEBIAN_TESTS: &[Test] = &[
+    (
+        "debian: every byte of random work requests is where it should be",
+        |flavor| every_byte(flavor, 100),
+    ),
+    ("debian: wrong arguments get their errno", errnos),
+];
+
 pub const QEMU_TESTS: &[Test] = &[(
     "qemu: every byte of random work requests is where it should be",
     |flavor| every_byte(flavor, 300),
