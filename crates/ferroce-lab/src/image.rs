@@ -49,7 +49,7 @@ impl Image {
 
     /// One that the lab built before, with the modules of today's sources. No compiler is looked for.
     pub fn cached(cache: &Cache, project: &Path, flavor: Flavor) -> Result<Option<Self>> {
-        for (dir, release) in Kernel::folders(cache, project, flavor)? {
+        for (dir, release) in Kernel::folders(cache, project, flavor) {
             let name = dir.file_name().unwrap_or_default().to_string_lossy();
             if let Some(modules) = Modules::find_for(cache, project, &name, &release)? {
                 let file = dir.join(flavor.backend.image());

@@ -80,26 +80,22 @@ impl Kernel {
 
     /// The folders of whole kernels of a kind and of today's configuration, of whatever source and
     /// compilers, and their releases. Nothing is asked of compilers, which need not be there.
-    pub(crate) fn folders(
-        cache: &Cache,
-        project: &Path,
-        flavor: Flavor,
-    ) -> Result<Vec<(PathBuf, String)>> {
-        let fragment = fragment(project, flavor)?;
+    pub(crate) fn folders(cache: &Cache, project: &Path, flavor: Flavor) -> Vec<(PathBuf, String)> {
         let prefix = format!("{}-", flavor.name());
         let entries = fs::read_dir(cache.path("kernel")).into_iter().flatten();
         let folders = entries.flatten().map(|entry| entry.path()).filter(|dir| {
             let name = dir.file_name().unwrap_or_default().to_string_lossy();
             let is_key = |key: &str| key.bytes().all(|b| b.is_ascii_hexdigit());
             name.strip_prefix(&prefix).is_some_and(is_key)
-                && fs::read_to_string(dir.join(CONFIGURATION)).is_ok_and(|found| found == fragment)
         });
         let whole = folders.filter_map(|dir| {
-            let is_whole = Seal::check(&dir, boots) == Found::Whole;
-            let release = is_whole.then(|| read_release(&dir)).flatten()?;
-            Some((dir, release))
+            let release = read_release(&dir).filter(|release| flavor.series.has(release))?;
+            let wanted = fragment(project, flavor, &release).ok()?;
+            let found = fs::read_to_string(dir.join(CONFIGURATION)).ok()?;
+            let is_whole = found == wanted && Seal::check(&dir, boots) == Found::Whole;
+            is_whole.then_some((dir, release))
         });
-        Ok(whole.collect())
+        whole.collect()
     }
 
     /// Where the kernel is in the cache, or is to be, and its configuration.

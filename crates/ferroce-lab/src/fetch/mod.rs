@@ -134,6 +134,13 @@ pub fn find(cache: &Cache, series: Series) -> Option<Source> {
     Some(newest.1)
 }
 
+impl Series {
+    /// Whether a release is one of them.
+    pub(crate) fn has(self, release: &str) -> bool {
+        rank(release, self).is_some()
+    }
+}
+
 /// Orders versions: by the place of their series, then by number. `None` for
 /// a series that is not supported.
 fn rank(version: &str, series: Series) -> Option<(std::cmp::Reverse<usize>, Vec<u64>)> {

@@ -69,13 +69,10 @@ pub const DEBIAN_TESTS: &[Test] = &[
 ];
 
 /// Those that need no modules which are built for the lab's kernels alone.
-pub fn debian_device_tests() -> Vec<Test> {
+pub fn debian_device_tests() -> &'static [Test] {
     let needs_modules = |test: &&Test| test.0.starts_with("the kernel");
-    TESTS
-        .iter()
-        .filter(|test| !needs_modules(test))
-        .copied()
-        .collect()
+    let tests = TESTS.iter().filter(|test| !needs_modules(test)).copied();
+    tests.collect::<Vec<Test>>().leak()
 }
 
 pub const DEBUG_TESTS: &[Test] = &[
