@@ -116,7 +116,7 @@ fn obstacles(_: &Flavor) {
             "CONFIG_MODULE_SIG_FORCE=y\n",
             "tmp/nothing",
             "",
-            "built with CONFIG_MODULE_SIG_FORCE",
+            "it was built with CONFIG_MODULE_SIG_FORCE",
         ),
         (
             "",
