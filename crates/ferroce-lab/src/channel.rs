@@ -17,6 +17,10 @@ pub enum ToGuest {
     Stdin(ByteBuf),
     /// Standard input has ended.
     StdinEnd,
+    /// All hosts are up: the command may start.
+    Begin,
+    /// The commands of all hosts have ended: the guest may power off.
+    End,
     /// The terminal's size changed.
     Resize {
         /// Its height in lines.
@@ -31,6 +35,8 @@ pub enum ToGuest {
 pub enum ToHost {
     /// The guest is up and listens. What comes before it is lost.
     Ready,
+    /// This one of several hosts is up, and waits for [`ToGuest::Begin`].
+    Prepared,
     /// The command starts now.
     Started,
     /// Bytes of the command's standard output.

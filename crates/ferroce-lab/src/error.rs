@@ -96,6 +96,14 @@ pub enum Error {
         /// What the kernel said.
         what: String,
     },
+    /// One of several hosts failed.
+    #[error("{name}: {error}")]
+    Host {
+        /// Which.
+        name: String,
+        /// Its error.
+        error: Box<Error>,
+    },
     /// The guest could not be brought to run the command.
     #[error("{what}{}", quoted(.log))]
     Guest {

@@ -24,8 +24,8 @@ pub struct Image {
     pub release: String,
     /// The kernel.
     pub file: PathBuf,
-    /// The modules that its first process loads from an initramfs to reach the host's files. `None` if the
-    /// kernel needs none, and mounts these itself.
+    /// The modules that its first process loads from an initramfs: those that reach the host's files, and
+    /// others. `None` if the kernel needs none, and mounts these itself.
     pub early: Option<Vec<PathBuf>>,
     /// The folder that is to be /lib/modules/RELEASE.
     pub modules: PathBuf,

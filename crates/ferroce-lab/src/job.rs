@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,27 @@ impl Text {
     }
 }
 
+/// One of several guests that have a network between them.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Host {
+    /// Which, from 1 on.
+    pub number: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl Host {
+    /// The name that the host of a number has.
+    pub fn name(number: u32) -> String {
+        format!("host{number}")
+    }
+
+    /// Its address, in a network of 24 bits.
+    pub fn address(number: u32) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, number as u8)
+    }
+}
+
 /// A job for a guest.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Job {
@@ -45,6 +67,8 @@ pub struct Job {
     pub folder: Text,
     /// Its environment.
     pub environment: Vec<(Text, Text)>,
+    /// Which of several hosts it is, if there are several.
+    pub host: Option<Host>,
     /// The terminal's lines and columns, if it is to have one.
     pub terminal: Option<(u16, u16)>,
     /// The host's folders that it may change; for QEMU each is a 9p share

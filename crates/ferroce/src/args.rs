@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::distribution::Distribution;
 use ferroce_lab::prerequisites::Install;
+use ferroce_lab::session::hosts::MOST;
 
 /// A virtual RDMA network card for Linux, and the lab to run it in.
 ///
@@ -450,8 +451,16 @@ pub enum Choice {
 }
 
 impl AnyKernel {
-    pub fn choice(&self) -> anyhow::Result<Choice> {
+    /// For so many hosts, which are machines if they are several.
+    pub fn choice(&self, hosts: u32) -> anyhow::Result<Choice> {
         match (&self.kernel, self.which.backend) {
+            (_, Some(Backend::Uml)) if hosts > 1 => anyhow::bail!(
+                "--hosts {hosts} has machines with a network, which User-Mode Linux has not: leave out --backend uml"
+            ),
+            (None, None) if hosts > 1 => Ok(Choice::Built(Flavor {
+                backend: Backend::Qemu,
+                debug: self.which.debug,
+            })),
             (None, _) => Ok(Choice::Built(self.which.flavor())),
             (Some(KernelName::Series(series)), _) => Ok(Choice::Built(Flavor {
                 series: *series,
@@ -546,6 +555,15 @@ impl Machine {
 pub struct Run {
     #[command(flatten)]
     pub machine: Machine,
+    /// Boot so many guests with a network between them, up to 8, on QEMU
+    ///
+    /// The command runs on each, with its number in HOST and how many there are in
+    /// HOSTS. They are host1 and so on, at 10.0.0.1 and so on, on eth0. All begin
+    /// when all are up; each line of output has the host's name in front, and
+    /// standard input is empty. A guest whose command has ended stays until all
+    /// have. One that fails ends the others, and its exit status counts.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
+    pub hosts: u32,
     /// The command, and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,

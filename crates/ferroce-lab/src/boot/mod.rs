@@ -7,6 +7,7 @@ mod qemu;
 mod uml;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -38,6 +39,17 @@ pub struct Machine<'a> {
     pub writable: &'a [Text],
     /// A folder of this run's own on the host, with a file "job" in it.
     pub folder: &'a Path,
+    /// The network to others, if it is one of several.
+    pub network: Option<&'a Network>,
+}
+
+/// How a machine is joined to others.
+#[derive(Debug, Default)]
+pub struct Network {
+    /// Which of them it is, from 1 on.
+    pub number: u32,
+    /// Stream sockets: to each other machine, or to the one that passes on what comes for others.
+    pub sockets: Vec<OwnedFd>,
 }
 
 /// A machine that was started.

@@ -9,16 +9,28 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{detach, initramfs, Accelerator, Channel, Machine, Running};
+use super::{detach, initramfs, Accelerator, Channel, Machine, Network, Running};
 use crate::error::{Error, Result};
 use crate::guest;
+use crate::process;
 use crate::progress::note;
 
 /// The program.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
 pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
-    note("Booting", &format!("QEMU with {accelerator}"));
+    match machine.network {
+        None => note("Booting", &format!("QEMU with {accelerator}")),
+        // The others are the same.
+        Some(network) if network.number == 1 => {
+            let hosts = network.sockets.len() + 1;
+            note(
+                "Booting",
+                &format!("{hosts} hosts on QEMU with {accelerator}"),
+            );
+        }
+        Some(_) => {}
+    }
     let failed = |source| Error::Start {
         program: PROGRAM.to_owned(),
         source,
@@ -74,6 +86,9 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
     for (place, folder) in machine.writable.iter().enumerate() {
         command.args(["-virtfs", &share(&format!("rw{place}"), &folder.path(), "")]);
     }
+    if let Some(network) = machine.network {
+        join(&mut command, network);
+    }
     command
         .stdin(Stdio::null())
         .stdout(log_writer.try_clone().map_err(failed)?)
@@ -85,6 +100,24 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
         log,
         channel: Channel::Listening(listener),
     })
+}
+
+/// Gives the machine a network card whose packets go to the others.
+fn join(command: &mut Command, network: &Network) {
+    for (place, socket) in network.sockets.iter().enumerate() {
+        let socket = process::pass_on(command, socket);
+        let link = format!("link{place}");
+        command.args(["-netdev", &format!("socket,id={link},fd={socket}")]);
+        let port = format!("hubport,id=port{place},hubid=0,netdev={link}");
+        command.args(["-netdev", &port]);
+    }
+    command.args(["-netdev", "hubport,id=net,hubid=0"]);
+    // It need not boot from the network.
+    let card = format!(
+        "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:{:02x}",
+        network.number
+    );
+    command.args(["-device", &card]);
 }
 
 /// A machine with a serial line to standard output and nothing else.

@@ -45,11 +45,6 @@ impl BzImage {
             && self.0.get(field::HEADER..field::VERSION) == Some(b"HdrS")
     }
 
-    /// All of it.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
     /// What `uname -r` says in it.
     pub fn release(&self) -> Option<&str> {
         let start = usize::from(self.u16_at(field::KERNEL_VERSION)?) + 0x200;

@@ -73,8 +73,8 @@ impl Distribution {
             Self::Path(path) => locate(path)?,
         };
         let modules = Indexed::ensure(cache, &kernel)?;
-        let early = modules.needed(&kernel.release)?;
-        let stack = RDMA_STACK.into_iter().filter(|name| modules.has(name));
+        // The RDMA stack too: it is decompressed here, and not where each instruction is emulated.
+        let early = modules.early(&kernel.release, &RDMA_STACK)?;
         Ok(Image {
             name: match self {
                 Self::Debian(_) => "debian".to_owned(),
@@ -83,7 +83,7 @@ impl Distribution {
             backend: Backend::Qemu,
             debug: false,
             file: vmlinux(cache, &kernel)?,
-            stack: stack.map(str::to_owned).collect(),
+            stack: Vec::new(),
             early: Some(early),
             modules: modules.folder,
             release: kernel.release,

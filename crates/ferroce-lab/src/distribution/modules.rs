@@ -54,14 +54,13 @@ impl Indexed {
         })
     }
 
-    /// Whether modprobe would find it, or need not.
-    pub fn has(&self, name: &str) -> bool {
+    fn has(&self, name: &str) -> bool {
         self.builtin.contains(name) || self.tree.path(name).is_some()
     }
 
-    /// The files of the modules that a guest's first process needs, in the order
-    /// to load them in.
-    pub fn needed(&self, release: &str) -> Result<Vec<PathBuf>> {
+    /// The files of the modules that a guest's first process needs, and then of `others` that the kernel has,
+    /// in the order to load them in.
+    pub fn early(&self, release: &str, others: &[&str]) -> Result<Vec<PathBuf>> {
         let lacks = NEEDED.iter().filter(|(name, _)| !self.has(name));
         let lacks: Vec<String> = lacks
             .map(|(name, option)| format!("{name} ({option})"))
@@ -74,7 +73,7 @@ impl Indexed {
         }
         let mut files = Vec::new();
         let mut seen = HashSet::new();
-        for (name, _) in NEEDED {
+        for name in NEEDED.iter().map(|(name, _)| name).chain(others) {
             self.add(name, &mut seen, &mut files);
         }
         Ok(files)

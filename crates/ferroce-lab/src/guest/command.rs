@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::process::{Signal, WaitOptions};
 use rustix::pty::OpenptFlags;
@@ -30,8 +30,8 @@ struct Streams {
     terminal: Option<OwnedFd>,
 }
 
-/// Runs the job's command to its end and returns its exit status.
-pub fn run(job: &Job, channel: File) -> Result<i32, Failure> {
+/// Runs the job's command to its end. Returns its exit status, and the thread that reads the channel.
+pub fn run(job: &Job, channel: File) -> Result<(i32, JoinHandle<()>), Failure> {
     let (child, streams) = spawn(job)?;
     let failed = |e: io::Error| Failure::lab(format!("cannot use the channel: {e}"));
     let writer = Arc::new(Mutex::new(channel.try_clone().map_err(failed)?));
@@ -46,7 +46,8 @@ pub fn run(job: &Job, channel: File) -> Result<i32, Failure> {
         })
         .collect();
     let consumed = writer.clone();
-    thread::spawn(move || pass_input(channel, streams.stdin, streams.terminal, &consumed));
+    let input =
+        thread::spawn(move || pass_input(channel, streams.stdin, streams.terminal, &consumed));
 
     let status = wait_for(&child);
     // What the command left behind would keep its output open, and goes now:
@@ -56,9 +57,10 @@ pub fn run(job: &Job, channel: File) -> Result<i32, Failure> {
     for output in outputs {
         let _ = output.join();
     }
-    Ok(status
+    let status = status
         .code()
-        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Ok((status, input))
 }
 
 fn spawn(job: &Job) -> Result<(Child, Streams), Failure> {
@@ -180,7 +182,9 @@ fn pass_input(
                     let _ = resize(terminal, rows, columns);
                 }
             }
-            Ok(None) => return,
+            // The host waits before it sends anything, and this has come.
+            Ok(Some(ToGuest::Begin)) => {}
+            Ok(Some(ToGuest::End) | None) => return,
             Err(e) => {
                 // Never to be taken for the end of the input.
                 let what = format!("the channel to the host is broken: {e}");

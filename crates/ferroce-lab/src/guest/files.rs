@@ -114,7 +114,12 @@ fn kernel_file_systems() -> Result<(), String> {
         fs::write(kmemleak, "scan=off")
             .map_err(|e| format!("cannot write {}: {e}", kmemleak.display()))?;
     }
-    attach(c"configfs", c"configfs", "/sys/kernel/config", plain, None)?;
+    let configfs = "/sys/kernel/config";
+    if !Path::new(configfs).exists() {
+        // The module makes the folder.
+        super::modules::modprobe(&["configfs"])?;
+    }
+    attach(c"configfs", c"configfs", configfs, plain, None)?;
     if Path::new("/sys/fs/cgroup").is_dir() {
         attach(c"cgroup2", c"cgroup2", "/sys/fs/cgroup", plain, None)?;
     }

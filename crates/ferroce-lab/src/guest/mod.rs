@@ -10,6 +10,7 @@ mod command;
 mod early;
 mod files;
 mod modules;
+mod network;
 
 pub(crate) use early::{EARLY_MODULES, ROOT_OPTIONS, ROOT_TAG};
 pub(crate) use files::PROGRAMS;
@@ -23,7 +24,7 @@ use rustix::system::RebootCommand;
 use rustix::termios::{tcgetattr, tcsetattr, OptionalActions};
 
 use crate::backend::Backend;
-use crate::channel::{self, ToHost};
+use crate::channel::{self, ToGuest, ToHost};
 use crate::job::Job;
 
 /// The argument that tells the first process what it is; the job's file follows.
@@ -111,32 +112,57 @@ fn run(job: &Job) -> Result<(), String> {
     send(&mut host, &ToHost::Ready)?;
     let result = files
         .map_err(Failure::lab)
-        .and_then(|()| prepare(job))
+        .and_then(|()| prepare(job, &channel))
         .and_then(|()| command::run(job, channel));
     match result {
-        Ok(status) => send(
-            &mut host,
-            &ToHost::Ended {
-                status,
-                taint: taint(),
-            },
-        ),
+        Ok((status, input)) => {
+            let taint = taint();
+            send(&mut host, &ToHost::Ended { status, taint })?;
+            if job.host.is_some() {
+                // What the kernel does for other hosts goes on until theirs have ended, too.
+                let _ = input.join();
+            }
+            Ok(())
+        }
         Err(failure) => send(&mut host, &failure.message()),
     }
 }
 
-/// Network and modules.
-fn prepare(job: &Job) -> Result<(), Failure> {
+/// Network and modules; and of several hosts, all of that on the others.
+fn prepare(job: &Job, channel: &File) -> Result<(), Failure> {
     rustix::system::sethostname(b"ferroce")
         .map_err(|e| Failure::lab(format!("cannot set the host's name: {e}")))?;
-    let ip = crate::prerequisites::find_program("ip").unwrap_or_else(|| "ip".into());
-    let up = Command::new(ip).args(["link", "set", "lo", "up"]).status();
-    if !up.is_ok_and(|s| s.success()) {
-        return Err(Failure::lab(
-            "cannot bring up the loopback interface with `ip link set lo up`",
-        ));
+    ip(&["link", "set", "lo", "up"])?;
+    if let Some(host) = job.host {
+        network::join(host)?;
     }
-    modules::load(job)
+    modules::load(job)?;
+    if job.host.is_none() {
+        return Ok(());
+    }
+    let mut channel = channel;
+    channel::send(&mut channel, &ToHost::Prepared)
+        .and_then(|()| channel::receive(&mut channel))
+        .and_then(|message| match message {
+            Some(ToGuest::Begin) => Ok(()),
+            _ => Err(std::io::Error::other("another message came")),
+        })
+        .map_err(|e| Failure::lab(format!("cannot wait for the other hosts: {e}")))
+}
+
+/// Runs ip(8).
+fn ip(arguments: &[&str]) -> Result<(), Failure> {
+    let program = crate::prerequisites::find_program("ip").unwrap_or_else(|| "ip".into());
+    let output = Command::new(program).args(arguments).output();
+    let reason = match output {
+        Ok(output) if output.status.success() => return Ok(()),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(e) => e.to_string(),
+    };
+    Err(Failure::lab(format!(
+        "`ip {}` failed in the guest: {reason}",
+        arguments.join(" ")
+    )))
 }
 
 /// The stream to the host.

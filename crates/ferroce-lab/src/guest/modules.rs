@@ -14,25 +14,32 @@ use crate::job::{Job, ModuleFile};
 
 /// Loads the modules that the job names, then its files.
 pub fn load(job: &Job) -> Result<(), Failure> {
-    if !job.modules.is_empty() {
-        let modprobe =
-            crate::prerequisites::find_program("modprobe").unwrap_or_else(|| "modprobe".into());
-        let output = Command::new(modprobe)
-            .arg("-a")
-            .args(&job.modules)
-            .output()
-            .map_err(|e| Failure::lab(format!("cannot start modprobe: {e}")))?;
-        if !output.status.success() {
-            let text = String::from_utf8_lossy(&output.stderr);
-            return Err(Failure::lab(format!(
-                "cannot load the RDMA stack: {}",
-                text.trim()
-            )));
-        }
+    let names: Vec<&str> = job.modules.iter().map(String::as_str).collect();
+    if !names.is_empty() {
+        modprobe(&names).map_err(Failure::lab)?;
     }
     (0..)
         .zip(&job.module_files)
         .try_for_each(|(place, file)| load_file(place, file))
+}
+
+/// Loads modules of the kernel's by name, with those that they need.
+pub fn modprobe(names: &[&str]) -> Result<(), String> {
+    let modprobe =
+        crate::prerequisites::find_program("modprobe").unwrap_or_else(|| "modprobe".into());
+    let output = Command::new(modprobe)
+        .arg("-a")
+        .args(names)
+        .output()
+        .map_err(|e| format!("cannot start modprobe: {e}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!(
+            "cannot load {}: {}",
+            names.join(", "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+    }
 }
 
 fn load_file(place: u32, module: &ModuleFile) -> Result<(), Failure> {

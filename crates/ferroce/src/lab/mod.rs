@@ -17,7 +17,7 @@ use ferroce_lab::modules::{lint, Modules};
 use ferroce_lab::prerequisites::{self, Purpose};
 use ferroce_lab::progress::note;
 use ferroce_lab::provider::Provider;
-use ferroce_lab::session::Session;
+use ferroce_lab::session::{hosts, Session};
 use ferroce_lab::Error;
 
 use crate::args::{Build, Choice, Clean, Lab, Machine, Setup};
@@ -25,7 +25,7 @@ use crate::args::{Build, Choice, Clean, Lab, Machine, Setup};
 pub fn run(command: Lab) -> Result<i32> {
     match command {
         Lab::Build(args) => build(&args),
-        Lab::Run(args) => session(&args.machine, args.command(), false),
+        Lab::Run(args) => session(&args.machine, args.command(), false, args.hosts),
         Lab::Shell(args) => shell(&args.machine),
         Lab::Clean(args) => clean(&args),
     }
@@ -155,7 +155,7 @@ fn build(args: &Build) -> Result<i32> {
     if args.programs {
         more.push(Purpose::Programs);
     }
-    let flavor = match args.kernel.choice()? {
+    let flavor = match args.kernel.choice(1)? {
         Choice::Built(flavor) => flavor,
         choice if !args.clippy => {
             let Ready { cache, image, .. } = Ready::ensure(&args.setup, &choice, &more)?;
@@ -198,8 +198,8 @@ fn build(args: &Build) -> Result<i32> {
     Ok(0)
 }
 
-fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<i32> {
-    let choice = machine.kernel.choice()?;
+fn session(machine: &Machine, command: Vec<OsString>, terminal: bool, count: u32) -> Result<i32> {
+    let choice = machine.kernel.choice(count)?;
     let counts_instructions = machine.clock.counts_instructions(choice.backend())?;
     let ready = Ready::ensure(&machine.setup, &choice, &[])?;
     let session = Session {
@@ -214,8 +214,20 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<
         terminal,
         show_log: machine.kernel_log,
     };
-    ready.run(&session).map_err(|error| {
-        let Some(ferroce_lab::Error::Refused { path, what }) = error.downcast_ref() else {
+    let result = match count {
+        1 => ready.run(&session),
+        _ => {
+            let provider = ready.provider.as_ref();
+            let run = hosts::run(&session, count, &ready.cache, &ready.image, provider);
+            run.map_err(Into::into)
+        }
+    };
+    result.map_err(|error| {
+        let refused = match error.downcast_ref() {
+            Some(Error::Host { error, .. }) => Some(&**error),
+            error => error,
+        };
+        let Some(Error::Refused { path, what }) = refused else {
             return error;
         };
         let file = session.module_files.iter().find(|file| file.path == *path);
@@ -228,7 +240,7 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool) -> Result<
 }
 
 fn shell(machine: &Machine) -> Result<i32> {
-    let name = match machine.kernel.choice()? {
+    let name = match machine.kernel.choice(1)? {
         Choice::Built(flavor) => flavor.name(),
         Choice::Distribution(kernel) => kernel.to_string(),
     };
@@ -245,7 +257,7 @@ fn shell(machine: &Machine) -> Result<i32> {
         file.path().into(),
         "-i".into(),
     ];
-    session(machine, bash.to_vec(), true)
+    session(machine, bash.to_vec(), true, 1)
 }
 
 fn clean(args: &Clean) -> Result<i32> {

@@ -16,9 +16,11 @@ mod build;
 mod cm;
 mod compressed;
 mod device;
+mod distribution;
 mod driver;
 mod errors;
 mod hostile;
+mod hosts;
 mod install;
 mod link;
 mod loader;
@@ -36,7 +38,7 @@ mod wire;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use support::{DEBUG, QEMU, QEMU_DEBUG, UML};
+use support::{DEBIAN, DEBUG, QEMU, QEMU_DEBUG, UML};
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().collect();
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let trials = trials();
     if !args.list {
-        for flavor in [UML, DEBUG, QEMU, QEMU_DEBUG] {
+        for flavor in [UML, DEBUG, QEMU, QEMU_DEBUG, DEBIAN] {
             let wanted = trials
                 .iter()
                 .any(|t| t.kind() == flavor.name && selected(&args, t));
@@ -119,6 +121,9 @@ fn trials() -> Vec<Trial> {
         (QEMU, modules::QEMU_TESTS),
         (QEMU, verbs::QEMU_TESTS),
         (QEMU, loader::QEMU_TESTS),
+        (QEMU, hosts::TESTS),
+        (DEBIAN, distribution::TESTS),
+        (DEBIAN, hosts::DEBIAN_TESTS),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
         (QEMU_DEBUG, device::DEBUG_TESTS),
         (QEMU_DEBUG, cm::DEBUG_TESTS),

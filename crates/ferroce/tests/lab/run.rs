@@ -68,7 +68,7 @@ pub const QEMU_TESTS: &[Test] = &[
     ("qemu: it says which accelerator it uses", accelerator),
 ];
 
-fn exit_status(flavor: &Flavor) {
+pub fn exit_status(flavor: &Flavor) {
     flavor.sh("exit 7").ends_with(7);
     flavor.sh("kill -TERM $$").ends_with(128 + 15);
 }
@@ -189,7 +189,7 @@ fn raw_bytes(flavor: &Flavor) {
     assert_eq!(output.stdout, twice);
 }
 
-fn overlay(flavor: &Flavor) {
+pub fn overlay(flavor: &Flavor) {
     let kept = tempfile::tempdir().unwrap();
     let lost = tempfile::tempdir().unwrap();
     fs::write(lost.path().join("old"), "old").unwrap();

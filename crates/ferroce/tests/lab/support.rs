@@ -36,6 +36,12 @@ pub const QEMU_DEBUG: Flavor = Flavor {
     on_request: true,
 };
 
+pub const DEBIAN: Flavor = Flavor {
+    name: "debian",
+    args: &["--kernel", "debian"],
+    on_request: false,
+};
+
 /// A named test.
 pub type Test = (&'static str, fn(&Flavor));
 

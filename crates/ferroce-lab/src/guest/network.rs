@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The network of one of several hosts: eth0, with an address, and the names of all.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use super::{ip, Failure};
+use crate::job::Host;
+
+/// Names this host, and joins it to the others.
+pub fn join(host: Host) -> Result<(), Failure> {
+    let name = Host::name(host.number);
+    rustix::system::sethostname(name.as_bytes())
+        .map_err(|e| Failure::lab(format!("cannot set the host's name: {e}")))?;
+    let mut names = String::new();
+    for number in 1..=host.count {
+        names += &format!("{} {}\n", Host::address(number), Host::name(number));
+    }
+    let file = "/etc/hosts";
+    File::options()
+        .append(true)
+        .create(true)
+        .open(file)
+        .and_then(|mut file| file.write_all(names.as_bytes()))
+        .map_err(|e| Failure::lab(format!("cannot write {file} in the guest: {e}")))?;
+
+    super::modules::modprobe(&["virtio_net"]).map_err(Failure::lab)?;
+    let settings = Path::new("/proc/sys/net/ipv6/conf/eth0");
+    if settings.is_dir() {
+        // There is nobody to have the same address, and to find that out takes a second.
+        let setting = settings.join("accept_dad");
+        fs::write(&setting, "0")
+            .map_err(|e| Failure::lab(format!("cannot write {}: {e}", setting.display())))?;
+    }
+    let address = format!("{}/24", Host::address(host.number));
+    ip(&["addr", "add", &address, "dev", "eth0"])?;
+    ip(&["link", "set", "eth0", "up"])
+}

@@ -1,0 +1,198 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# The kernel's own users of RDMA, between two hosts (`lab run --hosts 2`): host1 serves, host2 uses, and
+# compares what it reads back with what it has written.
+#
+#     kernel_users.sh ferroce|rxe nvme|nfs|iser|rds [MIB]
+#
+# host2 prints a line for each user: its name, and how many MiB a second were written and read, or messages
+# exchanged. It takes no tools of these users' own but iscsid(8) and iscsiadm(8): the kernel's interfaces do.
+set -eu
+driver=$1 user=$2 mib=${3:-16}
+here=$(dirname "$0")
+server=10.0.0.1
+device=r$HOST
+
+rdma_device() {
+    modprobe "$1"
+    rdma link add "$device" type "$2" netdev eth0
+}
+
+# Tries a command until it does it, for the server may not be ready yet.
+until_done() {
+    for _ in $(seq 60); do
+        "$@" 2>/tmp/why && return
+        sleep 0.5
+    done
+    cat /tmp/why >&2
+    echo "$user: the server was not ready in time: $*" >&2
+    exit 1
+}
+
+# A disk in memory, which keeps what is written to it.
+disk() {
+    modprobe null_blk nr_devices=1 memory_backed=1 gb=1
+}
+
+# seconds FILE: runs a command and writes how long it took into a file.
+seconds() {
+    file=$1
+    shift
+    begin=$(date +%s.%N)
+    "$@"
+    echo "$(date +%s.%N) $begin" | awk '{ print $1 - $2 }' > "$file"
+}
+
+# Writes random bytes to a file or a disk, reads them back past all caches, and compares.
+verify() {
+    dd if=/dev/urandom of=/tmp/bytes bs=1M count="$mib" status=none
+    seconds /tmp/wrote dd if=/tmp/bytes of="$1" bs=1M oflag=direct conv=notrunc status=none
+    sync
+    echo 3 > /proc/sys/vm/drop_caches
+    seconds /tmp/read dd if="$1" of=/tmp/back bs=1M count="$mib" iflag=direct status=none
+    cmp /tmp/bytes /tmp/back
+    # And small pieces, at places by chance, from several programs at once.
+    for writer in 1 2 3 4; do
+        small_pieces "$1" "$writer" &
+        pids="${pids:-} $!"
+    done
+    for pid in $pids; do wait "$pid"; done
+    awk -v user="$user" -v mib="$mib" '{ s[NR] = $1 } END {
+        printf "%s: verified %d MiB, written at %.1f MiB/s, read at %.1f MiB/s\n", user, mib, mib / s[1], mib / s[2] }' \
+        /tmp/wrote /tmp/read
+}
+
+# Each writer has every fourth block of 4 KiB.
+small_pieces() {
+    for step in $(seq 16); do
+        block=$((step * 7 % (mib * 64) * 4 + $2 - 1))
+        dd if=/dev/urandom of="/tmp/piece$2" bs=4k count=1 status=none
+        dd if="/tmp/piece$2" of="$1" bs=4k seek=$block oflag=direct conv=notrunc status=none
+        dd if="$1" of="/tmp/again$2" bs=4k skip=$block count=1 iflag=direct status=none
+        cmp "/tmp/piece$2" "/tmp/again$2"
+    done
+}
+
+nvme_server() {
+    disk
+    modprobe nvmet-rdma
+    cd /sys/kernel/config/nvmet
+    mkdir subsystems/disk
+    echo 1 > subsystems/disk/attr_allow_any_host
+    mkdir subsystems/disk/namespaces/1
+    echo /dev/nullb0 > subsystems/disk/namespaces/1/device_path
+    echo 1 > subsystems/disk/namespaces/1/enable
+    mkdir ports/1
+    echo rdma > ports/1/addr_trtype
+    echo ipv4 > ports/1/addr_adrfam
+    echo $server > ports/1/addr_traddr
+    echo 4420 > ports/1/addr_trsvcid
+    ln -s "$PWD/subsystems/disk" ports/1/subsystems/disk
+}
+
+nvme_connect() {
+    printf 'transport=rdma,traddr=%s,trsvcid=4420,nqn=disk,hostnqn=host2,hostid=%s' \
+        $server 00000000-0000-4000-8000-000000000002 > /dev/nvme-fabrics
+}
+
+nvme_client() {
+    modprobe nvme-rdma
+    until_done nvme_connect
+    until_done test -b /dev/nvme0n1
+    verify /dev/nvme0n1
+    echo 1 > /sys/class/nvme/nvme0/delete_controller
+}
+
+# What mountd(8) tells the kernel: who may have what.
+nfs_server() {
+    modprobe nfsd
+    modprobe rpcrdma
+    mkdir -p /tmp/export
+    mount -t tmpfs -o size=512M tmpfs /tmp/export
+    mountpoint -q /proc/fs/nfsd || mount -t nfsd nfsd /proc/fs/nfsd
+    # Version 3 needs rpcbind(8), and the shortest time in which clients may reclaim locks is 10 s.
+    echo -3 > /proc/fs/nfsd/versions
+    echo 10 > /proc/fs/nfsd/nfsv4gracetime
+    never=2147483647
+    # NFSEXP_INSECURE_PORT, _NOSUBTREECHECK, _FSID (include/uapi/linux/nfsd/export.h)
+    flags=$((0x0002 | 0x0400 | 0x2000))
+    echo "nfsd 10.0.0.2 $never all" > /proc/net/rpc/auth.unix.ip/channel
+    echo "all /tmp/export $never $flags 65534 65534 0" > /proc/net/rpc/nfsd.export/channel
+    # FSID_NUM, fsid 0: the root of NFSv4.
+    echo "all 1 \\x00000000 $never /tmp/export" > /proc/net/rpc/nfsd.fh/channel
+    echo "rdma 20049" > /proc/fs/nfsd/portlist
+    echo 4 > /proc/fs/nfsd/threads
+}
+
+nfs_mount() {
+    mount -i -t nfs4 -o "addr=$server,clientaddr=10.0.0.2,proto=rdma,port=20049,$1" $server:/ /mnt
+}
+
+nfs_client() {
+    modprobe nfsv4
+    modprobe rpcrdma
+    until_done nfs_mount vers=4.2,nconnect=2
+    : > /mnt/bytes
+    verify /mnt/bytes
+    # A tree of files.
+    cp -r "$here" /mnt/tree
+    umount /mnt
+    nfs_mount vers=4.2
+    diff -r "$here" /mnt/tree
+    echo "nfs: a tree of $(find /mnt/tree -type f | wc -l) files is the same"
+    umount /mnt
+}
+
+iser_server() {
+    disk
+    modprobe target_core_iblock
+    modprobe iscsi_target_mod
+    modprobe ib_isert
+    cd /sys/kernel/config/target
+    mkdir -p core/iblock_0/disk
+    echo udev_path=/dev/nullb0 > core/iblock_0/disk/control
+    echo 1 > core/iblock_0/disk/enable
+    mkdir -p iscsi/iqn.2026-11.test:disk/tpgt_1/lun/lun_0
+    ln -s "$PWD/core/iblock_0/disk" iscsi/iqn.2026-11.test:disk/tpgt_1/lun/lun_0/disk
+    cd iscsi/iqn.2026-11.test:disk/tpgt_1
+    for setting in authentication=0 demo_mode_write_protect=0 generate_node_acls=1 cache_dynamic_acls=1; do
+        echo "${setting#*=}" > "attrib/${setting%=*}"
+    done
+    mkdir "np/$server:3260"
+    echo 1 > "np/$server:3260/iser"
+    echo 1 > enable
+}
+
+iser_client() {
+    modprobe ib_iser
+    mkdir -p /run/lock/iscsi /etc/iscsi
+    echo InitiatorName=iqn.2026-11.test:host2 > /etc/iscsi/initiatorname.iscsi
+    [ -e /etc/iscsi/iscsid.conf ] || : > /etc/iscsi/iscsid.conf
+    iscsid
+    portal="-T iqn.2026-11.test:disk -p $server:3260"
+    until_done iscsiadm -m node $portal -I iser -o new
+    until_done iscsiadm -m node $portal -I iser --login
+    until_done test -e /sys/class/block/sda
+    verify /dev/sda
+    iscsiadm -m node $portal --logout > /dev/null
+    iscsiadm -k 0
+}
+
+rds_server() {
+    modprobe rds_rdma
+    python3 "$here/rds.py" serve $server
+}
+
+rds_client() {
+    modprobe rds_rdma
+    python3 "$here/rds.py" use $server 10.0.0.2
+}
+
+case $driver in
+ferroce) rdma_device ferroce ferroce ;;
+rxe) rdma_device rdma_rxe rxe ;;
+esac
+case $HOST in
+1) "${user}_server" ;;
+2) "${user}_client" ;;
+esac

@@ -1,0 +1,92 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""RDS over RDMA between two hosts: messages of many lengths come back as they were.
+
+    rds.py serve ADDRESS
+    rds.py use SERVER ADDRESS
+
+Python's own sockets know the family, but not its addresses, which are sockaddr_in (Documentation/networking/rds.rst).
+"""
+
+import ctypes
+import hashlib
+import os
+import socket
+import struct
+import sys
+import time
+
+AF_RDS = 21
+SOL_RDS = 276
+SO_RDS_TRANSPORT = 8
+RDS_TRANS_IB = 0
+PORT = 4000
+LENGTHS = [0, 1, 8, 100, 4096, 4097, 65536, 300_000]
+ROUNDS = 20
+# The end of it.
+LAST = b"last"
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def checked(result):
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return result
+
+
+def sockaddr(address, port):
+    return struct.pack("=HH4s8x", socket.AF_INET, socket.htons(port), socket.inet_aton(address))
+
+
+class Rds:
+    def __init__(self, address, port):
+        self.fd = checked(libc.socket(AF_RDS, socket.SOCK_SEQPACKET, 0))
+        transport = ctypes.c_int(RDS_TRANS_IB)
+        checked(libc.setsockopt(self.fd, SOL_RDS, SO_RDS_TRANSPORT, ctypes.byref(transport), 4))
+        checked(libc.bind(self.fd, sockaddr(address, port), 16))
+
+    def send(self, message, address, port):
+        checked(libc.sendto(self.fd, message, len(message), 0, sockaddr(address, port), 16))
+
+    def receive(self):
+        """A message, and who it is from."""
+        message = ctypes.create_string_buffer(1 << 20)
+        source = ctypes.create_string_buffer(16)
+        size = ctypes.c_uint32(16)
+        count = checked(libc.recvfrom(self.fd, message, len(message), 0, source, ctypes.byref(size)))
+        _, port, address = struct.unpack_from("=HH4s", source)
+        return message.raw[:count], socket.inet_ntoa(address), socket.ntohs(port)
+
+
+def serve(address):
+    rds = Rds(address, PORT)
+    while True:
+        message, source, port = rds.receive()
+        rds.send(message, source, port)
+        if message == LAST:
+            # What is under way to the client is to arrive before this host ends; its close waits for that.
+            time.sleep(1)
+            return
+
+
+def use(server, address):
+    rds = Rds(address, PORT + 1)
+    messages = [hashlib.shake_128(bytes([n, r])).digest(LENGTHS[n]) for n in range(len(LENGTHS)) for r in range(ROUNDS)]
+    begin = time.monotonic()
+    for place, message in enumerate(messages):
+        rds.send(message, server, PORT)
+        back, source, port = rds.receive()
+        assert (source, port) == (server, PORT), (source, port)
+        assert back == message, f"message {place}, of {len(message)} bytes, came back as {len(back)}"
+    took = time.monotonic() - begin
+    rds.send(LAST, server, PORT)
+    assert rds.receive()[0] == LAST
+    print(f"rds: {len(messages)} messages of up to {max(LENGTHS)} bytes came back, {len(messages) / took:.0f} a second")
+
+
+if sys.argv[1] == "serve":
+    serve(sys.argv[2])
+else:
+    use(sys.argv[2], sys.argv[3])
