@@ -78,7 +78,7 @@ impl Plan {
             (None, None) => Signing::None,
         };
         // A package for a kernel of Debian's takes only what Debian's archive has.
-        let is_package = place.destdir.is_some() && !system.modules().is_dir();
+        let is_package = place.destdir.is_some() && !system.has_kernel();
         let found = match is_package && is_debians(&system.release) {
             true => Vec::new(),
             false => system.obstacles(signing),
@@ -131,9 +131,11 @@ impl Plan {
         let release = &self.system.release;
         // Where it may not be written, that is to be known before the build.
         let place = self.place();
-        let folder = place.parent().unwrap_or(&self.system.root);
-        fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
-        tempfile::NamedTempFile::new_in(folder).map_err(Error::file("write", &place))?;
+        let mut folders = place.ancestors().skip(1);
+        if let Some(folder) = folders.find(|folder| folder.exists()) {
+            let may_write = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
+            may_write.map_err(|errno| Error::file("write", &place)(errno.into()))?;
+        }
         match &self.dkms {
             Some(dkms) => dkms.install(&self.cache, &project()?, release)?,
             None => {
@@ -167,7 +169,7 @@ impl Plan {
     /// Has `ferroce module check` look at the module that was built.
     fn check(&self, target: &Target, module: &Path, bytes: &[u8]) -> Result<()> {
         let modules = self.system.modules();
-        let kernel = match modules.join("kernel").is_dir() {
+        let kernel = match self.system.has_kernel() {
             true => Kernel::installed(&modules)?,
             false => Kernel::build_tree(&target.tree)?,
         };
@@ -255,7 +257,7 @@ impl System {
     /// Has depmod list the kernel's modules anew, if the kernel is there: a package's script does that for
     /// the system that it is installed on.
     fn index(&self) -> Result<(), Error> {
-        if !self.modules().join("kernel").is_dir() {
+        if !self.has_kernel() {
             return Ok(());
         }
         let depmod = find_program("depmod").unwrap_or_else(|| "depmod".into());

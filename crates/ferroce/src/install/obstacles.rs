@@ -80,6 +80,11 @@ impl System {
         self.path("lib/modules").join(&self.release)
     }
 
+    /// Whether the kernel's own modules are there, and not just what goes with them.
+    pub fn has_kernel(&self) -> bool {
+        self.modules().join("kernel").is_dir()
+    }
+
     /// The folder that modules are built against, if it is there.
     pub fn headers(&self) -> Option<PathBuf> {
         let link = self.modules().join("build");

@@ -38,7 +38,7 @@ impl Root {
     fn new(release: &str, config: &str) -> Self {
         let root = Self(tempfile::tempdir().unwrap());
         fs::create_dir_all(root.headers(release)).unwrap();
-        fs::create_dir_all(root.path("lib/modules").join(release)).unwrap();
+        fs::create_dir_all(root.path("lib/modules").join(release).join("kernel")).unwrap();
         let link = root.path("lib/modules").join(release).join("build");
         symlink(format!("/usr/src/linux-headers-{release}"), link).unwrap();
         fs::write(root.headers(release).join(".config"), config).unwrap();
@@ -116,7 +116,7 @@ fn obstacles(_: &Flavor) {
             "CONFIG_MODULE_SIG_FORCE=y\n",
             "tmp/nothing",
             "",
-            "built with CONFIG_MODULE_SIG_FORCE",
+            "it was built with CONFIG_MODULE_SIG_FORCE",
         ),
         (
             "",
