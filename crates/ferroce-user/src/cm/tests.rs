@@ -683,12 +683,13 @@ fn anything_is_survived_and_nothing_is_left() {
             let channel = channels[random.usize(..3)];
             let kind = random.u32(..26);
             let mut input = vec![0; random.usize(..400)];
-            random.fill(&mut input);
+            random.fill(&mut input[..]);
             let id = random.u32(..8);
             let port = 7000 + random.u16(..3);
             let address = if random.bool() { v4(port) } else { any_v6(port) };
+            let is_placed = random.u8(..10) > 0;
             let place = |input: &mut Vec<u8>, bytes: &[u8]| {
-                if random.clone().u8(..10) > 0 {
+                if is_placed {
                     input.clear();
                     input.extend_from_slice(bytes);
                 }
@@ -696,7 +697,7 @@ fn anything_is_survived_and_nothing_is_left() {
             let (addr, addr_size) = address.write();
             match kind {
                 command::CREATE_ID => {
-                    let ps = *random.choice(&[ps::TCP, ps::UDP, ps::IB, ps::IPOIB]).unwrap();
+                    let ps = [ps::TCP, ps::UDP, ps::IB, ps::IPOIB][random.usize(..4)];
                     let cmd = abi::CreateId {
                         uid: 1 + u64::from(id),
                         ps,
