@@ -147,7 +147,6 @@ pub mod command {
     pub const REJECT: u32 = 9;
     pub const DISCONNECT: u32 = 10;
     pub const INIT_QP_ATTR: u32 = 11;
-    pub const GET_OPTION: u32 = 13;
     pub const NOTIFY: u32 = 15;
     pub const JOIN_IP_MCAST: u32 = 16;
     pub const LEAVE_MCAST: u32 = 17;

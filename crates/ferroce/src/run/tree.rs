@@ -160,6 +160,11 @@ impl Tree {
         let modalias = uapi::USER_MODALIAS.to_string_lossy();
         self.file(format!("{parent}/modalias"), modalias);
         self.file(format!("{parent}/numa_node"), -1);
+        // By which programs find the addresses.
+        if let Some(Gid { netdev, .. }) = device.gids.first() {
+            let class = Path::new("/sys/class/net").join(netdev);
+            self.link(format!("{parent}/net/{netdev}"), class);
+        }
 
         let class = format!("{parent}/infiniband/{name}");
         let mut attribute = |name: &str, text: String| self.file(format!("{class}/{name}"), text);
