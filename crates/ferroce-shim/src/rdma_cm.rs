@@ -23,7 +23,8 @@ unsafe extern "C-unwind" {
     fn recv(fd: c_int, buffer: *mut c_void, length: size_t, flags: c_int) -> ssize_t;
 }
 
-/// The result of a system call. It is made by its number where no thread is to be cancelled halfway.
+/// The result of a system call. It is made by its number, so that no thread is cancelled halfway, and no other
+/// library that is preloaded (rsockets') has a hand in it.
 fn check(result: libc::c_long) -> Result<libc::c_long, c_int> {
     match result {
         0.. => Ok(result),
@@ -45,9 +46,9 @@ impl Fd {
 fn pair() -> Result<[Fd; 2], c_int> {
     let mut ends = [-1; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    let (call, room) = (libc::SYS_socketpair, ends.as_mut_ptr());
     // SAFETY: There is room for two descriptors.
-    let made = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) };
-    check(made.into())?;
+    check(unsafe { libc::syscall(call, libc::AF_UNIX, kind, 0, room) })?;
     Ok(ends.map(Fd))
 }
 
@@ -60,7 +61,9 @@ fn name(purpose: Purpose) -> Name {
 /// A variable of the environment.
 fn environment(name: &str) -> Option<&'static CStr> {
     let mut terminated = [0_u8; 32];
-    terminated.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+    terminated
+        .get_mut(..name.len())?
+        .copy_from_slice(name.as_bytes());
     // SAFETY: The name is a C string, as it is shorter than the room. That nobody changes the environment
     // meanwhile is up to the program, as for every call of `getenv`.
     let value = unsafe { libc::getenv(terminated.as_ptr().cast()) };
@@ -77,8 +80,10 @@ pub fn is_channel(fd: c_int) -> bool {
     let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
     let mut length = mem::size_of_val(&address) as libc::socklen_t;
     let before = errno();
+    let (room, room_length) = (&raw mut address, &raw mut length);
     // SAFETY: There is room for the address, as the length says.
-    let failed = unsafe { libc::getpeername(fd, (&raw mut address).cast(), &raw mut length) } != 0;
+    let result = unsafe { libc::syscall(libc::SYS_getpeername, fd, room, room_length) };
+    let failed = result != 0;
     crate::set_errno(before);
     if failed || c_int::from(address.sun_family) != libc::AF_UNIX {
         return false;
@@ -120,10 +125,10 @@ fn check_user(socket: Fd) -> Result<(), c_int> {
     let mut peer: libc::ucred = unsafe { mem::zeroed() };
     let mut length = mem::size_of_val(&peer) as libc::socklen_t;
     let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERCRED);
-    let room = (&raw mut peer).cast();
+    let (room, room_length) = (&raw mut peer, &raw mut length);
+    let call = libc::SYS_getsockopt;
     // SAFETY: There is room for the answer.
-    let told = unsafe { libc::getsockopt(socket.0, level, option, room, &raw mut length) };
-    check(told.into())?;
+    check(unsafe { libc::syscall(call, socket.0, level, option, room, room_length) })?;
     // SAFETY: It has no preconditions.
     match peer.uid == unsafe { libc::geteuid() } {
         true => Ok(()),
@@ -238,7 +243,12 @@ fn replace(file: c_int, by: Fd) -> Result<(), c_int> {
         };
         check(libc::syscall(libc::SYS_dup3, by.0, file, cloexec))?;
         let nonblocking = status & libc::O_NONBLOCK;
-        check(libc::syscall(libc::SYS_fcntl, file, libc::F_SETFL, nonblocking))?;
+        check(libc::syscall(
+            libc::SYS_fcntl,
+            file,
+            libc::F_SETFL,
+            nonblocking,
+        ))?;
     }
     Ok(())
 }
@@ -287,7 +297,15 @@ fn copy_from(ends: [Fd; 2], from: *const c_void, to: &mut [u8]) -> Result<(), c_
         let sent = libc::syscall(libc::SYS_sendto, ends[1].0, from, to.len(), flags, none, 0);
         check(sent)?;
         let room = to.as_mut_ptr();
-        let got = libc::syscall(libc::SYS_recvfrom, ends[0].0, room, to.len(), flags, none, none);
+        let got = libc::syscall(
+            libc::SYS_recvfrom,
+            ends[0].0,
+            room,
+            to.len(),
+            flags,
+            none,
+            none,
+        );
         check(got)?;
     }
     Ok(())
@@ -326,7 +344,8 @@ pub unsafe fn command(fd: c_int, buffer: *const c_void, count: size_t) -> Result
     loop {
         take_token(fd)?;
         // SAFETY: By this function's contract.
-        let result = pair().and_then(|ends| unsafe { exchange(Fd(fd), ends, None, message, source) });
+        let result =
+            pair().and_then(|ends| unsafe { exchange(Fd(fd), ends, None, message, source) });
         match result {
             // Its event is gone, with the id.
             Err(libc::EAGAIN) => {}
@@ -412,7 +431,8 @@ unsafe fn exchange(
         let flags = libc::MSG_DONTWAIT;
         let (room, none) = (token.as_mut_ptr(), ptr::null::<c_void>());
         // SAFETY: There is room for one byte.
-        let taken = unsafe { libc::syscall(libc::SYS_recvfrom, source.0, room, 1, flags, none, none) };
+        let taken =
+            unsafe { libc::syscall(libc::SYS_recvfrom, source.0, room, 1, flags, none, none) };
         if taken <= 0 {
             break;
         }

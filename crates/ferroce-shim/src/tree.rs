@@ -198,7 +198,10 @@ mod tests {
             (c"/sys/class/infiniband", "/tree/class/infiniband"),
             (c"/sys/class/infiniband/", "/tree/class/infiniband/"),
             (c"/sys/devices/ferroce", "/tree/devices/ferroce"),
-            (c"/sys/class/misc/rdma_cm/dev", "/tree/class/misc/rdma_cm/dev"),
+            (
+                c"/sys/class/misc/rdma_cm/dev",
+                "/tree/class/misc/rdma_cm/dev",
+            ),
             (
                 c"/sys/class/infiniband/../../devices",
                 "/tree/class/infiniband/../../devices",

@@ -156,8 +156,7 @@ fn send_with(socket: RawFd, bytes: &[u8], files: &[RawFd], flags: libc::c_int) -
     }
     loop {
         // SAFETY: All that the message refers to is there during the call.
-        let sent =
-            unsafe { libc::sendmsg(socket, &raw const message, flags | libc::MSG_NOSIGNAL) };
+        let sent = unsafe { libc::sendmsg(socket, &raw const message, flags | libc::MSG_NOSIGNAL) };
         if sent >= 0 {
             return Ok(());
         }

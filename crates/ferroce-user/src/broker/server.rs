@@ -299,7 +299,11 @@ impl Broker {
         if let Some(joined) = known.joined {
             self.registry.set(slot_of(joined.serial), 0);
             // What it was about to do, or to tell, others do themselves.
-            for joined in self.known.values().filter_map(|known| known.joined.as_ref()) {
+            for joined in self
+                .known
+                .values()
+                .filter_map(|known| known.joined.as_ref())
+            {
                 joined
                     .segment
                     .header()

@@ -167,9 +167,7 @@ impl Address {
     pub fn is_same_host(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Ib(one), Self::Ib(other)) => one.addr == other.addr,
-            _ => {
-                self.ip().is_some() && self.ip() == other.ip() && self.link() == other.link()
-            }
+            _ => self.ip().is_some() && self.ip() == other.ip() && self.link() == other.link(),
         }
     }
 

@@ -212,7 +212,11 @@ impl Manager {
                 let id = self.id_of(channel, cmd.id)?;
                 let is_bound = id.device.is_some() && id.state == State::AddrBound;
                 // There is no subnet administrator on RoCE.
-                Err(Errno(if is_bound { libc::EOPNOTSUPP } else { libc::EINVAL }))
+                Err(Errno(if is_bound {
+                    libc::EOPNOTSUPP
+                } else {
+                    libc::EINVAL
+                }))
             }
             command::WRITE_CM_EVENT => self.on_write_cm_event(&call),
             // Get Option, which no kernel has.
@@ -384,7 +388,11 @@ impl Manager {
         let terms = Terms::of(param);
         id.srq = terms.srq;
         let is_ib = matches!(id.src, Some(Address::Ib(_)));
-        let room = if is_datagram { room::SIDR_REP } else { room::REP };
+        let room = if is_datagram {
+            room::SIDR_REP
+        } else {
+            room::REP
+        };
         let data = PrivateData::new(&param.private_data, param.private_data_len, room)?;
         match is_datagram {
             true => {
@@ -406,7 +414,11 @@ impl Manager {
         id.cm.ok_or_else(invalid)?;
         let number = cmd.id as usize;
         let is_datagram = id.qp_type == qp_type::UD;
-        let room = if is_datagram { room::SIDR_REP } else { room::REJ };
+        let room = if is_datagram {
+            room::SIDR_REP
+        } else {
+            room::REJ
+        };
         let data = PrivateData::new(&cmd.private_data, cmd.private_data_len, room)?;
         match is_datagram {
             true => self.reply_sidr(number, sidr::REJECT, 0, data)?,
@@ -530,6 +542,8 @@ fn find_path(option: &[u8]) -> Option<Path> {
     if !rest.is_empty() {
         return None;
     }
-    let record = records.iter().find(|record| parse::<u32>(&record[..4]) == FLAGS)?;
+    let record = records
+        .iter()
+        .find(|record| parse::<u32>(&record[..4]) == FLAGS)?;
     Some(Path::unpack(&parse(&record[8..])))
 }

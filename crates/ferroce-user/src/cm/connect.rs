@@ -93,7 +93,10 @@ impl Manager {
             path,
             qp_num: id.qp_num,
             psn: id.psn,
-            terms: Terms { srq: id.srq, ..id.terms },
+            terms: Terms {
+                srq: id.srq,
+                ..id.terms
+            },
             private_data: data,
             ece: id.ece,
         };
@@ -210,7 +213,11 @@ impl Manager {
                 Told::connection(terms, request.qp_num, data, room(room::REQ))
             }
         };
-        let ece = if is_datagram { super::abi::zeroed() } else { request.ece };
+        let ece = if is_datagram {
+            super::abi::zeroed()
+        } else {
+            request.ece
+        };
         self.raise_request(listener, number, Told { ece, ..told });
     }
 
@@ -233,7 +240,10 @@ impl Manager {
                 from,
                 qp_num: id.qp_num,
                 psn: id.psn,
-                terms: Terms { srq: id.srq, ..terms },
+                terms: Terms {
+                    srq: id.srq,
+                    ..terms
+                },
                 private_data: data,
                 ece: id.ece,
             },
@@ -297,7 +307,13 @@ impl Manager {
         }
         let to = self.ids[number].peer;
         let private_data = data;
-        self.post(to, Message::Rej { reason, private_data });
+        self.post(
+            to,
+            Message::Rej {
+                reason,
+                private_data,
+            },
+        );
         Ok(())
     }
 
@@ -405,7 +421,10 @@ impl Manager {
                 };
                 let data = &private_data.0;
                 // A reply does not have it.
-                let terms = Terms { retry_count: 0, ..terms };
+                let terms = Terms {
+                    retry_count: 0,
+                    ..terms
+                };
                 let told = Told::connection(terms, qp_num, data, room::REP);
                 self.raise(number, event::CONNECT_RESPONSE, Told { ece, ..told });
             }
@@ -413,7 +432,13 @@ impl Manager {
                 id.cm = Some(Cm::Established);
                 self.raise(number, event::ESTABLISHED, Told::nothing());
             }
-            (Message::Rej { reason, private_data }, Some(cm)) => {
+            (
+                Message::Rej {
+                    reason,
+                    private_data,
+                },
+                Some(cm),
+            ) => {
                 self.receive_rejection(number, cm, reason, &private_data);
             }
             (Message::Dreq, Some(Cm::RepSent | Cm::Established | Cm::DreqSent)) => {
@@ -496,7 +521,9 @@ impl Manager {
 
 /// Whether a listener's address is the one that a request is for.
 fn is_meant(listener: &Id, request: &Request) -> bool {
-    let Some(src) = listener.src else { return false };
+    let Some(src) = listener.src else {
+        return false;
+    };
     match src {
         super::address::Address::Ib(_) => true,
         _ if src.is_any() && !listener.afonly => true,

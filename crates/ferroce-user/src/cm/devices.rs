@@ -48,7 +48,10 @@ impl Devices {
                 continue;
             };
             let name = verbs.file_name().unwrap_or_default().to_string_lossy();
-            let number: u32 = name.trim_start_matches("uverbs").parse().unwrap_or(u32::MAX);
+            let number: u32 = name
+                .trim_start_matches("uverbs")
+                .parse()
+                .unwrap_or(u32::MAX);
             devices.push((number, Device::read(&device)));
         }
         devices.sort_by_key(|(number, _)| *number);

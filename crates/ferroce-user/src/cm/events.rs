@@ -77,13 +77,7 @@ impl Told {
     }
 
     /// Of a queue pair that takes datagrams.
-    pub fn datagrams(
-        ah_attr: AhAttr,
-        qp_num: u32,
-        qkey: u32,
-        data: &[u8],
-        room: usize,
-    ) -> Self {
+    pub fn datagrams(ah_attr: AhAttr, qp_num: u32, qkey: u32, data: &[u8], room: usize) -> Self {
         let (private_data, private_data_len) = Self::padded(data, room);
         Self::with(&UdParam {
             qp_num,

@@ -118,9 +118,7 @@ impl Ports {
 /// Whether two ids with one port differ in who they talk to.
 fn is_unique(id: &Id, other: &Id) -> bool {
     let differ = |one: Option<Address>, other: Option<Address>| match (one, other) {
-        (Some(one), Some(other)) => {
-            !one.is_any() && !other.is_any() && !one.is_same_host(&other)
-        }
+        (Some(one), Some(other)) => !one.is_any() && !other.is_any() && !one.is_same_host(&other),
         _ => false,
     };
     let ports = match (id.dst, other.dst) {

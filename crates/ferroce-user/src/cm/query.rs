@@ -111,11 +111,24 @@ impl Id {
                 set_default_qkey(self);
                 let qkey = self.qkey;
                 let mask = basic().union(AttrMask::QKEY);
-                (mask, QpAttr { qkey, port_num: 1, ..attr })
+                (
+                    mask,
+                    QpAttr {
+                        qkey,
+                        port_num: 1,
+                        ..attr
+                    },
+                )
             }
             (None, _) => {
                 let mask = basic().union(AttrMask::ACCESS_FLAGS);
-                (mask, QpAttr { port_num: 1, ..attr })
+                (
+                    mask,
+                    QpAttr {
+                        port_num: 1,
+                        ..attr
+                    },
+                )
             }
             (Some(cm), _) => self.connected_qp_attr(cm, state, attr)?,
         };
@@ -150,7 +163,14 @@ impl Id {
                 }
                 let mask = basic().union(AttrMask::ACCESS_FLAGS);
                 let qp_access_flags = access.bits();
-                Ok((mask, QpAttr { qp_access_flags, port_num: 1, ..attr }))
+                Ok((
+                    mask,
+                    QpAttr {
+                        qp_access_flags,
+                        port_num: 1,
+                        ..attr
+                    },
+                ))
             }
             Ok(QpState::Rtr) if has_peer => {
                 let mut mask = AttrMask::STATE

@@ -58,12 +58,13 @@ impl Manager {
 
     fn bind_there(&mut self, number: usize, address: Address) -> Result<()> {
         if !address.is_any() {
-            self.acquire_device(number).map_err(|error| match address.ip() {
-                Some(ip) if error == Errno(libc::ENODEV) && !is_of_host(ip) => {
-                    Errno(libc::EADDRNOTAVAIL)
-                }
-                _ => error,
-            })?;
+            self.acquire_device(number)
+                .map_err(|error| match address.ip() {
+                    Some(ip) if error == Errno(libc::ENODEV) && !is_of_host(ip) => {
+                        Errno(libc::EADDRNOTAVAIL)
+                    }
+                    _ => error,
+                })?;
         }
         let id = &mut self.ids[number];
         if !id.afonly_set {

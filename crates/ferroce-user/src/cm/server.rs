@@ -126,7 +126,12 @@ impl Server {
         Ok(())
     }
 
-    fn open(&mut self, channel: Channel, header: &CommandHeader, folder: Option<OwnedFd>) -> Answer {
+    fn open(
+        &mut self,
+        channel: Channel,
+        header: &CommandHeader,
+        folder: Option<OwnedFd>,
+    ) -> Answer {
         let devices = folder
             .ok_or(io::ErrorKind::NotFound.into())
             .and_then(|folder| self.devices(folder.as_fd()));
@@ -175,7 +180,9 @@ impl Server {
             other,
             count: header.count,
             bytes,
-            option: option.get(..header.option_length as usize).unwrap_or_default(),
+            option: option
+                .get(..header.option_length as usize)
+                .unwrap_or_default(),
         };
         let answer = self.manager.command(channel, &command, Instant::now());
         self.signal();

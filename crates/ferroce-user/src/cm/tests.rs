@@ -320,7 +320,10 @@ fn attributes_of_both_ends_fit() {
         assert_eq!(rts.timeout, 17);
         assert_eq!((rts.retry_cnt, rts.rnr_retry), (5, 6));
         assert_eq!(rtr.qp_attr_mask, 0x12_9181 & !(1 << 13) | 1 << 17);
-        assert_eq!(rts.qp_attr_mask, 1 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 16);
+        assert_eq!(
+            rts.qp_attr_mask,
+            1 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 16
+        );
     }
     // The client starts 7 and answers 4; the server has said the same of itself, which counts.
     assert_eq!(client[2].max_rd_atomic, 4);
@@ -393,9 +396,15 @@ fn private_data_has_the_room_of_its_message() {
         ..zeroed()
     };
     // A request that could not be accepted is refused.
-    assert_eq!(host.errno(SERVER, command::ACCEPT, accept(197).as_bytes()), 22);
+    assert_eq!(
+        host.errno(SERVER, command::ACCEPT, accept(197).as_bytes()),
+        22
+    );
     host.expect(CLIENT, event::REJECTED);
-    assert_eq!(host.errno(SERVER, command::ACCEPT, accept(196).as_bytes()), 22);
+    assert_eq!(
+        host.errno(SERVER, command::ACCEPT, accept(196).as_bytes()),
+        22
+    );
 }
 
 #[test]
@@ -580,8 +589,7 @@ fn a_queue_pair_for_datagrams_is_found() {
 fn groups_are_joined_and_left() {
     let mut host = Host::new();
     let id = host.create(CLIENT, 2, ps::UDP);
-    let (addr, addr_size) =
-        Address::V4(SocketAddrV4::new(Ipv4Addr::new(239, 1, 1, 1), 0)).write();
+    let (addr, addr_size) = Address::V4(SocketAddrV4::new(Ipv4Addr::new(239, 1, 1, 1), 0)).write();
     let cmd = abi::JoinMulticast {
         uid: 9,
         id,
@@ -600,7 +608,10 @@ fn groups_are_joined_and_left() {
     };
     let answer = host.send(CLIENT, command::LEAVE_MCAST, leave.as_bytes(), 4);
     assert_eq!(parse::<u32>(&answer.bytes), 1);
-    assert_eq!(host.errno(CLIENT, command::LEAVE_MCAST, leave.as_bytes()), 2);
+    assert_eq!(
+        host.errno(CLIENT, command::LEAVE_MCAST, leave.as_bytes()),
+        2
+    );
     // Events of a group go with it, and with the id.
     host.run(CLIENT, command::JOIN_MCAST, cmd.as_bytes());
     host.destroy(CLIENT, id);
@@ -686,7 +697,11 @@ fn anything_is_survived_and_nothing_is_left() {
             random.fill(&mut input[..]);
             let id = random.u32(..8);
             let port = 7000 + random.u16(..3);
-            let address = if random.bool() { v4(port) } else { any_v6(port) };
+            let address = if random.bool() {
+                v4(port)
+            } else {
+                any_v6(port)
+            };
             let is_placed = random.u8(..10) > 0;
             let place = |input: &mut Vec<u8>, bytes: &[u8]| {
                 if is_placed {

@@ -227,7 +227,8 @@ impl Tree {
         // There is one connection manager. The machine's, if it has one, is of its own devices.
         let own = Path::new("/").join(CM_FILE);
         if own.exists() {
-            self.0.retain(|(path, _)| !path.starts_with(CM_CLASS) && path != Path::new(CM_FILE));
+            self.0
+                .retain(|(path, _)| !path.starts_with(CM_CLASS) && path != Path::new(CM_FILE));
         }
         for folder in FOLDERS.map(Path::new) {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
