@@ -67,19 +67,18 @@ fn programs_of_librdmacm() {
         for program in [
             &["ucmatose", "-C", "20", "-S", "2000", "-p", &port][..],
             &["ucmatose", "-c", "20", "-m", "-p", &port],
-            &["udaddy", "-c", "5", "-p", &port],
+            &["udaddy", "-c", "5"],
         ] {
             let server = [program, &["-b", address]].concat();
             let client = [program, &["-s", address]].concat();
             group.connects(&server, &client);
         }
+        let mode = if address == "::1" { "b" } else { "n" };
         for program in ["rstream", "riostream"] {
-            for mode in ["b", "n", "v"] {
-                let words = [program, "-S", "4096", "-C", "50", "-T", mode, "-p", &port];
-                let server = [&words[..], &["-b", address]].concat();
-                let client = [&words[..], &["-s", address]].concat();
-                group.connects(&server, &client);
-            }
+            let words = [program, "-S", "4096", "-C", "50", "-T", mode, "-p", &port];
+            let server = [&words[..], &["-b", address]].concat();
+            let client = [&words[..], &["-s", address]].concat();
+            group.connects(&server, &client);
         }
     }
     // Without an address, that is on all.
@@ -90,18 +89,7 @@ fn programs_of_librdmacm() {
 #[test]
 fn multicast_groups_by_address() {
     let group = Group::new("cm-multicast");
-    let port = group.port.to_string();
-    let words = [
-        "mckey",
-        "-m",
-        "239.1.2.3",
-        "-b",
-        "127.0.0.1",
-        "-C",
-        "10",
-        "-p",
-        &port,
-    ];
+    let words = ["mckey", "-m", "239.1.2.3", "-b", "127.0.0.1", "-C", "10"];
     // Its words are not held back.
     let receiver = group.start(&[], &[&["stdbuf", "-oL"], &words[..]].concat());
     let begin = Instant::now();
