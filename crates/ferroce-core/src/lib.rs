@@ -7,6 +7,7 @@
 //! - [`ring`]: the queues a process and the kernel share.
 //! - [`wire`]: the packets of RoCEv2.
 //! - [`requester`], [`responder`]: the two ends of a connection over the wire.
+//! - [`uapi`], [`user`]: what the parts agree on of which the device consists, with the kernel and without.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root, in edition 2021:
 //! paths between modules start with `crate::`, and a folder's own file is its `mod.rs`, which is
@@ -26,6 +27,7 @@ pub mod responder;
 pub mod ring;
 mod rules;
 pub mod uapi;
+pub mod user;
 pub mod verbs;
 pub mod wire;
 

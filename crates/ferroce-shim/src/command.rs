@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Write commands on a device file (`rdma/ib_user_verbs.h`).
+//! Write commands on a device file (`rdma/ib_user_verbs.h`; for the connection manager's see [`rdma_cm`]).
 //!
 //! The plug-in carries out all commands that libibverbs leaves to it. libibverbs itself writes one: to
 //! make a completion channel.
@@ -8,7 +8,8 @@ use core::ffi::{c_int, c_void};
 
 use libc::{size_t, ssize_t};
 
-use crate::{channel, device, real, set_errno};
+use crate::device::Device;
+use crate::{channel, device, fail, rdma_cm, real, set_errno};
 
 /// `struct ib_uverbs_cmd_hdr`.
 #[derive(Clone, Copy)]
@@ -47,15 +48,18 @@ const CREATE_COMP_CHANNEL: u32 = 17;
 /// libc's function of this name.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C-unwind" fn write(fd: c_int, buffer: *const c_void, count: size_t) -> ssize_t {
-    if device::is_open(fd) {
+    if let Some(device) = device::opened(fd) {
         // SAFETY: By the caller.
-        return match unsafe { run(buffer, count) } {
+        let result = unsafe {
+            match device {
+                Device::Verbs(_) => run(buffer, count),
+                Device::ConnectionManager => rdma_cm::command(fd, buffer, count),
+            }
+        };
+        return match result {
             // The kernel takes a command as a whole.
             Ok(()) => count.cast_signed(),
-            Err(errno) => {
-                set_errno(errno);
-                -1
-            }
+            Err(errno) => fail(errno) as ssize_t,
         };
     }
     match real::write() {

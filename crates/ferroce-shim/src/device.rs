@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Device files: regular files in the folder, which programs see as character devices.
+//! Device files: regular files in the folder, which programs see as character devices. One of them is the
+//! connection manager's, whose descriptors are sockets ([`rdma_cm`]).
 //!
 //! A file is known by its inode, whatever path or descriptor leads to it: duplicated, inherited, or
 //! received over a socket. Since `write` and `ioctl` are called often, and hardly ever on a device, they
@@ -14,19 +15,43 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use libc::{dev_t, ino_t, mode_t};
 
 use crate::tree::{self, Buffer};
-use crate::{errno, real, set_errno};
+use crate::{errno, rdma_cm, real, set_errno};
 
 /// The major number of the device files: the kernel's for `uverbs` (`IB_UVERBS_MAJOR`).
 const MAJOR: u32 = 231;
 /// The minor number of `uverbs0` (`IB_UVERBS_BASE_MINOR`).
 const BASE_MINOR: u32 = 192;
+/// The numbers of the connection manager's file: one of `misc`, which Linux chooses when it starts.
+const CM_MAJOR: u32 = 10;
+const CM_MINOR: u32 = 122;
 /// What everybody may: read and write, as udev's rules for RDMA have it.
 const MODE: mode_t = libc::S_IFCHR | 0o666;
 
-/// How many devices there may be.
+/// How many device files there may be.
 const MOST: usize = 64;
 /// The number up to which device files are looked for.
 const NUMBERS: u32 = 256;
+
+/// A device file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// `uverbsN`, and its number.
+    Verbs(u32),
+    /// `rdma_cm`.
+    ConnectionManager,
+}
+
+impl Device {
+    fn rdev(self) -> (u32, u32) {
+        match self {
+            Self::Verbs(number) => (MAJOR, BASE_MINOR + number),
+            Self::ConnectionManager => (CM_MAJOR, CM_MINOR),
+        }
+    }
+}
+
+/// In place of a number, of the connection manager's file.
+const CM: u32 = u32::MAX;
 
 /// An inode that is a device, and its number.
 struct Entry {
@@ -51,8 +76,8 @@ static TABLE: [Entry; MOST] = [EMPTY; MOST];
 static COUNT: AtomicU32 = AtomicU32::new(NOT_LOADED);
 const NOT_LOADED: u32 = u32::MAX;
 
-/// The number of the device that an inode is.
-pub fn number(dev: dev_t, ino: ino_t) -> Option<u32> {
+/// The device that an inode is.
+pub fn at_inode(dev: dev_t, ino: ino_t) -> Option<Device> {
     // Pairs with the store in `load`.
     let count = match COUNT.load(Ordering::Acquire) {
         NOT_LOADED => load(),
@@ -62,9 +87,11 @@ pub fn number(dev: dev_t, ino: ino_t) -> Option<u32> {
     let mut equal = entries.filter(|entry| {
         entry.ino.load(Ordering::Relaxed) == ino && entry.dev.load(Ordering::Relaxed) == dev
     });
-    equal
-        .next()
-        .map(|entry| entry.number.load(Ordering::Relaxed))
+    let entry = equal.next()?;
+    Some(match entry.number.load(Ordering::Relaxed) {
+        CM => Device::ConnectionManager,
+        number => Device::Verbs(number),
+    })
 }
 
 /// Looks for the device files. Their numbers follow one another, from the first on.
@@ -77,6 +104,22 @@ fn load() -> u32 {
     let mut buffer = Buffer::new();
     let mut table = TABLE.iter();
     let mut count = 0;
+    let mut add = |found: &libc::stat, number: u32| {
+        let Some(entry) = table.next() else {
+            return false;
+        };
+        entry.dev.store(found.st_dev, Ordering::Relaxed);
+        entry.ino.store(found.st_ino, Ordering::Relaxed);
+        entry.number.store(number, Ordering::Relaxed);
+        count += 1;
+        true
+    };
+    let cm = buffer.connection_manager(root);
+    let cm = cm.and_then(|path| status(libc::AT_FDCWD, path.as_ptr(), libc::AT_SYMLINK_NOFOLLOW));
+    if let Some(found) = cm.filter(is_regular) {
+        add(&found, CM);
+    }
+    let mut any = false;
     for number in 0..NUMBERS {
         let Some(path) = buffer.device(root, number) else {
             break;
@@ -85,13 +128,12 @@ fn load() -> u32 {
         match found {
             // With `--keep` the machine's own devices are there too, as symbolic links.
             Some(found) if is_regular(&found) => {
-                let Some(entry) = table.next() else { break };
-                entry.dev.store(found.st_dev, Ordering::Relaxed);
-                entry.ino.store(found.st_ino, Ordering::Relaxed);
-                entry.number.store(number, Ordering::Relaxed);
-                count += 1;
+                if !add(&found, number) {
+                    break;
+                }
+                any = true;
             }
-            None if count > 0 => break,
+            None if any => break,
             _ => {}
         }
     }
@@ -117,13 +159,17 @@ fn status(dir: c_int, path: *const libc::c_char, flags: c_int) -> Option<libc::s
     (result == 0).then(|| unsafe { status.assume_init() })
 }
 
-/// The number of the device that a descriptor is open on.
-fn of_descriptor(fd: c_int) -> Option<u32> {
+/// The device that a descriptor is open on.
+fn of_descriptor(fd: c_int) -> Option<Device> {
     let errno = errno();
     let status = status(fd, c"".as_ptr(), libc::AT_EMPTY_PATH);
     set_errno(errno);
-    let status = status.filter(is_regular)?;
-    number(status.st_dev, status.st_ino)
+    let status = status?;
+    match status.st_mode & libc::S_IFMT {
+        libc::S_IFREG => at_inode(status.st_dev, status.st_ino),
+        libc::S_IFSOCK => rdma_cm::is_channel(fd).then_some(Device::ConnectionManager),
+        _ => None,
+    }
 }
 
 /// A bit for each descriptor; those with large numbers share them.
@@ -135,31 +181,60 @@ fn bit(fd: c_int) -> (&'static AtomicU64, u64) {
     (&MARKS[index / 64], 1 << (index % 64))
 }
 
-/// Whether a descriptor is open on a device.
+/// Whether a descriptor may be one on a device.
 #[inline]
-pub fn is_open(fd: c_int) -> bool {
+fn is_marked(fd: c_int) -> bool {
     let (word, bit) = bit(fd);
     // The descriptor reached this thread by means of the program's, after it was marked.
-    word.load(Ordering::Relaxed) & bit != 0 && is_open_indeed(fd)
+    word.load(Ordering::Relaxed) & bit != 0
+}
+
+/// The device that a descriptor is open on, if it is marked.
+#[inline]
+pub fn opened(fd: c_int) -> Option<Device> {
+    match is_marked(fd) {
+        true => opened_indeed(fd),
+        false => None,
+    }
 }
 
 #[cold]
-fn is_open_indeed(fd: c_int) -> bool {
-    let open = of_descriptor(fd).is_some();
-    if !open {
+fn opened_indeed(fd: c_int) -> Option<Device> {
+    let device = of_descriptor(fd);
+    if device.is_none() {
         // Another descriptor that shares the bit, and is a device, is marked again by `fstat` only: but
         // there are none of such numbers in a program that has not thousands of files open.
         let (word, bit) = bit(fd);
         word.fetch_and(!bit, Ordering::Relaxed);
     }
-    open
+    device
 }
 
-/// Marks a descriptor that has just been opened, if it is a device.
-pub fn mark(fd: c_int) {
-    if fd >= 0 && of_descriptor(fd).is_some() {
-        set_mark(fd);
+/// A path in the folder has been opened: marks the descriptor if it is a device. Returns the descriptor.
+pub fn open(fd: c_int) -> c_int {
+    match (fd >= 0).then(|| of_descriptor(fd)).flatten() {
+        Some(Device::Verbs(_)) => {
+            set_mark(fd);
+            fd
+        }
+        Some(Device::ConnectionManager) => {
+            let fd = rdma_cm::open(fd);
+            if fd >= 0 {
+                set_mark(fd);
+            }
+            fd
+        }
+        None => fd,
     }
+}
+
+/// A descriptor has been duplicated. Returns the new one.
+#[inline]
+pub fn duplicated(fd: c_int, new: c_int) -> c_int {
+    if new >= 0 && is_marked(fd) {
+        set_mark(new);
+    }
+    new
 }
 
 fn set_mark(fd: c_int) {
@@ -170,12 +245,15 @@ fn set_mark(fd: c_int) {
 /// Has a device file's status be a character device's. Marks the descriptor that it was asked for by.
 #[inline]
 pub fn present(status: &mut libc::stat, fd: Option<c_int>) {
-    if !is_regular(status) {
-        return;
-    }
-    if let Some(number) = number(status.st_dev, status.st_ino) {
+    let device = match status.st_mode & libc::S_IFMT {
+        libc::S_IFREG => at_inode(status.st_dev, status.st_ino),
+        libc::S_IFSOCK => fd.and_then(opened),
+        _ => None,
+    };
+    if let Some(device) = device {
+        let (major, minor) = device.rdev();
         status.st_mode = MODE;
-        status.st_rdev = libc::makedev(MAJOR, BASE_MINOR + number);
+        status.st_rdev = libc::makedev(major, minor);
         if let Some(fd) = fd {
             set_mark(fd);
         }
@@ -189,10 +267,9 @@ pub fn present_statx(status: &mut libc::statx) {
         return;
     }
     let dev = libc::makedev(status.stx_dev_major, status.stx_dev_minor);
-    if let Some(number) = number(dev, status.stx_ino) {
+    if let Some(device) = at_inode(dev, status.stx_ino) {
         status.stx_mode = MODE as u16;
-        status.stx_rdev_major = MAJOR;
-        status.stx_rdev_minor = BASE_MINOR + number;
+        (status.stx_rdev_major, status.stx_rdev_minor) = device.rdev();
     }
 }
 
@@ -203,7 +280,7 @@ pub unsafe extern "C-unwind" fn ioctl(
     request: libc::c_ulong,
     argument: *mut libc::c_void,
 ) -> c_int {
-    if request == RDMA_VERBS_IOCTL && is_open(fd) {
+    if request == RDMA_VERBS_IOCTL && opened(fd).is_some() {
         return crate::fail(libc::ENOTTY);
     }
     match real::ioctl() {
@@ -229,7 +306,7 @@ mod tests {
         let before = (found.st_mode, found.st_rdev);
         present(&mut found, Some(fd));
         assert_eq!((found.st_mode, found.st_rdev), before);
-        assert!(!is_open(fd));
+        assert!(opened(fd).is_none());
     }
 
     #[test]
@@ -237,7 +314,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let fd = file.as_raw_fd();
         set_mark(fd);
-        assert!(!is_open(fd));
+        assert!(opened(fd).is_none());
         let (word, bit) = bit(fd);
         assert_eq!(word.load(Ordering::Relaxed) & bit, 0);
     }
@@ -245,7 +322,7 @@ mod tests {
     #[test]
     fn any_number_has_a_bit() {
         for fd in [-1, 0, c_int::MAX, c_int::MIN] {
-            assert!(!is_open(fd));
+            assert!(opened(fd).is_none());
         }
     }
 }

@@ -9,12 +9,14 @@
 //!   `ferroce run` has made and whose path is in the environment variable `FERROCE_DEVICES`
 //!   ([`tree`], [`path`]).
 //! - A device file in that folder is a regular file. It is shown as a character device, and write commands
-//!   on it are carried out ([`device`], [`command`]).
+//!   on it are carried out ([`device`], [`command`]). Who opens the connection manager's gets a socket to
+//!   the broker ([`rdma_cm`]).
 //! - `socket(AF_NETLINK, .., NETLINK_RDMA)` is refused: libibverbs then looks for devices in sysfs.
 //!
 //! # Any program
 //! The library is loaded into whatever is started below `ferroce run`, so it keeps out of the way: it does
-//! not allocate, does not print, starts no thread, takes no lock, and has no state that a fork could find
+//! not allocate, does not print, starts no thread (and a process only if there is no broker, where a program
+//! opens the connection manager's file), takes no lock, and has no state that a fork could find
 //! half changed. What a call that is not about RDMA costs more is the comparison of a path's first bytes,
 //! or one load. libc's own functions are found once, by the constructor or by the first call if that comes
 //! earlier ([`real`]).
@@ -36,7 +38,9 @@
 mod channel;
 mod command;
 mod device;
+mod duplicate;
 mod path;
+mod rdma_cm;
 mod real;
 mod stat;
 mod tree;

@@ -45,7 +45,7 @@ fn translated<R>(path: &CStr, failed: R, function: impl FnOnce(*const c_char) ->
     }
 }
 
-/// As [`with`], for a function that opens: marks a device's descriptor.
+/// As [`with`], for a function that opens: a device's descriptor is known from then on.
 ///
 /// # Safety
 /// The path is null or a C string.
@@ -59,10 +59,10 @@ unsafe fn opened(
     let ours = unsafe { tree::is_ours(path) };
     // SAFETY: Likewise.
     let fd = unsafe { with(path, failed, function) };
-    if ours {
-        device::mark(fd);
+    match ours {
+        true => device::open(fd),
+        false => fd,
     }
-    fd
 }
 
 /// Defines functions of libc's names and types: each calls libc's by [`with`] or [`opened`].

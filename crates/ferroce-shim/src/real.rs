@@ -140,6 +140,11 @@ functions! {
 
     write: unsafe extern "C-unwind" fn(c_int, *const c_void, size_t) -> ssize_t;
     ioctl: unsafe extern "C-unwind" fn(c_int, c_ulong, ...) -> c_int;
+    dup: unsafe extern "C-unwind" fn(c_int) -> c_int;
+    dup2: unsafe extern "C-unwind" fn(c_int, c_int) -> c_int;
+    dup3: unsafe extern "C-unwind" fn(c_int, c_int, c_int) -> c_int;
+    fcntl: unsafe extern "C-unwind" fn(c_int, c_int, ...) -> c_int;
+    fcntl64: unsafe extern "C-unwind" fn(c_int, c_int, ...) -> c_int;
     socket: unsafe extern "C-unwind" fn(c_int, c_int, c_int) -> c_int;
 }
 

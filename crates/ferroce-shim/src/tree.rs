@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `/dev/infiniband/..` | `$FERROCE_DEVICES/dev/infiniband/..` |
 //! | `/sys/class/infiniband..` | `$FERROCE_DEVICES/class/infiniband..` |
+//! | `/sys/class/misc/rdma_cm/..` | `$FERROCE_DEVICES/class/misc/rdma_cm/..` |
 //! | `/sys/devices/ferroce/..` | `$FERROCE_DEVICES/devices/ferroce/..` |
 //!
 //! The kernel has no devices of the last name. Programs that resolve links themselves come there.
@@ -81,8 +82,9 @@ fn find() -> Option<&'static CStr> {
 
 const DEV: &[u8] = b"/dev/infiniband";
 const CLASS: &[u8] = b"/sys/class/infiniband";
+const CM: &[u8] = b"/sys/class/misc/rdma_cm";
 const DEVICES: &[u8] = b"/sys/devices/ferroce";
-/// How much of the last two the folder stands for.
+/// How much of the last three the folder stands for.
 const SYS: usize = b"/sys".len();
 
 /// Whether a path is one of those that are looked up in the folder.
@@ -95,7 +97,12 @@ pub unsafe fn is_ours(path: *const c_char) -> bool {
         return false;
     }
     // SAFETY: By this function's contract. After a byte that differs, and a NUL does, no more are read.
-    unsafe { begins_with(path, CLASS) || is_or_below(path, DEV) || is_or_below(path, DEVICES) }
+    unsafe {
+        begins_with(path, CLASS)
+            || is_or_below(path, DEV)
+            || is_or_below(path, DEVICES)
+            || is_or_below(path, CM)
+    }
 }
 
 /// # Safety
@@ -155,6 +162,11 @@ impl Buffer {
         self.join(root.to_bytes(), name.get(..len)?)
     }
 
+    /// The path of the connection manager's file.
+    pub fn connection_manager(&mut self, root: &CStr) -> Option<&CStr> {
+        self.join(root.to_bytes(), b"/dev/infiniband/rdma_cm")
+    }
+
     fn join(&mut self, first: &[u8], second: &[u8]) -> Option<&CStr> {
         let len = first.len() + second.len();
         self.0.get_mut(..first.len())?.copy_from_slice(first);
@@ -187,6 +199,10 @@ mod tests {
             (c"/sys/class/infiniband/", "/tree/class/infiniband/"),
             (c"/sys/devices/ferroce", "/tree/devices/ferroce"),
             (
+                c"/sys/class/misc/rdma_cm/dev",
+                "/tree/class/misc/rdma_cm/dev",
+            ),
+            (
                 c"/sys/class/infiniband/../../devices",
                 "/tree/class/infiniband/../../devices",
             ),
@@ -210,6 +226,7 @@ mod tests {
             c"/sys/class/net",
             c"/sys/devices",
             c"/sys/devices/ferroces",
+            c"/sys/class/misc",
             c"dev/infiniband",
             c"/tree/dev/infiniband",
         ] {

@@ -8,6 +8,7 @@
 //!
 //! - [`segment`], `lock`, `registry`: what processes share.
 //! - [`broker`], [`socket`]: how they find each other, and who notices their end.
+//! - `cm`: the connection manager, by which they connect to an address.
 //! - `peer`, `reach`: a process as others have it, and the way to its memory.
 //! - [`process`], `rings`, `table`, `helper`, [`events`]: this process.
 //! - [`keys`], [`cq`], [`srq`], [`qp`], [`ah`]: the objects of the verbs.
@@ -22,6 +23,7 @@
 pub mod ah;
 mod beside;
 pub mod broker;
+mod cm;
 pub mod cq;
 mod datagram;
 pub mod device;

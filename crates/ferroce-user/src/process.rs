@@ -67,8 +67,7 @@ fn current() -> Option<&'static Process> {
     unsafe { process.as_ref() }
 }
 
-/// The environment's name for the program that is the broker, which is there only under `ferroce run`.
-pub const PROGRAM: &str = "FERROCE_RUN";
+pub use ferroce_core::user::PROGRAM;
 
 impl Process {
     /// This process. The first call makes it known to the others.

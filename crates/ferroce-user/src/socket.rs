@@ -51,12 +51,12 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// An address of the abstract namespace, which has no file: it is there as long as somebody listens.
-fn address(name: &str) -> (libc::sockaddr_un, libc::socklen_t) {
+fn address(name: &[u8]) -> (libc::sockaddr_un, libc::socklen_t) {
     // SAFETY: All zero is an address.
     let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
     let mut length = 1;
-    for (place, byte) in address.sun_path[1..].iter_mut().zip(name.bytes()) {
+    for (place, byte) in address.sun_path[1..].iter_mut().zip(name) {
         *place = byte.cast_signed();
         length += 1;
     }
@@ -65,7 +65,7 @@ fn address(name: &str) -> (libc::sockaddr_un, libc::socklen_t) {
 }
 
 /// Listens at a name. `AddrInUse` if somebody else does.
-pub fn listen(name: &str) -> io::Result<OwnedFd> {
+pub fn listen(name: &[u8]) -> io::Result<OwnedFd> {
     let socket = new()?;
     let (address, length) = address(name);
     // SAFETY: The socket is open, and the address is there during the calls.
@@ -78,7 +78,7 @@ pub fn listen(name: &str) -> io::Result<OwnedFd> {
 }
 
 /// Connects to whoever listens at a name. `ConnectionRefused` if nobody does.
-pub fn connect(name: &str) -> io::Result<OwnedFd> {
+pub fn connect(name: &[u8]) -> io::Result<OwnedFd> {
     let socket = new()?;
     let (address, length) = address(name);
     // SAFETY: The socket is open, and the address is there during the call.
@@ -121,6 +121,15 @@ pub fn peer(socket: &OwnedFd) -> io::Result<(libc::pid_t, libc::uid_t)> {
 
 /// Sends a message, and files with it: [`FILES`] at most.
 pub fn send(socket: RawFd, bytes: &[u8], files: &[RawFd]) -> io::Result<()> {
+    send_with(socket, bytes, files, 0)
+}
+
+/// As [`send`], if there is room for the message at once.
+pub fn send_now(socket: RawFd, bytes: &[u8], files: &[RawFd]) -> io::Result<()> {
+    send_with(socket, bytes, files, libc::MSG_DONTWAIT)
+}
+
+fn send_with(socket: RawFd, bytes: &[u8], files: &[RawFd], flags: libc::c_int) -> io::Result<()> {
     let mut range = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
@@ -147,7 +156,7 @@ pub fn send(socket: RawFd, bytes: &[u8], files: &[RawFd]) -> io::Result<()> {
     }
     loop {
         // SAFETY: All that the message refers to is there during the call.
-        let sent = unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) };
+        let sent = unsafe { libc::sendmsg(socket, &raw const message, flags | libc::MSG_NOSIGNAL) };
         if sent >= 0 {
             return Ok(());
         }
@@ -159,7 +168,19 @@ pub fn send(socket: RawFd, bytes: &[u8], files: &[RawFd]) -> io::Result<()> {
 }
 
 /// Receives a message, and the files that come with it. Its length is zero if the other end is closed.
-pub fn receive(socket: RawFd, bytes: &mut [u8]) -> io::Result<(usize, [Option<OwnedFd>; FILES])> {
+pub fn receive(socket: RawFd, bytes: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket, bytes, 0)
+}
+
+/// As [`receive`], if there is a message already.
+pub fn receive_now(socket: RawFd, bytes: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket, bytes, libc::MSG_DONTWAIT)
+}
+
+/// The length of a message, and its files.
+pub type Received = (usize, [Option<OwnedFd>; FILES]);
+
+fn receive_with(socket: RawFd, bytes: &mut [u8], flags: libc::c_int) -> io::Result<Received> {
     let mut range = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
@@ -173,7 +194,8 @@ pub fn receive(socket: RawFd, bytes: &mut [u8]) -> io::Result<(usize, [Option<Ow
     message.msg_controllen = control.0.len() as _;
     let length = loop {
         // SAFETY: All that the message refers to is there during the call.
-        let received = unsafe { libc::recvmsg(socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        let received =
+            unsafe { libc::recvmsg(socket, &raw mut message, flags | libc::MSG_CMSG_CLOEXEC) };
         match usize::try_from(received) {
             Ok(length) => break length,
             Err(_) => {
@@ -235,11 +257,12 @@ mod tests {
     #[test]
     fn a_name_is_one_listeners() {
         let name = format!("ferroce-test-{}", std::process::id());
-        let refused = connect(&name).unwrap_err();
+        let name = name.as_bytes();
+        let refused = connect(name).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        let listener = listen(&name).unwrap();
-        assert_eq!(listen(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        let client = connect(&name).unwrap();
+        let listener = listen(name).unwrap();
+        assert_eq!(listen(name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let client = connect(name).unwrap();
         let server = accept(&listener).unwrap();
         let (pid, _) = peer(&server).unwrap();
         assert_eq!(pid, std::process::id().cast_signed());

@@ -56,6 +56,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     devices: u32,
     /// Have the machine's own RDMA devices be seen, too, and not hidden
+    ///
+    /// Connections by address (rdma_cm) are then made by the machine's own devices,
+    /// if it has any.
     #[arg(long)]
     keep: bool,
     /// Show what of this machine the devices depend on, and how fast it is

@@ -7,6 +7,7 @@
 //! class/infiniband/NAME           -> devices/ferroce/NAME.0/infiniband/NAME
 //! class/infiniband_verbs/uverbsN  -> devices/ferroce/NAME.0/infiniband_verbs/uverbsN
 //! dev/infiniband/uverbsN          a regular file: see ferroce-shim
+//! class/misc/rdma_cm              the connection manager; dev/infiniband/rdma_cm is as above
 //! ```
 //!
 //! A folder's name is the hash of what is in it, and nothing in it is ever changed, so that all programs
@@ -27,6 +28,11 @@ use super::gids::{self, Gid};
 /// What the shim tells a device file's number as: see `ferroce-shim/src/device.rs`.
 const MAJOR: u32 = 231;
 const BASE_MINOR: u32 = 192;
+
+/// Likewise of the connection manager's file, and the version of its commands
+/// (`RDMA_USER_CM_ABI_VERSION`).
+const CM_DEV: &str = "10:122";
+const CM_ABI: u32 = 4;
 
 /// The version of `uverbs` as a whole (`IB_USER_VERBS_ABI_VERSION`).
 const VERBS_ABI: u32 = 6;
@@ -93,6 +99,10 @@ fn guid_text(guid: u64) -> String {
     [48, 32, 16, 0].map(part).join(":")
 }
 
+/// The connection manager, below `/` and below `/sys`.
+const CM_FILE: &str = "dev/infiniband/rdma_cm";
+const CM_CLASS: &str = "class/misc/rdma_cm";
+
 /// Where a machine shows its RDMA devices.
 const FOLDERS: [&str; 6] = [
     "/dev/infiniband",
@@ -126,6 +136,10 @@ impl Tree {
         for device in devices.iter().rev() {
             tree.device(device);
         }
+        tree.file("class/misc/rdma_cm/abi_version", CM_ABI);
+        tree.file("class/misc/rdma_cm/dev", CM_DEV);
+        let file = PathBuf::from(CM_FILE);
+        tree.0.push((file, Entry::Device));
         tree
     }
 
@@ -146,6 +160,11 @@ impl Tree {
         let modalias = uapi::USER_MODALIAS.to_string_lossy();
         self.file(format!("{parent}/modalias"), modalias);
         self.file(format!("{parent}/numa_node"), -1);
+        // By which programs find the addresses.
+        if let Some(Gid { netdev, .. }) = device.gids.first() {
+            let class = Path::new("/sys/class/net").join(netdev);
+            self.link(format!("{parent}/net/{netdev}"), class);
+        }
 
         let class = format!("{parent}/infiniband/{name}");
         let mut attribute = |name: &str, text: String| self.file(format!("{class}/{name}"), text);
@@ -205,6 +224,12 @@ impl Tree {
     /// Has the devices be seen as well that there are without these: this machine's, or those of a
     /// `ferroce run` around this one.
     pub fn keep(&mut self) {
+        // There is one connection manager. The machine's, if it has one, is of its own devices.
+        let own = Path::new("/").join(CM_FILE);
+        if own.exists() {
+            self.0
+                .retain(|(path, _)| !path.starts_with(CM_CLASS) && path != Path::new(CM_FILE));
+        }
         for folder in FOLDERS.map(Path::new) {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let place = folder.strip_prefix("/sys").or(folder.strip_prefix("/"));
@@ -216,9 +241,9 @@ impl Tree {
                 }
             }
         }
-        let cm = Path::new("/sys/class/misc/rdma_cm");
-        if cm.exists() {
-            self.link("class/misc/rdma_cm", cm);
+        let class = Path::new("/sys").join(CM_CLASS);
+        if own.exists() && class.exists() {
+            self.link(CM_CLASS, class);
         }
     }
 
