@@ -55,6 +55,9 @@ pub mod completion_queue;
 #[path = "../../crates/ferroce-device/src/counter.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod counter;
+#[path = "../../crates/ferroce-device/src/effects.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod effects;
 #[path = "../../crates/ferroce-device/src/in_use.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod in_use;

@@ -10,7 +10,8 @@
 //! - [`numbers`]: which numbers of queue pairs and keys are in use.
 //! - [`key`]: what a key is, and the access that one is used for.
 //! - [`region`], [`window`]: memory that a key gives access to.
-//! - [`attrs`]: what a queue pair takes from whom, and what errors do to it.
+//! - [`attrs`]: what a queue pair takes from whom, and what a Modify QP and errors do to it.
+//! - [`effects`]: what follows from that, and in which order.
 //! - [`queue`], [`receive`]: work queues, and what becomes of a receive.
 //! - [`send`], [`remote`]: the execution of a send queue, if the peer is on this host, or on another.
 //! - [`completion_queue`]: completion queues.
@@ -29,6 +30,7 @@ pub mod address;
 pub mod attrs;
 pub mod completion_queue;
 pub mod counter;
+pub mod effects;
 pub mod in_use;
 pub mod key;
 pub mod kick;

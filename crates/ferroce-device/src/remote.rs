@@ -9,6 +9,7 @@ use core::cell::Cell;
 use core::ops::DerefMut;
 
 use crate::counter::PortCounter;
+use crate::effects::{Effect, Effects};
 use crate::local::{AccessError, LocalMemory, Region};
 use crate::qp::state::{self, Processing};
 use crate::qp::QpAttr;
@@ -33,7 +34,7 @@ pub trait Owner: LocalMemory {
 
     /// A request has failed: [`Attrs::fail_send`](crate::attrs::Attrs::fail_send), whose result this
     /// returns.
-    fn fail(&self) -> bool;
+    fn fail(&self) -> Effects;
 
     /// Counts at the port.
     fn count(&self, what: PortCounter, number: u64);
@@ -66,17 +67,7 @@ pub struct RemoteSend<S, E, R> {
     slots: u32,
     /// The slot of the next request.
     next: u32,
-    failed: Option<Failed>,
-}
-
-/// What is to be flushed when a request has failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
-    /// The send queue: [`RemoteSend::begin`] is to be called again.
-    Sends,
-    /// The send queue, the receive that a message is in the middle of, and then all other receives: the
-    /// queue pair has come to ERR.
-    All,
+    effects: Effects,
 }
 
 /// What the state of a queue pair calls for.
@@ -122,7 +113,7 @@ where
             stride: size.stride(),
             slots: size.entries(),
             next,
-            failed: None,
+            effects: Effects::NONE,
         }
     }
 
@@ -192,11 +183,10 @@ where
         self.requester.is_drained()
     }
 
-    /// Whether a request has failed since the last call. To be called after each of the others that have an
-    /// `owner`.
-    #[must_use = "requests are to be flushed"]
-    pub fn take_failed(&mut self) -> Option<Failed> {
-        self.failed.take()
+    /// What is to be done because a request has failed since the last call. To be called after each of the
+    /// others that have an `owner`. [`Effect::Execute`] is to [begin](Self::begin) again, which flushes.
+    pub fn take_effects(&mut self) -> Effects {
+        core::mem::take(&mut self.effects)
     }
 
     /// When [`expired`](Self::expired) is to be called, in nanoseconds.
@@ -301,10 +291,10 @@ where
             identity: self.identity,
             entries: &self.entries,
             stride: self.stride,
-            failed: Cell::new(self.failed),
+            effects: Cell::new(self.effects),
         };
         let result = op(&mut self.requester, &host);
-        self.failed = host.failed.get();
+        self.effects = host.effects.get();
         result
     }
 }
@@ -315,7 +305,7 @@ struct Host<'a, O> {
     identity: Identity,
     entries: &'a [u8],
     stride: usize,
-    failed: Cell<Option<Failed>>,
+    effects: Cell<Effects>,
 }
 
 impl<O: Owner> LocalMemory for Host<'_, O> {
@@ -338,13 +328,10 @@ impl<O: Owner> requester::Host for Host<'_, O> {
         match completed.status {
             WcStatus::Success => self.count(completed),
             WcStatus::WrFlushErr => {}
-            _ => self
-                .failed
-                .set(match (self.owner.fail(), self.failed.get()) {
-                    (false, None) => Some(Failed::Sends),
-                    (false, before) => before,
-                    (true, _) => Some(Failed::All),
-                }),
+            _ => {
+                let effects = self.effects.get().union(self.owner.fail());
+                self.effects.set(effects.and(Effect::Execute));
+            }
         }
         let is_signaled = self.identity.signal_all || completed.flags.contains(SendFlags::SIGNALED);
         if completed.status == WcStatus::Success && !is_signaled {

@@ -14,6 +14,7 @@ use ferroce_core::ring::{
 use ferroce_core::verbs::limits::ATOMIC_LENGTH;
 use ferroce_core::verbs::{AccessFlags, EventType, QpState, RnrTimer, WcStatus};
 use ferroce_device::attrs::{Attrs, Terms};
+use ferroce_device::effects::Effects;
 use ferroce_device::key::Access;
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::receive::{self, GivenBack, Looked, ReceiveQueue, Return};
@@ -101,12 +102,15 @@ impl<'a> Side<'a> {
     }
 
     /// Has something done by the queue pair's process: at once if that is this one, else by its helper.
-    fn leave(&self, work: u32) {
-        if core::ptr::eq(self.peer, &*self.process.own) {
-            qp::serve_own(self.process, self.number, work);
+    fn leave(&self, effects: Effects) {
+        if effects.is_empty() {
             return;
         }
-        self.record.work.fetch_or(work, Ordering::AcqRel);
+        if core::ptr::eq(self.peer, &*self.process.own) {
+            qp::serve_own(self.process, self.number, effects);
+            return;
+        }
+        self.record.work.fetch_or(effects.bits(), Ordering::AcqRel);
         mark(
             &self.peer.segment.header().dirty_qps,
             qp::index(self.number),
@@ -121,10 +125,10 @@ impl<'a> Side<'a> {
 
     /// Moves to the error state because of something on the receiving side.
     fn fail_receiving(&self, event: Option<EventType>) {
-        if change(self.process, self.record, Attrs::fail_receive) {
-            let event = event.map_or(0, qp::work::event);
-            self.leave(qp::work::FLUSH | event);
-        }
+        let kind = qp::kind(self.record);
+        self.leave(change(self.process, self.record, |attrs| {
+            attrs.fail_receive(kind, event)
+        }));
     }
 }
 
@@ -385,9 +389,7 @@ impl<'a> Responder for Side<'a> {
         if !self.terms.awaits_peer {
             return;
         }
-        if change(self.process, self.record, |attrs| attrs.attr.established()) {
-            self.leave(qp::work::event(EventType::CommEst));
-        }
+        self.leave(change(self.process, self.record, Attrs::established));
     }
 
     fn take_receive<T>(

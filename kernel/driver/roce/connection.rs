@@ -151,7 +151,7 @@ impl Connection {
                 (shared.attr, shared.is_gone)
             };
             let takes =
-                !is_gone && !qp.qp_type.is_datagram() && state::accepts_requests(attr.state);
+                !is_gone && !qp.kind.qp_type.is_datagram() && state::accepts_requests(attr.state);
             // What a peer on this host asks for, that executes itself: nobody else is to ask in its name.
             let is_needed = is_remote_gid(qp.device(), &attr.ah_attr.dgid);
             if !takes || !is_needed || self.responding.lock().is_some() {

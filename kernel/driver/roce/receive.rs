@@ -198,7 +198,7 @@ fn take<'a>(
                 .qps
                 .get(first.bth.dest_qp)
                 .ok_or(PortCounter::UnknownQp)?;
-            if Service::of(qp.qp_type) != service {
+            if Service::of(qp.kind.qp_type) != service {
                 return Err(PortCounter::UnknownQp);
             }
             let ip = packets.ip;

@@ -10,11 +10,12 @@ use super::{
     tx_flow::TxFlow,
 };
 use crate::{
+    attrs::Attrs,
     mr::Range,
     qp::QpAttr,
-    queue_pair::Qp,
-    rdma::{self, qp::QpEvent},
-    remote::{Failed, Identity, RemoteSend, Turn},
+    queue_pair::{self, Caller, Qp},
+    rdma,
+    remote::{Identity, RemoteSend, Turn},
     requester::{Slot, Transmit},
     ring::{Idle, RingError, SendQueue},
     rings::{self, SlotReturner, WorkQueue},
@@ -58,7 +59,7 @@ impl Requesting {
         slots.resize(size.entries() as usize, Slot::default(), flags)?;
         let identity = Identity {
             number: qp.number,
-            qp_type: qp.qp_type,
+            qp_type: qp.kind.qp_type,
             origin: qp.origin(),
             signal_all: qp.caps.signal_all,
         };
@@ -129,11 +130,8 @@ impl Requesting {
             Turn::Flushed => Next::More,
             Turn::Send => self.send(qp, now),
         };
-        if state == Some(QpState::Sqd)
-            && self.sending.send.is_drained()
-            && qp.change(|attrs| attrs.attr.drained())
-        {
-            crate::queue_pair::dispatch(qp, QpEvent::SqDrained);
+        if state == Some(QpState::Sqd) && self.sending.send.is_drained() {
+            queue_pair::change(qp, Caller::Any, Attrs::drained);
         }
         if let Some(at) = self.sending.send.next_deadline() {
             self.alarm.set(at);
@@ -216,15 +214,8 @@ impl Sending {
             returner: &self.returner,
         };
         let result = op(&mut self.send, &owner);
-        let failed = self.send.take_failed();
-        if failed == Some(Failed::All) {
-            qp.connection.flush_receive(qp);
-            crate::queue_pair::receiving_ends(qp);
-        }
-        if failed.is_some() {
-            // What is left on the send queue is flushed by a thread.
-            qp.deferred.queue();
-        }
+        // What is left on the send queue is flushed by a thread.
+        queue_pair::carry_out(qp, Caller::Any, self.send.take_effects());
         result
     }
 }

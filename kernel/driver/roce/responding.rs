@@ -34,7 +34,7 @@ impl Responding {
         let count = usize::from(attr.max_dest_rd_atomic).max(1);
         resources.resize(count, Resource::default(), flags)?;
         let responding = Self {
-            responder: Responder::new(qp.qp_type, attr, resources),
+            responder: Responder::new(qp.kind.qp_type, attr, resources),
             tx_flow: TxFlow::new(qp.device())?,
             alarm: Alarm::new(ARef::from(qp), |qp| qp.connection.respond_again(qp))?,
         };

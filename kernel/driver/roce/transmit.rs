@@ -75,7 +75,7 @@ pub(super) fn transmit(
             return Stopped::More;
         }
         // Who has a reliable connection is held back by the peer.
-        if !tx_flow.keeps_order() || (qp.qp_type == QpType::Uc && tx_flow.is_full()) {
+        if !tx_flow.keeps_order() || (qp.kind.qp_type == QpType::Uc && tx_flow.is_full()) {
             return Stopped::Busy;
         }
         let (path, in_flight) = tx_flow.path(qp);
