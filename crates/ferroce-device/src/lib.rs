@@ -15,7 +15,9 @@
 //! - [`queue`], [`receive`]: work queues, and what becomes of a receive.
 //! - [`send`], [`remote`]: the execution of a send queue, if the peer is on this host, or on another.
 //! - [`completion_queue`]: completion queues.
-//! - [`address`]: where datagrams go.
+//! - [`shared_receive_queue`]: receive queues of several queue pairs.
+//! - [`address`], [`datagram`], [`groups`]: where datagrams go, and what comes of them.
+//! - [`arrival`]: what packets are for that have come from another host.
 //! - [`kick`], [`in_use`]: who executes a queue, and who waits for whom, when several threads come at once.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root beside those of
@@ -27,10 +29,13 @@
 extern crate std;
 
 pub mod address;
+pub mod arrival;
 pub mod attrs;
 pub mod completion_queue;
 pub mod counter;
+pub mod datagram;
 pub mod effects;
+pub mod groups;
 pub mod in_use;
 pub mod key;
 pub mod kick;
@@ -40,6 +45,7 @@ pub mod receive;
 pub mod region;
 pub mod remote;
 pub mod send;
+pub mod shared_receive_queue;
 pub mod window;
 
 use ferroce_core::{local, qp, requester, responder, ring, verbs, wire};

@@ -178,9 +178,10 @@ where
         }
     }
 
-    /// Whether nothing is under way: in SQD, the queue pair has [drained](QpAttr::drained).
-    pub fn is_drained(&self) -> bool {
-        self.requester.is_drained()
+    /// Whether the queue pair, in this state, is to be told to have [drained](QpAttr::drained). To be called
+    /// after what could be sent was sent.
+    pub fn has_drained(&self, state: Option<QpState>) -> bool {
+        state == Some(QpState::Sqd) && self.requester.is_drained()
     }
 
     /// What is to be done because a request has failed since the last call. To be called after each of the

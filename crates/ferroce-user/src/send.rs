@@ -243,7 +243,8 @@ fn attempt(
         return result.map_or_else(Attempt::Failed, |()| Attempt::Done(0));
     }
     if qp.qp_type.is_datagram() {
-        return datagram::send(qp, own, attrs.attr.qkey, request, data);
+        let (qkey, tries) = (attrs.attr.qkey, &mut execution.tries);
+        return datagram::send(qp, own, qkey, request, data, tries);
     }
     let attr = &attrs.attr;
     let tries = &mut execution.tries;

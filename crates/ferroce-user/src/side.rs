@@ -304,6 +304,14 @@ pub fn with_queue<R>(
     record: &QueueRecord,
     op: impl FnOnce(&mut ReceiveQueue<Entry>) -> R,
 ) -> Option<R> {
+    let mut queue = queue(segment, record)?;
+    let result = op(&mut queue);
+    record.executor.store(queue.words());
+    Some(result)
+}
+
+/// A receive queue, with the lock held that it is under. Its words are to be stored after that.
+pub fn queue(segment: &Segment, record: &QueueRecord) -> Option<ReceiveQueue<Entry>> {
     let descriptor = WqDescriptor {
         entries: record.entries.load(Ordering::Relaxed),
         stride: record.stride.load(Ordering::Relaxed),
@@ -314,10 +322,7 @@ pub fn with_queue<R>(
     // SAFETY: The ring is within the segment, which outlives the executor. It is a ring's alone.
     let ring = unsafe { Executor::resume(base, geometry.len(), geometry, words) }.ok()?;
     let buffer = Entry([0; MAX_RECV_STRIDE]);
-    let mut queue = ReceiveQueue::new(WorkQueue { ring, buffer });
-    let result = op(&mut queue);
-    record.executor.store(queue.words());
-    Some(result)
+    Some(ReceiveQueue::new(WorkQueue { ring, buffer }))
 }
 
 /// Takes and completes all receives of a queue pair of this process as flushed, if its state is such.

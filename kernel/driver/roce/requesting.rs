@@ -130,7 +130,7 @@ impl Requesting {
             Turn::Flushed => Next::More,
             Turn::Send => self.send(qp, now),
         };
-        if state == Some(QpState::Sqd) && self.sending.send.is_drained() {
+        if self.sending.send.has_drained(state) {
             queue_pair::change(qp, Caller::Any, Attrs::drained);
         }
         if let Some(at) = self.sending.send.next_deadline() {
