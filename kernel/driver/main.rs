@@ -97,6 +97,9 @@ pub mod send;
 #[path = "../../crates/ferroce-device/src/shared_receive_queue.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod shared_receive_queue;
+#[path = "../../crates/ferroce-device/src/transmit.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod transmit;
 #[path = "../../crates/ferroce-device/src/window.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod window;

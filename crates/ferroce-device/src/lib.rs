@@ -14,6 +14,7 @@
 //! - [`effects`]: what follows from that, and in which order.
 //! - [`queue`], [`receive`]: work queues, and what becomes of a receive.
 //! - [`send`], [`remote`]: the execution of a send queue, if the peer is on this host, or on another.
+//! - [`transmit`]: how packets of both halves of a connection are sent.
 //! - [`completion_queue`]: completion queues.
 //! - [`shared_receive_queue`]: receive queues of several queue pairs.
 //! - [`address`], [`datagram`], [`groups`]: where datagrams go, and what comes of them.
@@ -46,6 +47,7 @@ pub mod region;
 pub mod remote;
 pub mod send;
 pub mod shared_receive_queue;
+pub mod transmit;
 pub mod window;
 
 use ferroce_core::{local, qp, requester, responder, ring, verbs, wire};

@@ -38,7 +38,7 @@ pub(crate) fn make(
         // There is room.
         Err(_) => (None, Ok(())),
     });
-    emitted.map(|()| Some(batch.finish()))
+    emitted.map(|()| Some(batch.finish().1))
 }
 
 /// Takes a datagram to its queue pair, or to those of a multicast group.

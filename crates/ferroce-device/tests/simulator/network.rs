@@ -76,6 +76,18 @@ impl Network {
         self.put(packet);
     }
 
+    /// Whether what is sent now would overtake something: now and then, on a bad network.
+    pub fn is_busy(&mut self) -> bool {
+        self.happens(self.conditions.reorder / 8)
+    }
+
+    /// Whether there is no memory to send something by: as often, and no more often than packets are lost.
+    pub fn has_no_memory(&mut self) -> bool {
+        let has_none = self.lost < MOST_LOST && self.happens(self.conditions.drop / 8);
+        self.lost += u32::from(has_none);
+        has_none
+    }
+
     fn put(&mut self, packet: Packet) {
         let at = match self.happens(self.conditions.reorder) {
             true => self.rng.usize(..=self.under_way.len()),

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use ferroce_core::local::Arrived;
-use ferroce_core::requester::{Slot as SendSlot, Transmit};
+use ferroce_core::requester::Slot as SendSlot;
 use ferroce_core::responder::{Resource, Responder};
 use ferroce_core::ring::{Idle, Origin, Returner};
 use ferroce_core::verbs::{QpState, QpType};
@@ -12,7 +12,8 @@ use ferroce_core::wire::{Kind, Packet};
 use ferroce_device::arrival::{self, Arrival};
 use ferroce_device::attrs::Attrs;
 use ferroce_device::counter::PortCounter;
-use ferroce_device::remote::{Identity, RemoteSend, Turn};
+use ferroce_device::remote::{Identity, Next, RemoteSend};
+use ferroce_device::transmit::{self, Batch, Flow, Stopped};
 
 use crate::host::{Bytes, DEPTH};
 use crate::network;
@@ -138,27 +139,18 @@ impl World {
         let returned = connection.returner.borrow().position();
         let mut went_on = send.fetch(queue, returned, DEPTH).unwrap() > 0;
         let state = qp.attrs.borrow().state();
-        match send.begin(state, &own) {
-            Turn::Hold => {}
-            Turn::Flushed => went_on = true,
-            Turn::Send => loop {
-                let mut room = [0; 512];
-                match send.poll_transmit(self.now.get(), &own, &mut room) {
-                    Transmit::Packet(length) => {
-                        self.send(qp, connection, &room[..length]);
-                    }
-                    Transmit::Local(slot) => {
-                        let operation = send.local(slot).unwrap();
-                        let result = self.execute_alone(qp, &operation).unwrap();
-                        send.executed(slot, result, &own);
-                    }
-                    Transmit::Nothing => break,
-                    other => panic!("{other:?}"),
-                }
+        let mut link = self.link(qp, connection);
+        let next = send.visit(self.now.get(), state, &own, &mut link);
+        went_on |= link.went_on || matches!(next, Next::More | Next::Busy);
+        match next {
+            Next::Local(slot, operation) => {
+                let result = self.execute_alone(qp, &operation).unwrap();
+                send.executed(slot, result, &own);
                 went_on = true;
-            },
+            }
+            Next::Later => panic!("no memory is missing here"),
+            Next::Idle | Next::More | Next::Busy => {}
         }
-        send.end_batch();
         if send.has_drained(state) {
             self.change(qp, Caller::Executor, Attrs::drained);
         }
@@ -177,13 +169,13 @@ impl World {
         !effects.is_empty()
     }
 
-    fn send(&self, qp: &Qp, connection: &Connection, bytes: &[u8]) {
+    fn send(&self, qp: &Qp, peer_host: usize, bytes: &[u8]) {
         let kind = Packet::parse(bytes).unwrap().bth.opcode.kind();
         // All messages are short: one packet each.
         let message = (qp.kind.qp_type == QpType::Uc).then(|| self.emitted());
         self.network.borrow_mut().send(network::Packet {
             from: qp.process.host,
-            to: connection.peer_host,
+            to: peer_host,
             bytes: bytes.to_vec(),
             // What a queue pair says that goes to ERR by it. If that is lost, its peer tries in vain.
             is_final: qp.state() == QpState::Err,
@@ -276,12 +268,104 @@ impl World {
         let mut responder = connection.responder.borrow_mut();
         responder.on_packet(packet, &own);
         loop {
-            let mut room = [0; 512];
-            match responder.poll_transmit(&own, &mut room) {
-                Transmit::Packet(length) => self.send(qp, connection, &room[..length]),
-                Transmit::Nothing => return Ok(()),
+            let mut link = self.link(qp, connection);
+            let stopped = transmit::respond(qp.kind.qp_type, &mut responder, &own, &mut link);
+            match stopped {
+                Stopped::Idle => return Ok(()),
+                Stopped::More | Stopped::Busy => {}
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    fn link<'a>(&'a self, qp: &'a Qp, connection: &Connection) -> Link<'a> {
+        Link {
+            world: self,
+            qp,
+            peer_host: connection.peer_host,
+            went_on: false,
+        }
+    }
+}
+
+/// The way from a queue pair to its peer's host.
+struct Link<'a> {
+    world: &'a World,
+    qp: &'a Qp,
+    peer_host: usize,
+    /// Something was sent.
+    went_on: bool,
+}
+
+/// Packets that go as one.
+struct Together<'a, 'b> {
+    link: &'a mut Link<'b>,
+    length: usize,
+    most: usize,
+    packets: Vec<Vec<u8>>,
+}
+
+/// How many go as one at most.
+const BATCH: usize = 2;
+
+impl<'b> Flow for Link<'b> {
+    type Batch<'a>
+        = Together<'a, 'b>
+    where
+        Self: 'a;
+
+    fn keeps_order(&mut self) -> bool {
+        !self.world.network.borrow_mut().is_busy()
+    }
+
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    fn begin(&mut self, length: usize, count: u32) -> Option<Together<'_, 'b>> {
+        // What nobody repeats is not lost before it is sent.
+        let is_repeated = self.qp.kind.qp_type == QpType::Rc && self.qp.state() != QpState::Err;
+        if is_repeated && self.world.network.borrow_mut().has_no_memory() {
+            return None;
+        }
+        Some(Together {
+            link: self,
+            length,
+            most: BATCH.min(count as usize),
+            packets: Vec::new(),
+        })
+    }
+}
+
+impl Batch for Together<'_, '_> {
+    fn count(&self) -> u32 {
+        self.packets.len() as u32
+    }
+
+    fn has_room(&self) -> bool {
+        let is_complete = self
+            .packets
+            .last()
+            .is_some_and(|last| last.len() < self.length);
+        !is_complete && self.packets.len() < self.most
+    }
+
+    fn add<R>(&mut self, fill: impl FnOnce(&mut [u8]) -> (Option<usize>, R)) -> R {
+        let mut room = vec![0; self.length];
+        let (length, result) = fill(&mut room);
+        if let Some(length) = length {
+            room.truncate(length);
+            self.packets.push(room);
+        }
+        result
+    }
+
+    fn send(self) {
+        self.link.went_on = true;
+        for packet in self.packets {
+            self.link
+                .world
+                .send(self.link.qp, self.link.peer_host, &packet);
         }
     }
 }
