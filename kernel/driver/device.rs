@@ -7,7 +7,7 @@ use super::{
     counters::{self, Counters},
     cq::Cq,
     mr::{Keys, Mr, MAX_FAST_REG_PAGES},
-    multicast::{Groups, MAX_GROUP_MEMBERS, MAX_MEMBERS},
+    multicast::Groups,
     mw::Mw,
     place::Place,
     port,
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     address::Address,
+    groups::{MAX_GROUP_MEMBERS, MAX_MEMBERS},
     key,
     net::SpinLockBh,
     rdma::{self, workqueue::WorkQueue, *},

@@ -46,6 +46,9 @@ pub mod wire;
 #[path = "../../crates/ferroce-device/src/address.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod address;
+#[path = "../../crates/ferroce-device/src/arrival.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod arrival;
 #[path = "../../crates/ferroce-device/src/attrs.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod attrs;
@@ -55,6 +58,15 @@ pub mod completion_queue;
 #[path = "../../crates/ferroce-device/src/counter.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod counter;
+#[path = "../../crates/ferroce-device/src/datagram.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod datagram;
+#[path = "../../crates/ferroce-device/src/effects.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod effects;
+#[path = "../../crates/ferroce-device/src/groups.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod groups;
 #[path = "../../crates/ferroce-device/src/in_use.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod in_use;
@@ -82,6 +94,12 @@ pub mod remote;
 #[path = "../../crates/ferroce-device/src/send.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod send;
+#[path = "../../crates/ferroce-device/src/shared_receive_queue.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod shared_receive_queue;
+#[path = "../../crates/ferroce-device/src/transmit.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod transmit;
 #[path = "../../crates/ferroce-device/src/window.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod window;

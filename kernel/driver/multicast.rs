@@ -12,6 +12,7 @@ use super::{
     queue_pair::{Qp, QpRef},
 };
 use crate::{
+    groups::{self, Attach, Full},
     net::SpinLockBh,
     rdma::{self, Device, Gid, NetDevice, Rtnl},
 };
@@ -20,19 +21,6 @@ use kernel::{
     sync::{aref::ARef, static_lock_class},
     task::Kuid,
 };
-
-/// How many queue pairs can be in how many groups, each of them counted for each of its groups.
-pub(crate) const MAX_MEMBERS: usize = 1 << 12;
-
-/// How many queue pairs can be in one group. A datagram is copied to each of them, one after the other:
-/// by the wire in one bottom half, for which this is then 64 times 4 KiB at most. (rdma_rxe has 56.)
-pub(crate) const MAX_GROUP_MEMBERS: usize = 64;
-
-/// How many of these places one user of the machine can have without `CAP_SYS_RESOURCE`: there is always
-/// room for another.
-const fn users_share(places: usize) -> usize {
-    places / 2
-}
 
 /// The members of all groups of a device. They change with the RTNL lock held.
 #[pin_data]
@@ -56,27 +44,13 @@ struct Member {
     has_joined: bool,
 }
 
-/// How many places are taken.
-struct Places {
-    total: usize,
-    /// Of one group.
-    in_group: usize,
-}
-
-impl Places {
-    /// By those members that are meant.
-    fn of(members: &Members, group: &Gid, mut meant: impl FnMut(&Member) -> bool) -> Self {
-        let (mut total, mut in_group) = (0, 0);
-        for member in members.iter().filter(|m| meant(m)) {
-            total += 1;
-            in_group += usize::from(member.group == *group);
+impl Member {
+    fn of_group(&self) -> groups::Member<Gid, Kuid> {
+        groups::Member {
+            group: self.group,
+            qpn: self.qp.number,
+            owner: self.owner,
         }
-        Self { total, in_group }
-    }
-
-    /// Whether there are so many, in all or in the group.
-    fn has(&self, total: usize, in_group: usize) -> bool {
-        self.total >= total || self.in_group >= in_group
     }
 }
 
@@ -92,24 +66,26 @@ impl Groups {
     /// Adds a queue pair to a group, or once more if it is in it already. `ENOMEM` if there are too many.
     pub(crate) fn attach(&self, qp: &rdma::Qp<Qp>, group: &Gid) -> Result {
         let owner = qp.user.is_none().then(Kuid::current_euid);
+        let new = groups::Member {
+            group: *group,
+            qpn: qp.number,
+            owner,
+        };
         let rtnl = Rtnl::lock();
-        let (all, of_owner, capacity) = {
+        let (attached, count, capacity) = {
             let mut members = self.members.lock();
-            if let Some(at) = find(&members, qp, group) {
+            let all = members.iter().map(Member::of_group);
+            let attached = groups::attach(all, &new).map_err(|Full| ENOMEM)?;
+            if let Attach::Again(at) = attached {
                 members[at].times += 1;
                 return Ok(());
             }
-            let all = Places::of(&members, group, |_| true);
-            let of_owner = Places::of(&members, group, |m| owner.is_some() && m.owner == owner);
-            (all, of_owner, members.capacity())
+            (attached, members.len(), members.capacity())
         };
-        if all.has(MAX_MEMBERS, MAX_GROUP_MEMBERS)
-            || of_owner.has(users_share(MAX_MEMBERS), users_share(MAX_GROUP_MEMBERS))
-                && !rdma::may_exceed_limits()
-        {
+        if attached == Attach::Exceeds && !rdma::may_exceed_limits() {
             return Err(ENOMEM);
         }
-        if all.total == capacity {
+        if count == capacity {
             // Allocated, and what was there before freed, without the lock, under which nothing may sleep.
             let mut larger = Members::with_capacity(2 * capacity.max(2), qp.flags())?;
             let mut members = self.members.lock();

@@ -8,7 +8,7 @@ use super::{
     kernel_user::Receives,
     queue_pair::ReceiveQueue,
     quota::{Counted, Kind},
-    rings::{errno, PostQueue, Rings},
+    rings::{errno, Buffer, PostQueue, Rings},
 };
 use crate::{
     local::Receive,
@@ -21,6 +21,7 @@ use crate::{
     },
     receive::Looked,
     ring::{self, RecvQueue, WqGeometry, WqPositions},
+    shared_receive_queue::{Invalid, SharedReceiveQueue},
     uapi,
 };
 use kernel::{
@@ -51,9 +52,7 @@ struct KernelUser {
 pub(crate) type SrqRef = ARef<rdma::Srq<Srq>>;
 
 struct Shared {
-    queue: ReceiveQueue,
-    /// Tell when there are fewer requests than this; zero if not armed (IBTA 10.2.9.3).
-    limit: u32,
+    srq: SharedReceiveQueue<Buffer>,
     /// The ring of a new size that the process was told of, and has not moved to yet
     /// ([`uapi::ModifySrqRequest`]).
     offered: Option<ReceiveQueue>,
@@ -89,8 +88,7 @@ impl srq::Operations for Srq {
         attr.max_wr = size.entries();
         attr.max_sge = size.max_sge();
         let shared = Shared {
-            queue,
-            limit: attr.srq_limit,
+            srq: SharedReceiveQueue::new(queue, attr.srq_limit),
             offered: None,
         };
         Ok(try_pin_init!(Srq {
@@ -114,30 +112,27 @@ impl srq::Operations for Srq {
             if let Some(call) = call {
                 call.none()?;
             }
-            if mask.contains(SrqAttrMask::LIMIT) {
-                let mut shared = srq.shared.lock();
-                shared.limit = limit_after(&shared, attr, mask, shared.queue.size())?;
+            if let Some(limit) = limit(attr, mask) {
+                let reached = srq.shared.lock().srq.set_limit(limit).map_err(invalid)?;
+                tell_limit(srq, reached);
             }
-        }
-        if mask.contains(SrqAttrMask::LIMIT) {
-            tell_limit(srq);
         }
         Ok(())
     }
 
     fn query(srq: &rdma::Srq<Self>, attr: &mut SrqAttr) -> Result {
         let shared = srq.shared.lock();
-        attr.max_wr = shared.queue.size().entries();
+        attr.max_wr = shared.srq.queue().size().entries();
         attr.max_sge = srq.max_sge;
-        attr.srq_limit = shared.limit;
+        attr.srq_limit = shared.srq.limit();
         Ok(())
     }
 
     fn details(srq: &rdma::Srq<Self>, details: &mut Details<'_>) -> Result {
         let (size, queue, limit) = {
             let shared = srq.shared.lock();
-            let queue = &shared.queue;
-            (queue.size(), queue.positions(), shared.limit)
+            let queue = shared.srq.queue();
+            (queue.size(), queue.positions(), shared.srq.limit())
         };
         details.u32(c"entries", size.entries())?;
         receive_details(details, &queue)?;
@@ -163,21 +158,14 @@ impl Srq {
     }
 }
 
-/// The limit that a Modify SRQ leads to, in a queue of this size.
-fn limit_after(
-    shared: &Shared,
-    attr: &SrqAttr,
-    mask: SrqAttrMask,
-    size: WqGeometry<RecvQueue>,
-) -> Result<u32> {
-    let limit = match mask.contains(SrqAttrMask::LIMIT) {
-        true => attr.srq_limit,
-        false => shared.limit,
-    };
-    if limit > size.entries() {
-        return Err(EINVAL);
-    }
-    Ok(limit)
+/// The limit that a Modify SRQ asks for.
+fn limit(attr: &SrqAttr, mask: SrqAttrMask) -> Option<u32> {
+    let is_asked = mask.contains(SrqAttrMask::LIMIT);
+    is_asked.then_some(attr.srq_limit)
+}
+
+fn invalid(_: Invalid) -> Error {
+    EINVAL
 }
 
 /// Changes the number of entries. All that is posted stays posted, in its order.
@@ -198,14 +186,9 @@ fn resize(
     }
     let size = WqGeometry::<RecvQueue>::new(attr.max_wr, srq.max_sge);
     let size = size.map_err(|e| errno(e.errno()))?;
-    {
-        // Before any memory is allocated. It can be otherwise by the time that the requests are moved.
-        let mut shared = srq.shared.lock();
-        limit_after(&shared, attr, mask, size)?;
-        if shared.queue.available() > size.entries() {
-            return Err(EINVAL);
-        }
-    }
+    // Before any memory is allocated. It can be otherwise by the time that the requests are moved.
+    let checked = srq.shared.lock().srq.check_move(size, limit(attr, mask));
+    checked.map_err(invalid)?;
     let rings = Rings::new(size.len(), call)?;
     let queue = ReceiveQueue::new(Rings::receive(&rings, 0, size)?);
     match &srq.user {
@@ -232,20 +215,17 @@ fn move_to_offered(srq: &rdma::Srq<Srq>, attr: &SrqAttr, mask: SrqAttrMask) -> R
     let Some(mut new) = shared.offered.take() else {
         return Err(eopnotsupp());
     };
-    let result = (|| {
-        if attr.max_wr > new.size().entries() {
-            return Err(EINVAL);
-        }
-        let limit = limit_after(&shared, attr, mask, new.size())?;
-        shared.queue.move_to(&mut new).map_err(|_| EINVAL)?;
-        shared.limit = limit;
-        core::mem::swap(&mut shared.queue, &mut new);
-        Ok(())
-    })();
+    let result = match attr.max_wr > new.size().entries() {
+        true => Err(EINVAL),
+        false => shared
+            .srq
+            .move_to(&mut new, limit(attr, mask))
+            .map_err(invalid),
+    };
     drop(shared);
     // The ring that is not used any more, or not used at all. Dropped with the lock released: that frees pages.
     drop(new);
-    result
+    result.map(|reached| tell_limit(srq, reached))
 }
 
 /// Moves to a new ring, which nobody maps.
@@ -258,18 +238,17 @@ fn move_kernel_user(
     mut queue: ReceiveQueue,
 ) -> Result {
     let post_queue = PostQueue::new(rings, 0, queue.size())?;
+    let mut reached = false;
     let mut shared = srq.shared.lock();
-    let limit = limit_after(&shared, attr, mask, queue.size())?;
     let moved = user.receives.resize(post_queue, || {
-        shared.queue.move_to(&mut queue).map_err(|_| EINVAL)
+        let moved = shared.srq.move_to(&mut queue, limit(attr, mask));
+        reached = moved.map_err(invalid)?;
+        Ok(())
     });
-    if moved.is_ok() {
-        shared.limit = limit;
-        core::mem::swap(&mut shared.queue, &mut queue);
-    }
     drop(shared);
     // Dropped with the lock released, as above.
     drop(queue);
+    tell_limit(srq, reached);
     moved.map(drop)
 }
 
@@ -287,23 +266,13 @@ pub(crate) fn take(
     copy: &mut [u8],
     accept: impl FnOnce(&Receive<'_>) -> bool,
 ) -> Looked {
-    let looked = srq.shared.lock().queue.take_into(copy, accept);
-    if let Looked::Taken(_) = looked {
-        tell_limit(srq);
-    }
+    let (looked, reached) = srq.shared.lock().srq.take_into(copy, accept);
+    tell_limit(srq, reached);
     looked
 }
 
-/// Tells, once, that there are fewer requests than the limit.
-fn tell_limit(srq: &rdma::Srq<Srq>) {
-    let reached = {
-        let mut shared = srq.shared.lock();
-        let reached = shared.limit > 0 && shared.queue.available() < shared.limit;
-        if reached {
-            shared.limit = 0;
-        }
-        reached
-    };
+/// Tells that there are fewer requests than the limit, if that is `reached`.
+fn tell_limit(srq: &rdma::Srq<Srq>, reached: bool) {
     if reached {
         match &srq.user {
             Some(user) => user.callbacks.raise(srq, 1),

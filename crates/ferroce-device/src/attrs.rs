@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The attributes of a queue pair: what it takes from whom, and what errors do to it.
+//! The attributes of a queue pair: what it takes from whom, and what a Modify QP and errors do to it.
 
 use crate::counter::PortCounter;
+use crate::effects::{Effect, Effects};
 use crate::qp::{
     self, state, AddressVector, AttrMask, DeviceLimits, ModifyError, QpAttr, RequestedAttr,
     Transition,
 };
-use crate::verbs::{AccessFlags, AckTimeout, Mtu, QpState, QpType, RnrTimer};
+use crate::verbs::{AccessFlags, AckTimeout, EventType, Mtu, QpState, QpType, RnrTimer};
 
 /// The attributes of a queue pair.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,15 @@ pub struct Attrs {
     pub sgid: [u8; 16],
     /// It is being destroyed.
     pub is_gone: bool,
+}
+
+/// What a queue pair is from its creation on, as far as changes of its state depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QpKind {
+    /// Its transport.
+    pub qp_type: QpType,
+    /// Its receives come from a shared receive queue.
+    pub has_srq: bool,
 }
 
 /// A connected queue pair, as that which it is connected to knows it.
@@ -66,37 +76,79 @@ impl Attrs {
     }
 
     /// Changes what a Modify QP names (IBTA 11.2.5.2). `sgid` is the GID at the index that the address
-    /// vector names. Returns what the host has to see to.
+    /// vector names.
     pub fn modify(
         &mut self,
-        qp_type: QpType,
+        kind: QpKind,
         mask: AttrMask,
         requested: &RequestedAttr,
         sgid: Option<[u8; 16]>,
-    ) -> Result<Transition, ModifyError> {
+    ) -> Result<Effects, ModifyError> {
         let limits = &DeviceLimits::FERROCE;
-        let modified = qp::modify(qp_type, &self.attr, mask, requested, limits)?;
+        let modified = qp::modify(kind.qp_type, &self.attr, mask, requested, limits)?;
         self.attr = modified.attr;
         if let Some(sgid) = sgid {
             self.sgid = sgid;
         }
-        Ok(modified.transition)
+        let changed = Effects::of(Effect::Configure);
+        Ok(match modified.transition {
+            Transition::Attributes | Transition::Init => changed,
+            Transition::Reset => changed.and(Effect::WaitForPeers).and(Effect::Reset),
+            Transition::StartReceiving => changed.and(Effect::Respond),
+            Transition::StartSending | Transition::ResumeSending | Transition::Drain => {
+                changed.and(Effect::Execute)
+            }
+            Transition::Flush => changed
+                .and(Effect::WaitForPeers)
+                .and(Effect::FlushHeldReceive)
+                .union(Self::receiving_ends(kind))
+                .and(Effect::Execute),
+        })
     }
 
-    /// A request of the send queue has failed. Returns whether that has brought the queue pair to ERR, in
-    /// which receives are flushed too.
-    pub fn fail_send(&mut self, qp_type: QpType) -> bool {
-        self.enter(state::after_send_error(qp_type, self.attr.state)) && self.is_in_error()
+    /// What becomes of receives in ERR.
+    const fn receiving_ends(kind: QpKind) -> Effects {
+        let tells = Effects::of(Effect::Event(EventType::QpLastWqeReached));
+        Effects::of(Effect::FlushReceives).union(tells.only_if(kind.has_srq))
     }
 
-    /// A receive has failed, or a request of the peer's. Returns whether that has changed the state.
-    pub fn fail_receive(&mut self) -> bool {
-        self.enter(state::after_receive_error(self.attr.state))
+    /// A request of the send queue has failed, whose completion the caller writes first.
+    pub fn fail_send(&mut self, kind: QpKind) -> Effects {
+        let has_failed = self.enter(state::after_send_error(kind.qp_type, self.attr.state));
+        let receives = Self::receiving_ends(kind).and(Effect::FlushHeldReceive);
+        Effects::of(Effect::Execute)
+            .union(receives.only_if(self.is_in_error()))
+            .only_if(has_failed)
     }
 
-    /// The queue pair cannot be used any more. Returns whether that has changed the state.
-    pub fn fail_fatally(&mut self) -> bool {
-        self.enter(state::after_fatal_error(self.attr.state)) && self.is_in_error()
+    /// A receive has failed, or a request of the peer's, for which `event` is told. The receive that the
+    /// caller is in the middle of is completed by the caller.
+    pub fn fail_receive(&mut self, kind: QpKind, event: Option<EventType>) -> Effects {
+        let event = event.map_or(Effects::NONE, |event| Effects::of(Effect::Event(event)));
+        event
+            .union(Self::receiving_ends(kind))
+            .and(Effect::Execute)
+            .only_if(self.enter(state::after_receive_error(self.attr.state)))
+    }
+
+    /// The queue pair cannot be used any more.
+    pub fn fail_fatally(&mut self, kind: QpKind) -> Effects {
+        let has_failed = self.enter(state::after_fatal_error(self.attr.state));
+        Effects::of(Effect::Event(EventType::QpFatal))
+            .and(Effect::FlushHeldReceive)
+            .union(Self::receiving_ends(kind))
+            .and(Effect::Execute)
+            .only_if(has_failed && self.is_in_error())
+    }
+
+    /// Nothing of the send queue is under way any more, see [`QpAttr::drained`].
+    pub fn drained(&mut self) -> Effects {
+        Effects::of(Effect::Event(EventType::SqDrained)).only_if(self.attr.drained())
+    }
+
+    /// A request of the peer's has come, see [`QpAttr::established`].
+    pub fn established(&mut self) -> Effects {
+        Effects::of(Effect::Event(EventType::CommEst)).only_if(self.attr.established())
     }
 
     fn is_in_error(&self) -> bool {

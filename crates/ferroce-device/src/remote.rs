@@ -9,6 +9,7 @@ use core::cell::Cell;
 use core::ops::DerefMut;
 
 use crate::counter::PortCounter;
+use crate::effects::{Effect, Effects};
 use crate::local::{AccessError, LocalMemory, Region};
 use crate::qp::state::{self, Processing};
 use crate::qp::QpAttr;
@@ -18,6 +19,7 @@ use crate::responder::Request;
 use crate::ring::{
     Cqe, Idle, Operation, Origin, RingError, SendQueue, SendRequest, Sge, WqGeometry,
 };
+use crate::transmit::{self, Flow, Source, Stopped};
 use crate::verbs::limits::ATOMIC_LENGTH;
 use crate::verbs::{QpState, QpType, SendFlags, SendOpcode, WcStatus};
 use crate::wire::{Headers, Kind, Packet};
@@ -33,7 +35,7 @@ pub trait Owner: LocalMemory {
 
     /// A request has failed: [`Attrs::fail_send`](crate::attrs::Attrs::fail_send), whose result this
     /// returns.
-    fn fail(&self) -> bool;
+    fn fail(&self) -> Effects;
 
     /// Counts at the port.
     fn count(&self, what: PortCounter, number: u64);
@@ -66,28 +68,46 @@ pub struct RemoteSend<S, E, R> {
     slots: u32,
     /// The slot of the next request.
     next: u32,
-    failed: Option<Failed>,
-}
-
-/// What is to be flushed when a request has failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
-    /// The send queue: [`RemoteSend::begin`] is to be called again.
-    Sends,
-    /// The send queue, the receive that a message is in the middle of, and then all other receives: the
-    /// queue pair has come to ERR.
-    All,
+    effects: Effects,
 }
 
 /// What the state of a queue pair calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+enum Turn {
     /// Nothing is to be sent.
     Hold,
     /// What there is is to be sent.
     Send,
     /// Requests were flushed, and there may be more.
     Flushed,
+}
+
+/// What a visit to a connection has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// All is sent that can be.
+    Idle,
+    /// There is more to send, or to flush: another visit goes on.
+    More,
+    /// As [`Idle`](Self::Idle), for a little while: then another visit goes on.
+    Busy,
+    /// It is the turn of a request of this host's alone, in this slot. The host executes it and says so by
+    /// [`RemoteSend::executed`].
+    Local(u32, Operation),
+    /// Memory on demand is missing. When it is there, [`RemoteSend::memory_ready`] says so.
+    Later,
+}
+
+impl Next {
+    /// What a responder's visit has come to.
+    pub const fn of_responder(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Idle | Stopped::Local(_) => Self::Idle,
+            Stopped::More => Self::More,
+            Stopped::Busy => Self::Busy,
+            Stopped::Later => Self::Later,
+        }
+    }
 }
 
 impl<S, E, R> RemoteSend<S, E, R>
@@ -122,7 +142,7 @@ where
             stride: size.stride(),
             slots: size.entries(),
             next,
-            failed: None,
+            effects: Effects::NONE,
         }
     }
 
@@ -168,9 +188,42 @@ where
         queue.ring.sleep()
     }
 
-    /// Does what the queue pair's state calls for before anything is sent. `state` is `None` if the queue
-    /// pair is being destroyed.
-    pub fn begin(&mut self, state: Option<QpState>, owner: &impl Owner<Region = R>) -> Turn {
+    /// Does what the queue pair's state calls for, and sends what can be sent. `state` is `None` if the queue
+    /// pair is being destroyed. The memory that is kept meanwhile is given up.
+    pub fn visit(
+        &mut self,
+        now: u64,
+        state: Option<QpState>,
+        owner: &impl Owner<Region = R>,
+        flow: &mut impl Flow,
+    ) -> Next {
+        match self.begin(state, owner) {
+            Turn::Hold => return Next::Idle,
+            Turn::Flushed => return Next::More,
+            Turn::Send => {}
+        }
+        let qp_type = self.identity.qp_type;
+        let mut requests = Requests {
+            send: self,
+            owner,
+            now,
+        };
+        let stopped = transmit::transmit(qp_type, flow, &mut requests);
+        self.requester.end_batch();
+        match stopped {
+            Stopped::Idle => Next::Idle,
+            Stopped::More => Next::More,
+            Stopped::Busy => Next::Busy,
+            Stopped::Later => Next::Later,
+            Stopped::Local(slot) => match self.local(slot) {
+                Some(operation) => Next::Local(slot, operation),
+                None => Next::Idle,
+            },
+        }
+    }
+
+    /// Does what the queue pair's state calls for before anything is sent.
+    fn begin(&mut self, state: Option<QpState>, owner: &impl Owner<Region = R>) -> Turn {
         match state.map(state::send_queue) {
             None | Some(Processing::Hold) => Turn::Hold,
             Some(processing @ (Processing::Run | Processing::Drain)) => {
@@ -187,16 +240,16 @@ where
         }
     }
 
-    /// Whether nothing is under way: in SQD, the queue pair has [drained](QpAttr::drained).
-    pub fn is_drained(&self) -> bool {
-        self.requester.is_drained()
+    /// Whether the queue pair, in this state, is to be told to have [drained](QpAttr::drained). To be called
+    /// after what could be sent was sent.
+    pub fn has_drained(&self, state: Option<QpState>) -> bool {
+        state == Some(QpState::Sqd) && self.requester.is_drained()
     }
 
-    /// Whether a request has failed since the last call. To be called after each of the others that have an
-    /// `owner`.
-    #[must_use = "requests are to be flushed"]
-    pub fn take_failed(&mut self) -> Option<Failed> {
-        self.failed.take()
+    /// What is to be done because a request has failed since the last call. To be called after each of the
+    /// others that have an `owner`. [`Effect::Execute`] is another [visit](Self::visit), which flushes.
+    pub fn take_effects(&mut self) -> Effects {
+        core::mem::take(&mut self.effects)
     }
 
     /// When [`expired`](Self::expired) is to be called, in nanoseconds.
@@ -242,7 +295,7 @@ where
     }
 
     /// The request in a slot, which is for this host alone ([`Transmit::Local`]).
-    pub fn local(&self, slot: u32) -> Option<Operation> {
+    fn local(&self, slot: u32) -> Option<Operation> {
         let at = slot as usize * self.stride;
         let entry = self.entries.get(at..at + self.stride)?;
         let Identity {
@@ -264,28 +317,6 @@ where
         });
     }
 
-    /// Whether there is nothing to send: a quick answer, for what is asked after each packet.
-    pub fn has_sent_all(&self) -> bool {
-        self.requester.has_sent_all()
-    }
-
-    /// See [`Requester::batch_len`].
-    pub fn batch_len(&self) -> u32 {
-        self.requester.batch_len()
-    }
-
-    /// See [`Requester::poll_transmit`].
-    pub fn poll_transmit(
-        &mut self,
-        now: u64,
-        owner: &impl Owner<Region = R>,
-        room: &mut [u8],
-    ) -> Transmit {
-        self.with(owner, |requester, host| {
-            requester.poll_transmit(now, host, room)
-        })
-    }
-
     /// Gives up the memory that is kept, before the lock is released.
     pub fn end_batch(&mut self) {
         self.requester.end_batch();
@@ -301,11 +332,41 @@ where
             identity: self.identity,
             entries: &self.entries,
             stride: self.stride,
-            failed: Cell::new(self.failed),
+            effects: Cell::new(self.effects),
         };
         let result = op(&mut self.requester, &host);
-        self.failed = host.failed.get();
+        self.effects = host.effects.get();
         result
+    }
+}
+
+/// The requester, as who sends its packets has it.
+struct Requests<'a, S, E, R, O> {
+    send: &'a mut RemoteSend<S, E, R>,
+    owner: &'a O,
+    now: u64,
+}
+
+impl<S, E, R, O> Source for Requests<'_, S, E, R, O>
+where
+    S: DerefMut<Target = [Slot]>,
+    E: DerefMut<Target = [u8]>,
+    R: Region,
+    O: Owner<Region = R>,
+{
+    fn has_sent_all(&self) -> bool {
+        self.send.requester.has_sent_all()
+    }
+
+    fn batch_len(&mut self) -> u32 {
+        self.send.requester.batch_len()
+    }
+
+    fn poll(&mut self, room: &mut [u8]) -> Transmit {
+        let now = self.now;
+        self.send.with(self.owner, |requester, host| {
+            requester.poll_transmit(now, host, room)
+        })
     }
 }
 
@@ -315,7 +376,7 @@ struct Host<'a, O> {
     identity: Identity,
     entries: &'a [u8],
     stride: usize,
-    failed: Cell<Option<Failed>>,
+    effects: Cell<Effects>,
 }
 
 impl<O: Owner> LocalMemory for Host<'_, O> {
@@ -338,13 +399,10 @@ impl<O: Owner> requester::Host for Host<'_, O> {
         match completed.status {
             WcStatus::Success => self.count(completed),
             WcStatus::WrFlushErr => {}
-            _ => self
-                .failed
-                .set(match (self.owner.fail(), self.failed.get()) {
-                    (false, None) => Some(Failed::Sends),
-                    (false, before) => before,
-                    (true, _) => Some(Failed::All),
-                }),
+            _ => {
+                let effects = self.effects.get().union(self.owner.fail());
+                self.effects.set(effects.and(Effect::Execute));
+            }
         }
         let is_signaled = self.identity.signal_all || completed.flags.contains(SendFlags::SIGNALED);
         if completed.status == WcStatus::Success && !is_signaled {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The execution of datagrams.
 
-use ferroce_core::local::{Datagram, Delivery, RegionList, Source};
+use ferroce_core::local::{Datagram, Delivery, RegionList};
 use ferroce_core::ring::{Data, SendRequest};
 use ferroce_core::verbs::limits;
-use ferroce_core::verbs::WcStatus;
-use ferroce_device::send::Attempt;
+use ferroce_device::counter::PortCounter;
+use ferroce_device::datagram::{Deliveries, Route};
+use ferroce_device::send::{Attempt, Tries};
 
 use crate::beside::{self, Message};
 use crate::groups;
@@ -20,50 +21,40 @@ pub fn send(
     own_qkey: u32,
     request: &SendRequest,
     data: Data<'_>,
+    tries: &mut Tries,
 ) -> Attempt {
     let process = own.process;
-    let Some(to) = request.destination else {
-        return Attempt::Failed(WcStatus::LocQpOpErr);
+    let found = |number| process.addresses.get(number);
+    let route = match Route::of(request, qp.pd.id(), own_qkey, found) {
+        Ok(route) => route,
+        Err(status) => return Attempt::Failed(status),
     };
-    let address = process.addresses.get(to.ah);
-    let Some(address) = address.filter(|address| address.pd == qp.pd.id()) else {
-        return Attempt::Failed(WcStatus::LocQpOpErr);
-    };
-    let qkey = limits::datagram_qkey(to.remote_qkey, own_qkey);
-    let source = Source {
-        qpn: own.number,
-        grh: address.grh(data.length()),
-    };
+    let source = route.source(own.number, data.length());
     let mut list = RegionList::new();
     let mtu = qp.mtu().bytes();
     let datagram = match Datagram::new(request, data, own, mtu, source, &mut list) {
         Ok(datagram) => datagram,
         Err(status) => return Attempt::Failed(status),
     };
-    let delivery = if to.remote_qpn == limits::MULTICAST_QPN {
-        let mut delivered = Delivery::Dropped;
-        for peer in process.everybody() {
-            // To all members but the sender itself (IBTA 10.5.1).
-            let members = groups::members(&peer, &address.dgid).into_iter();
-            for qpn in members.filter(|qpn| *qpn != own.number) {
-                if let failed @ Delivery::Failed(_) = deliver(own, &datagram, &peer, qpn, qkey) {
-                    delivered = failed;
-                }
-            }
-        }
-        delivered
-    } else if qp.context.has_gid(&address.dgid) {
-        match process.peer_of(to.remote_qpn) {
-            Some(peer) => deliver(own, &datagram, &peer, to.remote_qpn, qkey),
-            None => Delivery::Dropped,
-        }
-    } else {
-        Delivery::Dropped
+    let mut deliveries = Deliveries::new(&route);
+    let mut deliver = |peer: &Peer, qpn| {
+        let delivery = deliver(own, &datagram, peer, qpn, route.qkey);
+        // Nothing is counted here.
+        deliveries.add(delivery, datagram.length());
     };
-    match delivery {
-        Delivery::Failed(status) => Attempt::Failed(status),
-        _ => Attempt::Done(datagram.length()),
+    if route.is_to_group() {
+        for peer in process.everybody() {
+            let members = groups::members(&peer, &route.address.dgid).into_iter();
+            let reached = members.filter(|member| route.reaches_member(own.number, *member));
+            reached.for_each(|member| deliver(&peer, member));
+        }
+    } else if qp.context.has_gid(&route.address.dgid)
+        && let Some(peer) = process.peer_of(route.qpn)
+    {
+        deliver(&peer, route.qpn);
     }
+    let done = Attempt::Done(datagram.length());
+    deliveries.attempt(tries).unwrap_or(done)
 }
 
 fn deliver<'a>(
@@ -72,25 +63,19 @@ fn deliver<'a>(
     peer: &Peer,
     qpn: u32,
     qkey: u32,
-) -> Delivery {
+) -> Result<Delivery, PortCounter> {
     let _entered = peer.enter();
-    let Some((guard, attrs, side)) = Side::lock(own.process, peer, qpn, own.cache) else {
-        return Delivery::Dropped;
-    };
-    let Some(qp_type) = crate::qp::qp_type(side.record) else {
-        return Delivery::Dropped;
-    };
-    let taken = attrs.takes_datagram(qp_type, qkey);
+    let found = Side::lock(own.process, peer, qpn, own.cache);
+    let (guard, attrs, side) = found.ok_or(PortCounter::UnknownQp)?;
+    let qp_type = crate::qp::qp_type(side.record).ok_or(PortCounter::UnknownQp)?;
+    let terms = attrs.takes_datagram(qp_type, qkey);
     drop(guard);
     let message = Message::default();
     let length = datagram.length() + limits::GRH_LENGTH;
     let is_short = length as usize <= beside::ROOM;
-    match taken {
-        Ok(terms) => datagram.deliver(&Side {
-            terms,
-            message: is_short.then_some(&message),
-            ..side
-        }),
-        Err(_) => Delivery::Dropped,
-    }
+    Ok(datagram.deliver(&Side {
+        terms: terms?,
+        message: is_short.then_some(&message),
+        ..side
+    }))
 }

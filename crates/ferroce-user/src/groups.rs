@@ -3,6 +3,8 @@
 
 use core::sync::atomic::Ordering;
 
+use ferroce_device::groups::{self, Attach, Full};
+
 use crate::device::Gid;
 use crate::peer::Peer;
 use crate::process::Process;
@@ -20,20 +22,33 @@ fn is(member: &Member, group: &Gid, qpn: u32) -> bool {
 
 /// Adds a queue pair of this process to a group, or once more if it is in it already.
 pub fn attach(process: &Process, qpn: u32, group: &Gid) -> Result<()> {
-    if group[0] != 0xff && !group.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]) {
+    if !groups::is_group(group) {
         return Err(Errno(libc::EINVAL));
     }
+    let full = Errno(libc::ENOMEM);
     let header = process.own.segment.header();
     let _guard = header.groups_lock.lock(process);
-    if let Some(member) = header.groups.iter().find(|member| is(member, group, qpn)) {
-        member.times.fetch_add(1, Ordering::Relaxed);
+    let is_free = |member: &&Member| member.qpn.load(Ordering::Relaxed) == 0;
+    let is_taken = |member: &&Member| !is_free(member);
+    let new = groups::Member {
+        group: words(group),
+        qpn,
+        // All are one user's, who has as many as there is room for.
+        owner: None::<u32>,
+    };
+    let taken = header.groups.iter().filter(is_taken);
+    let members = taken.map(|member| groups::Member {
+        group: member.gid.load(),
+        qpn: member.qpn.load(Ordering::Relaxed),
+        owner: None,
+    });
+    if let Attach::Again(at) = groups::attach(members, &new).map_err(|Full| full)? {
+        if let Some(member) = header.groups.iter().filter(is_taken).nth(at) {
+            member.times.fetch_add(1, Ordering::Relaxed);
+        }
         return Ok(());
     }
-    let free = header
-        .groups
-        .iter()
-        .find(|member| member.qpn.load(Ordering::Relaxed) == 0)
-        .ok_or(Errno(libc::ENOMEM))?;
+    let free = header.groups.iter().find(is_free).ok_or(full)?;
     free.gid.store(words(group));
     free.times.store(1, Ordering::Relaxed);
     free.qpn.store(qpn, Ordering::Release);

@@ -4,11 +4,12 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
-use ferroce_core::qp::{AttrMask, QpAttr, RequestedAttr, Transition};
+use ferroce_core::qp::{AttrMask, QpAttr, RequestedAttr};
 use ferroce_core::ring::{Executor, QpLayout, RecvQueue, SendQueue, WqGeometry};
 use ferroce_core::uapi;
 use ferroce_core::verbs::{EventType, Mtu, QpType};
-use ferroce_device::attrs::Attrs;
+use ferroce_device::attrs::{Attrs, QpKind};
+use ferroce_device::effects::{Effect, Effects};
 use ferroce_device::kick::Kick;
 use ferroce_device::queue::WorkQueue;
 use parking_lot::Mutex;
@@ -80,34 +81,17 @@ pub struct Caps {
     pub max_inline_data: u32,
 }
 
-/// What the helper of the queue pair's process is to do.
-pub(crate) mod work {
-    use super::EventType;
-
-    /// To execute the send queue.
-    pub const KICK: u32 = 1 << 31;
-    /// To flush what is posted, and to tell that no receive is taken any more.
-    pub const FLUSH: u32 = 1 << 30;
-
-    /// To raise an event.
-    pub fn event(event: EventType) -> u32 {
-        1 << u32::from(event).min(29)
-    }
-
-    /// The events of a queue pair, in the order in which they are told.
-    pub const EVENTS: [EventType; 6] = [
-        EventType::QpFatal,
-        EventType::QpReqErr,
-        EventType::QpAccessErr,
-        EventType::CommEst,
-        EventType::SqDrained,
-        EventType::QpLastWqeReached,
-    ];
-}
-
 /// The place in the segment of the queue pair of a number.
 pub(crate) const fn index(number: u32) -> u32 {
     number % QPS as u32
+}
+
+/// What a queue pair of whichever process is. A type that makes no sense is taken for one that nobody sends to.
+pub(crate) fn kind(record: &QpRecord) -> QpKind {
+    QpKind {
+        qp_type: qp_type(record).unwrap_or(QpType::Gsi),
+        has_srq: record.srq.load(Ordering::Relaxed) != 0,
+    }
 }
 
 /// The transport of a queue pair of whichever process.
@@ -256,34 +240,50 @@ impl Qp {
     ) -> Result<()> {
         let process = self.process();
         process.check_current()?;
-        let modified = self.change(|attrs| attrs.modify(self.qp_type, mask, requested, sgid))?;
-        let transition = modified.map_err(|error| Errno::from(error.errno()))?;
-        if let Transition::Reset | Transition::Flush = transition {
-            // After this call nothing is written for the peer any more.
-            process.wait_for_users();
-        }
-        match transition {
-            Transition::Reset => {
-                self.send.lock().reset();
-                let record = self.record()?;
-                let _guard = record.lock.lock(process);
-                record.given_back.store(0, Ordering::Relaxed);
-                if self.srq.is_none() {
-                    side::with_queue(&process.own.segment, &record.receives, |queue| {
-                        queue.reset()
-                    });
-                }
-            }
-            Transition::Flush => {
-                self.receiving_ends();
-                self.execute_now();
-            }
-            Transition::StartSending | Transition::ResumeSending | Transition::Drain => {
-                self.execute_now();
-            }
-            Transition::StartReceiving | Transition::Attributes | Transition::Init => {}
-        }
+        let modified = self.change(|attrs| attrs.modify(self.kind(), mask, requested, sgid))?;
+        let effects = modified.map_err(|error| Errno::from(error.errno()))?;
+        self.carry_out(effects, Self::execute_now);
         Ok(())
+    }
+
+    /// Does what a change of the state leads to; `execute` has the send queue executed.
+    pub(crate) fn carry_out(&self, effects: Effects, execute: impl FnOnce(&Self)) {
+        let mut execute = Some(execute);
+        for effect in effects {
+            match effect {
+                Effect::Event(event) => self.raise(event),
+                Effect::WaitForPeers => self.process().wait_for_users(),
+                Effect::Reset => self.reset(),
+                Effect::FlushReceives => self.flush_receives(),
+                Effect::Execute => {
+                    if let Some(execute) = execute.take() {
+                        execute(self);
+                    }
+                }
+                // There is no wire here.
+                Effect::Configure | Effect::FlushHeldReceive | Effect::Respond => {}
+            }
+        }
+    }
+
+    fn reset(&self) {
+        self.send.lock().reset();
+        let Ok(record) = self.record() else { return };
+        let process = self.process();
+        let _guard = record.lock.lock(process);
+        record.given_back.store(0, Ordering::Relaxed);
+        if self.srq.is_none() {
+            side::with_queue(&process.own.segment, &record.receives, |queue| {
+                queue.reset()
+            });
+        }
+    }
+
+    pub(crate) fn kind(&self) -> QpKind {
+        QpKind {
+            qp_type: self.qp_type,
+            has_srq: self.srq.is_some(),
+        }
     }
 
     /// Its attributes.
@@ -311,7 +311,8 @@ impl Qp {
         let uses = [&self.pd.uses, &self.send_cq.uses, &self.recv_cq.uses];
         let srq_uses = self.srq.as_ref().map(|srq| &srq.uses);
         uses.into_iter().chain(srq_uses).for_each(Uses::remove);
-        let events = work::EVENTS.map(|event| self.context.event(self.user_handle, event));
+        let event = |event| self.context.event(self.user_handle, event);
+        let events: Vec<_> = Effects::events().map(event).collect();
         let unread = self
             .context
             .events
@@ -337,7 +338,7 @@ impl Qp {
     /// Has the send queue executed: by this thread, or by the one that is at it. In a child, by the parent.
     pub fn kick(&self) {
         if !self.process().is_current() {
-            self.leave(work::KICK);
+            self.leave(Effects::of(Effect::Execute));
             return;
         }
         self.kick
@@ -348,15 +349,15 @@ impl Qp {
     pub fn kick_receives(&self) {
         match self.process().is_current() {
             true => self.flush_receives(),
-            false => self.leave(work::FLUSH),
+            false => self.leave(Effects::of(Effect::FlushReceives)),
         }
     }
 
     /// Has the helper do something.
-    fn leave(&self, work: u32) {
+    fn leave(&self, effects: Effects) {
         if let Ok(record) = self.record() {
             let segment = &self.process().own.segment;
-            record.work.fetch_or(work, Ordering::AcqRel);
+            record.work.fetch_or(effects.bits(), Ordering::AcqRel);
             mark(&segment.header().dirty_qps, index(self.number));
             segment.wake();
         }
@@ -381,26 +382,16 @@ impl Qp {
         }
     }
 
-    /// What becomes of receives when the queue pair has come to the error state.
-    pub(crate) fn receiving_ends(&self) {
-        self.flush_receives();
-        // Nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45).
-        if self.srq.is_some() {
-            self.raise(EventType::QpLastWqeReached);
-        }
-    }
-
     /// Raises an event.
     pub(crate) fn raise(&self, event: EventType) {
         self.told.fetch_add(1, Ordering::Relaxed);
         self.context.raise(self.user_handle, event);
     }
 
-    /// The queue pair cannot be used any more.
+    /// The queue pair cannot be used any more. The caller executes what is posted.
     pub(crate) fn fail_fatally(&self) {
-        if self.change(Attrs::fail_fatally).unwrap_or(false) {
-            self.raise(EventType::QpFatal);
-            self.receiving_ends();
+        if let Ok(effects) = self.change(|attrs| attrs.fail_fatally(self.kind())) {
+            self.carry_out(effects, |_| {});
         }
     }
 
@@ -425,35 +416,18 @@ pub(crate) fn serve(process: &Process, index: u32) {
         return;
     };
     let number = record.number.load(Ordering::Acquire);
-    let work = record.work.swap(0, Ordering::AcqRel);
+    let effects = Effects::from_bits(record.work.swap(0, Ordering::AcqRel));
     let qp = process.qps.lock().get(number).cloned();
-    let Some(qp) = qp else { return };
-    qp.serve(work);
-    if work & (work::FLUSH | work::KICK) != 0 {
-        qp.kick();
+    if let Some(qp) = qp {
+        qp.carry_out(effects, Qp::kick);
     }
 }
 
 /// Does what has come up with a queue pair of this process while one of its own was executed.
-pub(crate) fn serve_own(process: &Process, number: u32, work: u32) {
+pub(crate) fn serve_own(process: &Process, number: u32, effects: Effects) {
     let qp = process.qps.lock().get(number).cloned();
-    let Some(qp) = qp else { return };
-    qp.serve(work);
-    if work & work::FLUSH != 0 {
+    if let Some(qp) = qp {
         // Not by this thread, which is executing another queue pair's requests.
-        qp.leave(work::KICK);
-    }
-}
-
-impl Qp {
-    fn serve(&self, work: u32) {
-        for event in work::EVENTS {
-            if work & work::event(event) != 0 {
-                self.raise(event);
-            }
-        }
-        if work & work::FLUSH != 0 {
-            self.receiving_ends();
-        }
+        qp.carry_out(effects, |qp| qp.leave(Effects::of(Effect::Execute)));
     }
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use ferroce_core::local::{self, AccessError};
 use ferroce_core::ring::{Data, Operation, Origin, SendQueue, SendRequest};
-use ferroce_core::verbs::{EventType, QpType, WcStatus};
+use ferroce_core::verbs::{QpType, WcStatus};
 use ferroce_device::attrs::{Attrs, Endpoint, Terms};
+use ferroce_device::effects::Effects;
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::send::{self, Attempt, Execution, Next};
 
@@ -122,9 +123,7 @@ fn drain_batch(qp: &Qp, send: &mut SendSide, cache: &Cache) -> bool {
         match send.execution.next(&mut send.queue, state, true, clock) {
             Ok(Next::Held | Next::Idle | Next::Later) => return false,
             Ok(Next::Drained) => {
-                if qp.change(|attrs| attrs.attr.drained()).unwrap_or(false) {
-                    qp.raise(EventType::SqDrained);
-                }
+                change(qp, Attrs::drained);
                 return false;
             }
             Err(_) => {
@@ -175,6 +174,13 @@ fn complete(qp: &Qp, cqe: &ferroce_core::ring::Cqe) {
     cq::complete(process, &process.own, qp.send_cq.number, cqe, false);
 }
 
+/// Changes the attributes, and does what that leads to; the send queue is being executed.
+fn change(qp: &Qp, op: impl FnOnce(&mut Attrs) -> Effects) {
+    if let Ok(effects) = qp.change(op) {
+        qp.carry_out(effects, |_| {});
+    }
+}
+
 /// Executes the current request. Returns how many bytes were moved, and `None` if it has to wait.
 fn execute(qp: &Qp, send: &mut SendSide, attrs: &Attrs, own: &Side<'_>) -> Option<u32> {
     let origin = Origin::User;
@@ -199,12 +205,7 @@ fn execute(qp: &Qp, send: &mut SendSide, attrs: &Attrs, own: &Side<'_>) -> Optio
         Attempt::Failed(status) => {
             send.execution.finish(&mut send.queue);
             complete(qp, &completion.failed(qp.number, status));
-            if qp
-                .change(|attrs| attrs.fail_send(qp.qp_type))
-                .unwrap_or(false)
-            {
-                qp.receiving_ends();
-            }
+            change(qp, |attrs| attrs.fail_send(qp.kind()));
             Some(0)
         }
         Attempt::Wait(nanos) => {
@@ -250,7 +251,8 @@ fn attempt(
         return result.map_or_else(Attempt::Failed, |()| Attempt::Done(0));
     }
     if qp.qp_type.is_datagram() {
-        return datagram::send(qp, own, attrs.attr.qkey, request, data);
+        let (qkey, tries) = (attrs.attr.qkey, &mut execution.tries);
+        return datagram::send(qp, own, qkey, request, data, tries);
     }
     let attr = &attrs.attr;
     let tries = &mut execution.tries;

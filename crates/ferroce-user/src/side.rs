@@ -12,6 +12,7 @@ use ferroce_core::ring::{Cqe, Executor, RecvQueue, RecvRequest, Remote, Sge, MAX
 use ferroce_core::verbs::limits::ATOMIC_LENGTH;
 use ferroce_core::verbs::{AccessFlags, EventType, QpState, RnrTimer, WcStatus};
 use ferroce_device::attrs::{Attrs, Terms};
+use ferroce_device::effects::Effects;
 use ferroce_device::key::Access;
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::receive::{self, GivenBack, Looked, ReceiveQueue, Return};
@@ -99,12 +100,15 @@ impl<'a> Side<'a> {
     }
 
     /// Has something done by the queue pair's process: at once if that is this one, else by its helper.
-    fn leave(&self, work: u32) {
-        if core::ptr::eq(self.peer, &*self.process.own) {
-            qp::serve_own(self.process, self.number, work);
+    fn leave(&self, effects: Effects) {
+        if effects.is_empty() {
             return;
         }
-        self.record.work.fetch_or(work, Ordering::AcqRel);
+        if core::ptr::eq(self.peer, &*self.process.own) {
+            qp::serve_own(self.process, self.number, effects);
+            return;
+        }
+        self.record.work.fetch_or(effects.bits(), Ordering::AcqRel);
         mark(
             &self.peer.segment.header().dirty_qps,
             qp::index(self.number),
@@ -119,10 +123,10 @@ impl<'a> Side<'a> {
 
     /// Moves to the error state because of something on the receiving side.
     fn fail_receiving(&self, event: Option<EventType>) {
-        if change(self.process, self.record, Attrs::fail_receive) {
-            let event = event.map_or(0, qp::work::event);
-            self.leave(qp::work::FLUSH | event);
-        }
+        let kind = qp::kind(self.record);
+        self.leave(change(self.process, self.record, |attrs| {
+            attrs.fail_receive(kind, event)
+        }));
     }
 }
 
@@ -298,6 +302,14 @@ pub fn with_queue<R>(
     record: &QueueRecord,
     op: impl FnOnce(&mut ReceiveQueue<Entry>) -> R,
 ) -> Option<R> {
+    let mut queue = queue(segment, record)?;
+    let result = op(&mut queue);
+    record.executor.store(queue.words());
+    Some(result)
+}
+
+/// A receive queue, with the lock held that it is under. Its words are to be stored after that.
+pub fn queue(segment: &Segment, record: &QueueRecord) -> Option<ReceiveQueue<Entry>> {
     let geometry = record.ring.geometry::<RecvQueue>()?;
     let offset = record.ring.offset.load(Ordering::Relaxed);
     let base = segment.ring(offset, geometry.len())?;
@@ -305,10 +317,7 @@ pub fn with_queue<R>(
     // SAFETY: The ring is within the segment, which outlives the executor. It is a ring's alone.
     let ring = unsafe { Executor::resume(base, geometry.len(), geometry, words) }.ok()?;
     let buffer = Entry([0; MAX_RECV_STRIDE]);
-    let mut queue = ReceiveQueue::new(WorkQueue { ring, buffer });
-    let result = op(&mut queue);
-    record.executor.store(queue.words());
-    Some(result)
+    Some(ReceiveQueue::new(WorkQueue { ring, buffer }))
 }
 
 /// Takes and completes all receives of a queue pair of this process as flushed, if its state is such.
@@ -380,9 +389,7 @@ impl<'a> Responder for Side<'a> {
         if !self.terms.awaits_peer {
             return;
         }
-        if change(self.process, self.record, |attrs| attrs.attr.established()) {
-            self.leave(qp::work::event(EventType::CommEst));
-        }
+        self.leave(change(self.process, self.record, Attrs::established));
     }
 
     fn take_receive<T>(

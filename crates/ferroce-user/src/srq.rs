@@ -8,7 +8,8 @@ use ferroce_core::local::Receive;
 use ferroce_core::ring::{RecvQueue, WqGeometry};
 use ferroce_core::uapi;
 use ferroce_core::verbs::EventType;
-use ferroce_device::receive::{Looked, ReceiveQueue};
+use ferroce_device::receive::Looked;
+use ferroce_device::shared_receive_queue::{Invalid, SharedReceiveQueue};
 use parking_lot::Mutex;
 
 use crate::device::Context;
@@ -17,7 +18,7 @@ use crate::peer::Peer;
 use crate::process::Process;
 use crate::rings::Rings;
 use crate::segment::{QueueRecord, SrqRecord};
-use crate::side::with_queue;
+use crate::side::{self, with_queue, Entry};
 use crate::table::{self, Uses};
 use crate::{Errno, Result};
 
@@ -101,15 +102,11 @@ impl Srq {
     /// Sets the limit.
     pub fn set_limit(&self, limit: u32) -> Result<()> {
         self.context.process.check_current()?;
-        let record = self.record()?;
-        {
-            let _guard = record.lock.lock(self.context.process);
-            if limit > record.queue.ring.entries.load(Ordering::Relaxed) {
-                return Err(Errno(libc::EINVAL));
-            }
-            record.limit.store(limit, Ordering::Relaxed);
-        }
-        self.tell_limit();
+        let process = self.context.process;
+        let set = with(process, &process.own, self.record()?, |srq| {
+            srq.set_limit(limit)
+        });
+        self.tell_limit(set.ok_or(INVALID)?.map_err(invalid)?);
         Ok(())
     }
 
@@ -122,15 +119,10 @@ impl Srq {
         let geometry = geometry(max_wr, self.max_sge)?;
         let process = self.context.process;
         process.check_current()?;
-        {
-            let record = self.record()?;
-            let _guard = record.lock.lock(process);
-            check_limit(record, limit, geometry)?;
-            let posted = with_queue(&process.own.segment, &record.queue, ReceiveQueue::available);
-            if posted.unwrap_or(0) > geometry.entries() {
-                return Err(Errno(libc::EINVAL));
-            }
-        }
+        let checked = with(process, &process.own, self.record()?, |srq| {
+            srq.check_move(geometry, limit)
+        });
+        checked.ok_or(INVALID)?.map_err(invalid)?;
         let rings = Rings::new(process, geometry.len())?;
         let response = response(&rings, geometry);
         *self.offered.lock() = Some((rings, geometry));
@@ -141,40 +133,29 @@ impl Srq {
     pub fn move_to_offered(&self, max_wr: u32, limit: Option<u32>) -> Result<()> {
         let offered = self.offered.lock().take();
         let (rings, geometry) = offered.ok_or(Errno(libc::EOPNOTSUPP))?;
-        let invalid = Errno(libc::EINVAL);
         if max_wr > geometry.entries() {
-            return Err(invalid);
+            return Err(INVALID);
         }
         let process = self.context.process;
         process.check_current()?;
         let (segment, record) = (&process.own.segment, self.record()?);
-        {
-            let _guard = record.lock.lock(process);
-            let limit = check_limit(record, limit, geometry)?;
-            // Of a segment's memory that nothing is in yet.
-            let new = NewQueue::default();
-            new.0.ring.set(rings.offset as u64, geometry);
-            let moved = with_queue(segment, &record.queue, |old| {
-                with_queue(segment, &new.0, |new| old.move_to(new))
-            });
-            moved.flatten().ok_or(invalid)?.map_err(|_| invalid)?;
+        // Of a segment's memory that nothing is in yet.
+        let new = NewQueue::default();
+        new.0.ring.set(rings.offset as u64, geometry);
+        let moved = with(process, &process.own, record, |srq| {
+            let moved = with_queue(segment, &new.0, |new| srq.move_to(new, limit))
+                .ok_or(INVALID)?
+                .map_err(invalid)?;
             record.queue.ring.set(rings.offset as u64, geometry);
-            record.queue.executor.store(new.0.executor.load());
-            record.limit.store(limit, Ordering::Relaxed);
-        }
+            Ok::<_, Errno>(moved)
+        });
+        self.tell_limit(moved.ok_or(INVALID)??);
         *self.rings.lock() = rings;
-        if limit.is_some() {
-            self.tell_limit();
-        }
         Ok(())
     }
 
-    fn tell_limit(&self) {
-        let process = self.context.process;
-        if self
-            .record()
-            .is_ok_and(|record| reached_limit(process, &process.own, record))
-        {
+    fn tell_limit(&self, reached: bool) {
+        if reached {
             self.tell(LIMIT);
         }
     }
@@ -231,32 +212,27 @@ fn response(rings: &Rings, geometry: WqGeometry<RecvQueue>) -> uapi::SrqResponse
     }
 }
 
-/// The limit that a Modify SRQ leads to, in a queue of this size.
-fn check_limit(
-    record: &SrqRecord,
-    limit: Option<u32>,
-    geometry: WqGeometry<RecvQueue>,
-) -> Result<u32> {
-    let limit = limit.unwrap_or_else(|| record.limit.load(Ordering::Relaxed));
-    match limit > geometry.entries() {
-        true => Err(Errno(libc::EINVAL)),
-        false => Ok(limit),
-    }
+const INVALID: Errno = Errno(libc::EINVAL);
+
+fn invalid(_: Invalid) -> Errno {
+    INVALID
 }
 
-/// Whether there are fewer receives than the limit: once.
-fn reached_limit(process: &Process, peer: &Peer, record: &SrqRecord) -> bool {
-    if record.limit.load(Ordering::Relaxed) == 0 {
-        return false;
-    }
+/// Uses a queue, with its lock held. `None` if its record makes no sense.
+fn with<R>(
+    process: &Process,
+    peer: &Peer,
+    record: &SrqRecord,
+    op: impl FnOnce(&mut SharedReceiveQueue<Entry>) -> R,
+) -> Option<R> {
     let _guard = record.lock.lock(process);
+    let queue = side::queue(&peer.segment, &record.queue)?;
     let limit = record.limit.load(Ordering::Relaxed);
-    let posted = with_queue(&peer.segment, &record.queue, ReceiveQueue::available);
-    let is_reached = limit > 0 && posted.is_some_and(|posted| posted < limit);
-    if is_reached {
-        record.limit.store(0, Ordering::Relaxed);
-    }
-    is_reached
+    let mut srq = SharedReceiveQueue::new(queue, limit);
+    let result = op(&mut srq);
+    record.queue.executor.store(srq.queue().words());
+    record.limit.store(srq.limit(), Ordering::Relaxed);
+    Some(result)
 }
 
 /// Takes the next receive for a message.
@@ -270,14 +246,9 @@ pub(crate) fn take(
     let Some(record) = peer.segment.srq(number) else {
         return Looked::Empty;
     };
-    let looked = {
-        let _guard = record.lock.lock(process);
-        with_queue(&peer.segment, &record.queue, |queue| {
-            queue.take_into(copy, accept)
-        })
-    };
-    let looked = looked.unwrap_or(Looked::Empty);
-    if matches!(looked, Looked::Taken(_)) && reached_limit(process, peer, record) {
+    let taken = with(process, peer, record, |srq| srq.take_into(copy, accept));
+    let (looked, reached) = taken.unwrap_or((Looked::Empty, false));
+    if reached {
         if core::ptr::eq(peer, &*process.own) {
             tell(process, number, LIMIT);
             return looked;

@@ -6,7 +6,7 @@ use super::{
     send::{broken, execute_local, Extent, Stopped},
     Qp,
 };
-use crate::{rdma, ring::SendQueue, rings::WorkQueue, roce::Next};
+use crate::{rdma, remote::Next, ring::SendQueue, rings::WorkQueue};
 
 /// Hands what is posted to the requester, and has it sent as far as that goes now.
 pub(super) fn drain(
@@ -28,8 +28,8 @@ pub(super) fn drain(
                 let result = execute_local(qp, &operation).unwrap_or(Ok(()));
                 qp.connection.executed(qp, slot, result);
             }
-            Next::Idle if now == 0 => return Stopped::After(fetched),
-            Next::Idle | Next::More => {}
+            Next::Idle | Next::Busy if now == 0 => return Stopped::After(fetched),
+            Next::Idle | Next::Busy | Next::More => {}
             // Who has the memory be there comes back.
             Next::Later => return Stopped::Waiting,
         }

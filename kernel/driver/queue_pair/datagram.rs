@@ -11,15 +11,17 @@ use super::{
 use crate::{
     ah,
     counter::PortCounter,
-    local::{self, Delivery, Fault},
+    datagram::{Deliveries, Route},
+    local::{self, Fault},
     mr::Uncached,
     net,
     rdma::{self, Gid},
     ring::{Data, SendRequest},
     roce,
     send::{Attempt, Tries},
-    verbs::{limits, WcStatus},
+    verbs::WcStatus,
 };
+
 /// What datagrams for other hosts are sent with.
 #[derive(Default)]
 pub(super) struct Datagrams {
@@ -67,83 +69,66 @@ pub(super) fn datagram(
     tries: &mut Tries,
 ) -> Attempt {
     let device = qp.device();
-    let Some(to) = request.destination else {
-        return Attempt::Failed(WcStatus::LocQpOpErr);
-    };
-    let Some(address) = device.ahs.get(to.ah).filter(|a| a.pd == qp.pd) else {
-        return Attempt::Failed(WcStatus::LocQpOpErr);
-    };
     let own_qkey = qp.shared.lock().attr.qkey;
-    let qkey = limits::datagram_qkey(to.remote_qkey, own_qkey);
+    let route = match Route::of(request, qp.pd, own_qkey, |number| device.ahs.get(number)) {
+        Ok(route) => route,
+        Err(status) => return Attempt::Failed(status),
+    };
     let in_flight = datagrams.in_flight.as_ref();
     if in_flight.is_some_and(net::InFlight::is_full) {
         return Attempt::Wait(roce::PAUSE);
     }
-    let source = local::Source {
-        qpn: qp.number,
-        grh: address.grh(data.length()),
-    };
     let mtu = crate::port::mtu(device).bytes();
+    let source = route.source(qp.number, data.length());
     let mut list = local::RegionList::new();
-    match local::Datagram::new(request, data, &Own(qp, Uncached), mtu, source, &mut list) {
-        Ok(datagram) => {
-            let counters = &device.counters;
-            let deliver = |peer: &QpRef| {
-                let peer = Entered::new(peer.clone());
-                let delivery = datagram.deliver(&Peer::datagram(&peer, qkey)?);
-                if delivery == Delivery::Done {
-                    let counters = &peer.device().counters;
-                    counters.add(PortCounter::RcvdBytes, datagram.length().into());
-                }
-                Ok(delivery)
-            };
-            let mut delivered = None;
-            if to.remote_qpn == limits::MULTICAST_QPN && !device.netns_mismatch() {
-                let mut members = 0..;
-                let next = || device.groups.member(&address.dgid, members.next()?);
-                // IBTA 10.5.1: to all members but the sender itself.
-                core::iter::from_fn(next)
-                    .filter(|member| member.number != qp.number)
-                    // As of the wire: who has another Q_Key is none of the group. A member whose memory
-                    // is not there yet does not have the others get the datagram twice.
-                    .for_each(|member| match deliver(&member) {
-                        Ok(Delivery::MemoryLater) | Err(_) => {}
-                        Ok(delivery) => delivered = Some(delivery),
-                    });
-            } else if let Some(peer) = at(device, Gid(address.dgid), |peer| {
-                peer.qps.get(to.remote_qpn)
-            }) {
-                delivered = deliver(&peer)
-                    .inspect_err(|why| peer.device().counters.count(*why))
-                    .ok();
-            }
-            match delivered {
-                Some(Delivery::Failed(status)) => return Attempt::Failed(status),
-                Some(Delivery::OwnMemoryLater) => return Attempt::OwnMemory,
-                Some(Delivery::MemoryLater) => {
-                    if let Some(delay) = tries.wait_for_memory() {
-                        return Attempt::Wait(delay);
-                    }
-                }
-                _ => {}
-            }
-            if roce::is_remote_gid(device, &address.dgid) {
-                datagrams.sent = datagrams.sent.wrapping_add(1);
-                let (way, to) = (ah::way(&address, qp.number), (to.remote_qpn, qkey));
-                let psn = datagrams.sent;
-                let path = datagrams.path_for(way);
-                match roce::datagram::make(path, &datagram, to, psn) {
-                    Ok(packet) => datagrams.ready = packet,
-                    Err(Fault::Later) => return Attempt::OwnMemory,
-                    Err(Fault::Gone) => return Attempt::Failed(WcStatus::LocProtErr),
-                }
-            } else if delivered.is_none() {
-                counters.count(PortCounter::Undelivered);
-            }
-            counters.count(PortCounter::RdmaSends);
-            counters.add(PortCounter::SentBytes, datagram.length().into());
-            Attempt::Done(datagram.length())
+    let checked = local::Datagram::new(request, data, &Own(qp, Uncached), mtu, source, &mut list);
+    let datagram = match checked {
+        Ok(datagram) => datagram,
+        Err(status) => return Attempt::Failed(status),
+    };
+    let length = datagram.length();
+    let mut deliveries = Deliveries::new(&route);
+    let mut deliver = |peer: QpRef| {
+        let peer = Entered::new(peer);
+        let taken = Peer::datagram(&peer, route.qkey);
+        let delivery = taken.map(|taker| datagram.deliver(&taker));
+        if let Some((counter, number)) = deliveries.add(delivery, length) {
+            peer.device().counters.add(counter, number);
         }
-        Err(status) => Attempt::Failed(status),
+    };
+    if !route.is_to_group() {
+        let peer = at(device, Gid(route.address.dgid), |peer| {
+            peer.qps.get(route.qpn)
+        });
+        peer.into_iter().for_each(deliver);
+    } else if !device.netns_mismatch() {
+        let mut members = 0..;
+        while let Some(member) = members
+            .next()
+            .and_then(|skip| device.groups.member(&route.address.dgid, skip))
+        {
+            if route.reaches_member(qp.number, member.number) {
+                deliver(member);
+            }
+        }
     }
+    if let Some(attempt) = deliveries.attempt(tries) {
+        return attempt;
+    }
+    let counters = &device.counters;
+    if roce::is_remote_gid(device, &route.address.dgid) {
+        datagrams.sent = datagrams.sent.wrapping_add(1);
+        let psn = datagrams.sent;
+        let path = datagrams.path_for(ah::way(&route.address, qp.number));
+        match roce::datagram::make(path, &datagram, (route.qpn, route.qkey), psn) {
+            Ok(packet) => datagrams.ready = packet,
+            Err(Fault::Later) => return Attempt::OwnMemory,
+            Err(Fault::Gone) => return Attempt::Failed(WcStatus::LocProtErr),
+        }
+    } else if let Some(counter) = deliveries.undelivered() {
+        counters.count(counter);
+    }
+    counters.count(PortCounter::RdmaSends);
+    counters.add(PortCounter::SentBytes, length.into());
+    Attempt::Done(length)
 }

@@ -17,6 +17,7 @@
 
 mod by_wire;
 mod datagram;
+mod effects;
 mod inbound;
 mod peer_cache;
 mod receive;
@@ -28,7 +29,7 @@ mod work;
 use super::{
     ah::Attributes,
     counters::HostCounter,
-    cq::{self, CqRef},
+    cq::CqRef,
     device::Ferroce,
     kernel_user::{qp_event_bit, Polling, Posting},
     mr,
@@ -38,11 +39,11 @@ use super::{
     srq::{receive_details, SrqRef},
 };
 use crate::{
-    attrs::Attrs,
+    attrs::QpKind,
+    effects::Effect,
     key::PdId,
     kick::Kick,
-    net::{self, SpinLockBh},
-    qp::Transition,
+    net::SpinLockBh,
     rdma::{
         self, eopnotsupp,
         qp::{Operations, QpEvent},
@@ -52,7 +53,7 @@ use crate::{
     },
     ring::{Doorbell, GeometryError, Origin, QpLayout, RecvQueue, SendQueue, WqGeometry},
     uapi,
-    verbs::{limits, EventType, QpType, WcStatus},
+    verbs::{limits, EventType, QpType},
 };
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use kernel::{
@@ -63,6 +64,8 @@ use kernel::{
     time::{Delta, Instant, Monotonic},
 };
 
+use effects::flush_receives;
+pub(crate) use effects::{carry_out, change, Caller};
 use inbound::Inbound;
 pub(crate) use receive::{Own, Peer, ReceiveQueue};
 use send::Extent;
@@ -76,7 +79,7 @@ pub(crate) type QpRef = ARef<rdma::Qp<Qp>>;
 #[pin_data(PinnedDrop)]
 pub(crate) struct Qp {
     pub(crate) number: u32,
-    pub(crate) qp_type: QpType,
+    pub(crate) kind: QpKind,
     pd: PdId,
     pub(crate) caps: Caps,
     pub(crate) send_cq: CqRef,
@@ -114,7 +117,7 @@ impl PinnedDrop for Qp {
         self.for_each_polling(|polling| polling.disown(self.number));
         // Not before: the next queue pair of that number is to find no completions of this one.
         let device = self.send_cq.device();
-        match self.qp_type {
+        match self.kind.qp_type {
             QpType::Gsi => device.release_gsi(),
             _ => device.qps.remove(self.number),
         }
@@ -197,7 +200,10 @@ impl Operations for Qp {
         let send = send::SendSide::new(send);
         Ok(try_pin_init!(Qp {
             number,
-            qp_type,
+            kind: QpKind {
+                qp_type,
+                has_srq: srq.is_some(),
+            },
             pd,
             caps,
             send_cq,
@@ -237,9 +243,8 @@ impl Operations for Qp {
         if qp.user.is_none() && qp.device().is_removed() {
             // Not the process's wish: its requests are to have their completions. The rings are there as
             // long as it maps them. (Kernel users end their traffic before they let go of a device.)
-            qp.connection.flush_receive(qp);
-            send::end(qp);
-            execute_now(qp);
+            let effects = qp.change(|attrs| attrs.fail_fatally(qp.kind));
+            carry_out(qp, Caller::Owner, effects.and(Effect::Execute));
         }
         qp.device().qps.take(qp.number);
         qp.for_each_polling(|polling| polling.remove(qp.number));
@@ -300,7 +305,7 @@ impl Operations for Qp {
     }
 
     fn attach_mcast(qp: &rdma::Qp<Self>, gid: &Gid) -> Result {
-        if qp.qp_type != QpType::Ud {
+        if qp.kind.qp_type != QpType::Ud {
             return Err(EINVAL);
         }
         qp.device().groups.attach(qp, gid)
@@ -313,7 +318,7 @@ impl Operations for Qp {
     fn post_send(qp: &rdma::Qp<Self>, wrs: &mut SendWrs<'_, Ferroce>) -> Result {
         match &qp.user {
             Some(user) => {
-                let (doorbell, result) = user.post_send(qp.qp_type, wrs);
+                let (doorbell, result) = user.post_send(qp.kind.qp_type, wrs);
                 ring(qp, doorbell);
                 result
             }
@@ -443,48 +448,18 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
         av,
     } = Attributes::of(attr);
     // Its holder stops at the state that it finds when it begins a request.
-    let transition = qp.change_shared(|shared| -> Result<_> {
-        let modified = shared.attrs.modify(qp.qp_type, mask, &requested, sgid);
-        let transition = modified.map_err(|e| errno(e.errno()))?;
+    let effects = qp.change_shared(|shared| -> Result<_> {
+        let modified = shared.attrs.modify(qp.kind, mask, &requested, sgid);
+        let effects = modified.map_err(|e| errno(e.errno()))?;
         if sgid.is_some() {
             shared.av = av;
         }
         if let Some(user) = &qp.user {
             user.set_state(shared.attrs.attr.state);
         }
-        Ok(transition)
+        Ok(effects)
     })?;
-    // Without the lock, which is taken inside that of the connection.
-    let attr = qp.shared.lock().attr;
-    // Takes the locks under which packets are executed: those that were before have been, after this.
-    qp.connection.configure(&attr);
-    if let Transition::Reset | Transition::Flush = transition {
-        // After this call nothing is written for the peer any more.
-        qp.inbound.wait();
-        if qp.qp_type.is_datagram() {
-            net::wait_for_bottom_halves();
-        }
-    }
-    match transition {
-        Transition::Reset => {
-            let mut send = qp.send.lock();
-            send.reset();
-            qp.connection.reset();
-            qp.shared.lock().receives.reset();
-            // Nobody could tell what they are of.
-            qp.for_each_polling(|polling| polling.disown(qp.number));
-        }
-        Transition::Flush => {
-            qp.connection.flush_receive(qp);
-            flush_all_receives(qp);
-            receiving_ends(qp);
-            execute_now(qp);
-        }
-        Transition::StartSending | Transition::ResumeSending | Transition::Drain => execute_now(qp),
-        // Without memory now there may be some when the first packet comes.
-        Transition::StartReceiving => qp.connection.prepare(qp).unwrap_or(()),
-        Transition::Attributes | Transition::Init => {}
-    }
+    carry_out(qp, Caller::Owner, effects);
     Ok(())
 }
 
@@ -539,83 +514,12 @@ fn doorbell(qp: &rdma::Qp<Qp>) {
 
 /// Moves to the error state because of something on the receiving side, and has all flushed.
 fn fail(qp: &rdma::Qp<Qp>, event: Option<EventType>) {
-    if !qp.change(Attrs::fail_receive) {
-        return;
-    }
-    if let Some(event) = event {
+    let has_failed = effects::change(qp, Caller::Any, |attrs| attrs.fail_receive(qp.kind, event));
+    if let Some(event) = event.filter(|_| has_failed) {
         qp.warn(fmt!(
             "queue pair {:#x} is in error by a request of its peer's ({event:?})",
             qp.number
         ));
-        if let Some(event) = qp_event(event) {
-            dispatch(qp, event);
-        }
-    }
-    receiving_ends(qp);
-    // Its mutex may be held by a thread that waits for this one's.
-    qp.deferred.queue();
-}
-
-fn qp_event(event: EventType) -> Option<QpEvent> {
-    Some(match event {
-        EventType::QpFatal => QpEvent::Fatal,
-        EventType::QpReqErr => QpEvent::RequestError,
-        EventType::QpAccessErr => QpEvent::AccessError,
-        EventType::CommEst => QpEvent::CommEstablished,
-        EventType::SqDrained => QpEvent::SqDrained,
-        EventType::QpLastWqeReached => QpEvent::LastWqeReached,
-        _ => return None,
-    })
-}
-
-/// How many receives are flushed at once.
-const FLUSHED_AT_ONCE: u32 = 64;
-
-/// Completes posted receives as flushed, if the state is such (IBTA 10.3.1, Error): some here, what is
-/// left by a thread. The caller may be a bottom half with a spinlock held.
-fn flush_receives(qp: &rdma::Qp<Qp>) {
-    if flush_some_receives(qp) {
-        qp.deferred.queue();
-    }
-}
-
-/// As [`flush_receives`], all that the queue holds: for a call of the owner's, which may sleep.
-fn flush_all_receives(qp: &rdma::Qp<Qp>) {
-    let entries = qp.caps.layout.recv().map_or(0, |r| r.entries());
-    // A process that goes on posting does not keep the thread.
-    for _ in 0..entries / FLUSHED_AT_ONCE {
-        if !flush_some_receives(qp) {
-            return;
-        }
-        rdma::cond_resched();
-    }
-    flush_receives(qp);
-}
-
-/// Flushes some receives. Returns whether there may be more.
-fn flush_some_receives(qp: &rdma::Qp<Qp>) -> bool {
-    for _ in 0..FLUSHED_AT_ONCE {
-        let wr_id = {
-            let mut shared = qp.shared.lock();
-            if !shared.flushes_receives() {
-                return false;
-            }
-            shared.receives.flush_one()
-        };
-        let Some(wr_id) = wr_id else { return false };
-        let cqe = crate::receive::ended(wr_id, qp.number, WcStatus::WrFlushErr);
-        cq::complete(&qp.recv_cq, &cqe, false);
-    }
-    true
-}
-
-/// What becomes of receives when the queue pair has come to the error state.
-pub(crate) fn receiving_ends(qp: &rdma::Qp<Qp>) {
-    flush_receives(qp);
-    // Nothing more is taken from the shared receive queue (IBTA 11.6.3.2, C11-45): a request is taken
-    // only when its message is delivered, so there is none under way.
-    if qp.srq.is_some() {
-        dispatch(qp, QpEvent::LastWqeReached);
     }
 }
 

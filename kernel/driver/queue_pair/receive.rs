@@ -2,15 +2,20 @@
 
 //! The receiving side: what a peer sees of a queue pair.
 
-use super::{dispatch, fail, send::Extent, Qp};
+use super::{
+    effects::{self, Caller},
+    fail,
+    send::Extent,
+    Qp,
+};
 use crate::{
-    attrs::{Endpoint, Terms},
+    attrs::{Attrs, Endpoint, Terms},
     counter::PortCounter,
     cq,
     key::Access,
     local::{AccessError, LocalMemory, Receive, Received, Responder, Taken},
     mr::{self, Lookup, Uncached},
-    rdma::{self, qp::QpEvent},
+    rdma,
     receive::{self, GivenBack, Looked, Return},
     ring::{RecvRequest, Remote, Sge, MAX_RECV_STRIDE},
     rings::Buffer,
@@ -63,18 +68,18 @@ pub(super) fn connected(
 ) -> Option<(Terms, u32)> {
     let endpoint = Endpoint {
         number: from.number,
-        qp_type: from.qp_type,
+        qp_type: from.kind.qp_type,
         gid: *from_gid,
     };
     let shared = qp.shared.lock();
-    let terms = shared.takes_from(qp.qp_type, &endpoint)?;
+    let terms = shared.takes_from(qp.kind.qp_type, &endpoint)?;
     Some((terms, qp.changes()))
 }
 
 impl<'a> Peer<'a> {
     /// For a datagram with this Q_Key, or what counts it if it is not taken.
     pub(crate) fn datagram(qp: &'a rdma::Qp<Qp>, qkey: u32) -> Result<Self, PortCounter> {
-        let terms = qp.shared.lock().takes_datagram(qp.qp_type, qkey)?;
+        let terms = qp.shared.lock().takes_datagram(qp.kind.qp_type, qkey)?;
         Ok(Self::on(qp, terms))
     }
 
@@ -112,7 +117,7 @@ const USUAL_STRIDE: usize = 64;
 impl<L> Peer<'_, L> {
     fn count_no_receive(&self) {
         let counters = &self.qp.device().counters;
-        counters.count(match self.qp.qp_type {
+        counters.count(match self.qp.kind.qp_type {
             QpType::Rc => PortCounter::SentRnr,
             _ => PortCounter::OutOfBuffer,
         });
@@ -196,8 +201,8 @@ impl<L: Lookup> Responder for Peer<'_, L> {
 
     fn established(&self) {
         // What was read under the lock is a guess by now: the change has the last word.
-        if self.terms.awaits_peer && self.qp.change(|attrs| attrs.attr.established()) {
-            dispatch(self.qp, QpEvent::CommEstablished);
+        if self.terms.awaits_peer {
+            effects::change(self.qp, Caller::Any, Attrs::established);
         }
     }
 

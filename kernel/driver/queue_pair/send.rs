@@ -5,6 +5,7 @@
 use super::{
     by_wire,
     datagram::{datagram, Datagrams},
+    effects::{self, Caller},
     peer_cache::PeerCache,
     receive::Own,
     work::Timer,
@@ -17,7 +18,7 @@ use crate::{
     local::{self, AccessError, Outcome},
     mr::{self, Cache},
     mw,
-    rdma::{self, qp::QpEvent, Details},
+    rdma::{self, Details},
     ring::{Data, Operation, SendQueue, SendRequest},
     rings::WorkQueue,
     roce,
@@ -204,9 +205,7 @@ pub(super) fn drain(
         match next {
             Ok(Next::Held) => return Stopped::Waiting,
             Ok(Next::Drained) => {
-                if qp.change(|attrs| attrs.attr.drained()) {
-                    super::dispatch(qp, QpEvent::SqDrained);
-                }
+                effects::change(qp, Caller::Executor, Attrs::drained);
                 return Stopped::Waiting;
             }
             Ok(Next::Idle) => return Stopped::After(executed),
@@ -258,15 +257,7 @@ pub(super) fn broken(qp: &rdma::Qp<Qp>) {
         "the indexes of queue pair {:#x}'s send queue make no sense: it is in error",
         qp.number
     ));
-    end(qp);
-}
-
-/// No request is executed any more, and none that comes.
-pub(super) fn end(qp: &rdma::Qp<Qp>) {
-    if qp.change(Attrs::fail_fatally) {
-        super::dispatch(qp, QpEvent::Fatal);
-        super::receiving_ends(qp);
-    }
+    effects::change(qp, Caller::Executor, |attrs| attrs.fail_fatally(qp.kind));
 }
 
 /// What to do after a request was executed.
@@ -299,9 +290,12 @@ fn execute(
     peer_cache: &mut PeerCache<'_>,
     cache: &Cache,
 ) -> Then {
-    let (completion, request) =
-        send.execution
-            .request(&send.queue, qp.qp_type, qp.origin(), qp.caps.signal_all);
+    let (completion, request) = send.execution.request(
+        &send.queue,
+        qp.kind.qp_type,
+        qp.origin(),
+        qp.caps.signal_all,
+    );
     let attempt = match request {
         Ok((request, data)) => {
             let (tries, datagrams) = (&mut send.execution.tries, &mut send.datagrams);
@@ -340,9 +334,7 @@ fn execute(
             peer_cache.add_counts();
             send.finish_current();
             cq::complete(&qp.send_cq, &completion.failed(qp.number, status), false);
-            if qp.change(|attrs| attrs.fail_send(qp.qp_type)) {
-                super::receiving_ends(qp);
-            }
+            effects::change(qp, Caller::Executor, |attrs| attrs.fail_send(qp.kind));
             Then::Next(0)
         }
         send::Attempt::Wait(nanos) => {
@@ -390,7 +382,7 @@ fn attempt(
         let done = |()| send::Attempt::Done(0);
         return result.map_or_else(send::Attempt::Failed, done).into();
     }
-    if qp.qp_type.is_datagram() {
+    if qp.kind.qp_type.is_datagram() {
         return datagram(qp, request, data, datagrams, tries).into();
     }
     let counters = &qp.device().counters;
@@ -403,16 +395,16 @@ fn attempt(
         if let Err(status) = local::check(request, data, &own, attr.max_rd_atomic) {
             return send::Attempt::Failed(status).into();
         }
-        if qp.qp_type != QpType::Rc {
+        if qp.kind.qp_type != QpType::Rc {
             counters.count(PortCounter::RdmaSends);
         }
-        let (attempt, counted) = tries.no_peer(qp.qp_type, &attr, data.length());
+        let (attempt, counted) = tries.no_peer(qp.kind.qp_type, &attr, data.length());
         for counter in counted {
             counters.count(*counter);
         }
         return attempt.into();
     };
-    let reliable = qp.qp_type == QpType::Rc;
+    let reliable = qp.kind.qp_type == QpType::Rc;
     let own = Own(qp, cache);
     let progress = tries.progress_with(version);
     let outcome = local::execute(

@@ -2,7 +2,9 @@
 
 //! What a connected queue pair has for the wire.
 
-use super::{paging::Paging, requesting::Requesting, responding::Responding, transmit::Next};
+use super::{
+    paging::Paging, requesting::Requesting, responding::Responding, transmit::leave_to_thread,
+};
 use crate::{
     counter::PortCounter,
     device::Ferroce,
@@ -12,6 +14,7 @@ use crate::{
     qp::{state, QpAttr},
     queue_pair::{Peer, Qp},
     rdma::{self, Device, Gid, GidType},
+    remote::Next,
     ring::{Idle, RingError, SendQueue},
     rings::WorkQueue,
     verbs::WcStatus,
@@ -84,7 +87,11 @@ impl Connection {
         };
         let fetched = requesting.fetch(queue)?;
         let mut next = requesting.request(qp, rdma::clock());
-        if fetched == 0 && next == Next::Idle && sleep && requesting.sleep(queue)? == Idle::Work {
+        if fetched == 0
+            && matches!(next, Next::Idle | Next::Busy)
+            && sleep
+            && requesting.sleep(queue)? == Idle::Work
+        {
             next = Next::More;
         }
         Ok((fetched, next))
@@ -96,7 +103,7 @@ impl Connection {
             Some(requesting) => requesting.request(qp, rdma::clock()),
             None => Next::Idle,
         };
-        next.leave_to_thread(qp);
+        leave_to_thread(qp, next);
     }
 
     /// Memory on demand is missing, in a bottom half.
@@ -122,7 +129,7 @@ impl Connection {
             // If there is more, whoever looks at the send queue after this goes on with it.
             requesting.request(qp, rdma::clock());
         }
-        next.leave_to_thread(qp);
+        leave_to_thread(qp, next);
     }
 
     /// Notes how a request of this host's alone ended.
@@ -151,7 +158,7 @@ impl Connection {
                 (shared.attr, shared.is_gone)
             };
             let takes =
-                !is_gone && !qp.qp_type.is_datagram() && state::accepts_requests(attr.state);
+                !is_gone && !qp.kind.qp_type.is_datagram() && state::accepts_requests(attr.state);
             // What a peer on this host asks for, that executes itself: nobody else is to ask in its name.
             let is_needed = is_remote_gid(qp.device(), &attr.ah_attr.dgid);
             if !takes || !is_needed || self.responding.lock().is_some() {
@@ -203,7 +210,7 @@ impl Connection {
             true => self.take_responses(qp, first, next, check)?,
             false => self.take_requests(qp, first, next, check)?,
         };
-        taken.leave_to_thread(qp);
+        leave_to_thread(qp, taken);
         Ok(())
     }
 
@@ -261,7 +268,7 @@ impl Connection {
             }
             None => Next::Idle,
         };
-        next.leave_to_thread(qp);
+        leave_to_thread(qp, next);
     }
 
     /// The responder's alarm has rung: what it had to wait for may have arrived.
@@ -273,7 +280,7 @@ impl Connection {
             }
             None => Next::Idle,
         };
-        next.leave_to_thread(qp);
+        leave_to_thread(qp, next);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::{gso::GsoBatch, path::Path};
 use crate::{
+    arrival::Arrival,
     counter::PortCounter,
     device::Ferroce,
     local::{self, Fault},
@@ -11,8 +12,7 @@ use crate::{
     net::{IpHeader, Packet},
     queue_pair::{Peer, QpRef},
     rdma::{Device, Gid},
-    verbs::limits,
-    wire::{self, grh, Headers, Psn},
+    wire::{self, grh, Psn},
 };
 
 /// Makes a packet of a datagram, from the number and the Q_Key that it is for. `None` without memory:
@@ -38,42 +38,44 @@ pub(crate) fn make(
         // There is room.
         Err(_) => (None, Ok(())),
     });
-    emitted.map(|()| Some(batch.finish()))
+    emitted.map(|()| Some(batch.finish().1))
 }
 
 /// Takes a datagram to its queue pair, or to those of a multicast group.
 pub(super) fn receive(
     device: &Device<Ferroce>,
     ip: &IpHeader,
-    number: u32,
+    arrival: Arrival,
     packet: &wire::Packet<'_>,
 ) -> Result<(), PortCounter> {
-    let (Headers::Deth(deth) | Headers::DethImm(deth, _)) = packet.headers else {
-        return Err(PortCounter::Malformed);
-    };
     let grh = match ip {
         IpHeader::V4(ip) => grh::of_ipv4(ip),
         IpHeader::V6(ip) => *ip,
     };
     let datagram = local::Arrived::new(packet, grh).ok_or(PortCounter::Malformed)?;
-    let deliver = |qp: &QpRef| {
-        let taker = Peer::datagram(qp, deth.qkey)?;
+    let deliver = |qp: &QpRef, qkey: u32| {
+        let taker = Peer::datagram(qp, qkey)?;
         if datagram.deliver(&taker) {
             let counters = &qp.device().counters;
             counters.add(PortCounter::RcvdBytes, datagram.length().into());
         }
         Ok(())
     };
-    if number == limits::MULTICAST_QPN {
-        let group = Gid::of(ip.destination());
-        let mut members = 0..;
-        let next = || device.groups.member(&group.0, members.next()?);
-        // Who has another Q_Key is none of the group.
-        core::iter::from_fn(next).for_each(|qp| deliver(&qp).unwrap_or(()));
-        return Ok(());
+    match arrival {
+        Arrival::Group { qkey } => {
+            let group = Gid::of(ip.destination());
+            let mut members = 0..;
+            let next = || device.groups.member(&group.0, members.next()?);
+            // Who has another Q_Key is none of the group.
+            core::iter::from_fn(next).for_each(|qp| deliver(&qp, qkey).unwrap_or(()));
+            Ok(())
+        }
+        Arrival::Datagram { .. } if !Ferroce::has_address(device, ip.destination()) => {
+            Err(PortCounter::WrongSource)
+        }
+        Arrival::Datagram { qpn, qkey } => {
+            deliver(&device.qps.get(qpn).ok_or(PortCounter::UnknownQp)?, qkey)
+        }
+        Arrival::Connected(_) | Arrival::Nobody => Ok(()),
     }
-    if !Ferroce::has_address(device, ip.destination()) {
-        return Err(PortCounter::WrongSource);
-    }
-    deliver(&device.qps.get(number).ok_or(PortCounter::UnknownQp)?)
 }

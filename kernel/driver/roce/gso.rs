@@ -77,8 +77,8 @@ impl<'a> GsoBatch<'a> {
         result
     }
 
-    /// What there is, to be sent.
-    pub(super) fn finish(self) -> Packet {
+    /// What there is, to be sent by its path.
+    pub(super) fn finish(self) -> (&'a mut Path, Packet) {
         let Self {
             path, mut packet, ..
         } = self;
@@ -87,6 +87,6 @@ impl<'a> GsoBatch<'a> {
         if let (2.., Ok(size)) = (self.count, u16::try_from(self.length)) {
             packet.set_segments(size, self.count);
         }
-        packet
+        (path, packet)
     }
 }

@@ -34,7 +34,6 @@ mod tx_flow;
 
 pub(crate) use connection::{is_remote_gid, Connection};
 pub(crate) use path::{Address, Path, PAUSE};
-pub(crate) use transmit::Next;
 pub(crate) use tx_flow::in_flight;
 
 pub(crate) use crate::wire::UDP_PORT;

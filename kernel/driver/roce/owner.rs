@@ -5,6 +5,7 @@
 use crate::{
     counter::PortCounter,
     cq,
+    effects::Effects,
     local::{AccessError, LocalMemory},
     mr::{Range, Uncached},
     queue_pair::{Own, Qp},
@@ -40,8 +41,8 @@ impl Owner for SendOwner<'_> {
         cq::complete(&self.qp.send_cq, cqe, false);
     }
 
-    fn fail(&self) -> bool {
-        self.qp.change(|attrs| attrs.fail_send(self.qp.qp_type))
+    fn fail(&self) -> Effects {
+        self.qp.change(|attrs| attrs.fail_send(self.qp.kind))
     }
 
     fn count(&self, what: PortCounter, number: u64) {

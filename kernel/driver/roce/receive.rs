@@ -4,14 +4,14 @@
 
 use super::{datagram, icrc, path::preceding};
 use crate::{
+    arrival::{self, Arrival},
     counter::PortCounter,
     counters::HostCounter,
     device::Ferroce,
     net::{Datagram, IpHeader, Receiver},
     queue_pair::{Peer, Qp},
     rdma::{self, Device, DeviceRef, NetDevice},
-    verbs::limits,
-    wire::{Packet, Service, ICRC_LEN},
+    wire::{Packet, ICRC_LEN},
 };
 use core::{iter::Enumerate, slice::Chunks};
 
@@ -96,17 +96,6 @@ struct Packets<'a> {
     left: Option<Result<&'a [u8], PortCounter>>,
 }
 
-/// Whether two packets are for the same queue pair, and the same half of that, of one partition.
-fn are_alike(one: &Packet<'_>, other: &Packet<'_>) -> bool {
-    let of = |packet: &Packet<'_>| {
-        let opcode = packet.bth.opcode;
-        let half = opcode.kind().is_response();
-        let bth = &packet.bth;
-        (bth.dest_qp, opcode.service(), half, bth.pkey)
-    };
-    of(one) == of(other)
-}
-
 impl<'a> Packets<'a> {
     fn of(device: &'a Device<Ferroce>, datagram: &'a Datagram) -> Self {
         let payload = datagram.payload();
@@ -143,7 +132,7 @@ impl<'a> Packets<'a> {
     fn next_like(&mut self, before: &Packet<'_>) -> Option<Packet<'a>> {
         let next = self.next()?;
         match next.map(Packet::parse) {
-            Ok(Ok(packet)) if are_alike(&packet, before) => Some(packet),
+            Ok(Ok(packet)) if arrival::are_alike(&packet.bth, &before.bth) => Some(packet),
             _ => {
                 self.left = Some(next);
                 None
@@ -180,34 +169,22 @@ fn take<'a>(
     first: &'a [u8],
     packets: &mut Packets<'a>,
 ) -> Result<(), PortCounter> {
-    let Ok(first) = &Packet::parse(first) else {
-        return Err(PortCounter::Malformed);
-    };
-    // Both are of the partition, and one of them is a full member of it: this one (IBTA 10.9.3).
-    if first.bth.pkey & 0x7fff != limits::DEFAULT_PKEY & 0x7fff {
-        return Err(PortCounter::WrongPkey);
-    }
-    let service = first.bth.opcode.service();
-    match service {
-        Service::Ud => {
-            let ip = packets.header(first.len() + ICRC_LEN);
-            datagram::receive(device, &ip, first.bth.dest_qp, first)
+    let length = first.len();
+    let (first, arrival) = &Arrival::of(first)?;
+    match *arrival {
+        Arrival::Group { .. } | Arrival::Datagram { .. } => {
+            let ip = packets.header(length + ICRC_LEN);
+            datagram::receive(device, &ip, *arrival, first)
         }
-        Service::Rc | Service::Uc => {
-            let qp = device
-                .qps
-                .get(first.bth.dest_qp)
-                .ok_or(PortCounter::UnknownQp)?;
-            if Service::of(qp.qp_type) != service {
-                return Err(PortCounter::UnknownQp);
-            }
+        Arrival::Connected(qpn) => {
+            let qp = device.qps.get(qpn).ok_or(PortCounter::UnknownQp)?;
+            arrival::check_transport(qp.kind.qp_type, &first.bth)?;
             let ip = packets.ip;
             let check = || check_peer(&qp, ip, first);
             let next = || packets.next_like(first);
             qp.connection.take(&qp, first, next, check)
         }
-        // There is no congestion control that would slow down.
-        Service::Cnp => Ok(()),
+        Arrival::Nobody => Ok(()),
     }
 }
 

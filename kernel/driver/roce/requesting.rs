@@ -5,17 +5,17 @@
 use super::{
     alarm::Alarm,
     owner::SendOwner,
-    path::PAUSE,
-    transmit::{transmit, Next, Source, Stopped},
+    transmit::{again_at, Way},
     tx_flow::TxFlow,
 };
 use crate::{
+    attrs::Attrs,
     mr::Range,
     qp::QpAttr,
-    queue_pair::Qp,
-    rdma::{self, qp::QpEvent},
-    remote::{Failed, Identity, RemoteSend, Turn},
-    requester::{Slot, Transmit},
+    queue_pair::{self, Caller, Qp},
+    rdma,
+    remote::{Identity, Next, RemoteSend},
+    requester::Slot,
     ring::{Idle, RingError, SendQueue},
     rings::{self, SlotReturner, WorkQueue},
     verbs::{QpState, WcStatus},
@@ -58,7 +58,7 @@ impl Requesting {
         slots.resize(size.entries() as usize, Slot::default(), flags)?;
         let identity = Identity {
             number: qp.number,
-            qp_type: qp.qp_type,
+            qp_type: qp.kind.qp_type,
             origin: qp.origin(),
             signal_all: qp.caps.signal_all,
         };
@@ -118,71 +118,22 @@ impl Requesting {
             .with(qp, |send, owner| send.expired(now, owner));
     }
 
-    /// Does what the queue pair's state calls for.
+    /// Does what the queue pair's state calls for, and sends what can be sent.
     pub(super) fn request(&mut self, qp: &rdma::Qp<Qp>, now: u64) -> Next {
-        let state = self.sending.state(qp);
-        let next = match self
-            .sending
-            .with(qp, |send, owner| send.begin(state, owner))
-        {
-            Turn::Hold => Next::Idle,
-            Turn::Flushed => Next::More,
-            Turn::Send => self.send(qp, now),
-        };
-        if state == Some(QpState::Sqd)
-            && self.sending.send.is_drained()
-            && qp.change(|attrs| attrs.attr.drained())
-        {
-            crate::queue_pair::dispatch(qp, QpEvent::SqDrained);
+        let Self {
+            sending, tx_flow, ..
+        } = self;
+        let state = sending.state(qp);
+        let mut way = Way { qp, tx_flow };
+        let next = sending.with(qp, |send, owner| send.visit(now, state, owner, &mut way));
+        if sending.send.has_drained(state) {
+            queue_pair::change(qp, Caller::Any, Attrs::drained);
         }
-        if let Some(at) = self.sending.send.next_deadline() {
+        let times = [again_at(next, || now), sending.send.next_deadline()];
+        if let Some(at) = times.into_iter().flatten().min() {
             self.alarm.set(at);
         }
         next
-    }
-
-    /// Sends what can be sent.
-    fn send(&mut self, qp: &rdma::Qp<Qp>, now: u64) -> Next {
-        let sending = &mut self.sending;
-        let stopped = transmit(qp, &mut self.tx_flow, &mut Requests { qp, sending, now });
-        // No memory is kept beyond the lock: it would be given back under it, where nothing may sleep.
-        self.sending.send.end_batch();
-        match stopped {
-            Stopped::Idle => Next::Idle,
-            Stopped::More => Next::More,
-            Stopped::Later => Next::Later,
-            Stopped::Local(slot) => match self.sending.send.local(slot) {
-                Some(operation) => Next::Local(slot, operation),
-                None => Next::Idle,
-            },
-            Stopped::Busy => {
-                self.alarm.set(now + PAUSE);
-                Next::Idle
-            }
-        }
-    }
-}
-
-/// A send queue as `transmit` has it.
-struct Requests<'a> {
-    qp: &'a rdma::Qp<Qp>,
-    sending: &'a mut Sending,
-    now: u64,
-}
-
-impl Source for Requests<'_> {
-    fn has_sent_all(&self) -> bool {
-        self.sending.send.has_sent_all()
-    }
-
-    fn batch_len(&mut self) -> u32 {
-        self.sending.send.batch_len()
-    }
-
-    fn poll(&mut self, room: &mut [u8]) -> Transmit {
-        let now = self.now;
-        self.sending
-            .with(self.qp, |send, owner| send.poll_transmit(now, owner, room))
     }
 }
 
@@ -216,15 +167,8 @@ impl Sending {
             returner: &self.returner,
         };
         let result = op(&mut self.send, &owner);
-        let failed = self.send.take_failed();
-        if failed == Some(Failed::All) {
-            qp.connection.flush_receive(qp);
-            crate::queue_pair::receiving_ends(qp);
-        }
-        if failed.is_some() {
-            // What is left on the send queue is flushed by a thread.
-            qp.deferred.queue();
-        }
+        // What is left on the send queue is flushed by a thread.
+        queue_pair::carry_out(qp, Caller::Any, self.send.take_effects());
         result
     }
 }

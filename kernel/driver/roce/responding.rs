@@ -4,17 +4,17 @@
 
 use super::{
     alarm::Alarm,
-    path::PAUSE,
-    transmit::{transmit, Next, Source, Stopped},
+    transmit::{again_at, Way},
     tx_flow::TxFlow,
 };
 use crate::{
     mr::Range,
     qp::QpAttr,
     queue_pair::{Peer, Qp},
-    rdma, remote,
-    requester::Transmit,
+    rdma,
+    remote::{self, Next},
     responder::{Resource, Responder},
+    transmit,
     wire::Packet,
 };
 use kernel::{prelude::*, sync::aref::ARef};
@@ -34,7 +34,7 @@ impl Responding {
         let count = usize::from(attr.max_dest_rd_atomic).max(1);
         resources.resize(count, Resource::default(), flags)?;
         let responding = Self {
-            responder: Responder::new(qp.qp_type, attr, resources),
+            responder: Responder::new(qp.kind.qp_type, attr, resources),
             tx_flow: TxFlow::new(qp.device())?,
             alarm: Alarm::new(ARef::from(qp), |qp| qp.connection.respond_again(qp))?,
         };
@@ -66,38 +66,15 @@ impl Responding {
 
     /// Sends what there is to say to requests.
     pub(super) fn respond(&mut self, qp: &rdma::Qp<Qp>, peer: Peer<'_>) -> Next {
-        let responder = &mut self.responder;
-        let stopped = transmit(qp, &mut self.tx_flow, &mut Responses { responder, peer });
-        // As of the requester.
-        self.responder.end_batch();
-        match stopped {
-            Stopped::Idle | Stopped::Local(_) => Next::Idle,
-            Stopped::More => Next::More,
-            Stopped::Later => Next::Later,
-            Stopped::Busy => {
-                self.alarm.set(rdma::clock() + PAUSE);
-                Next::Idle
-            }
+        let Self {
+            responder, tx_flow, ..
+        } = self;
+        let mut way = Way { qp, tx_flow };
+        let stopped = transmit::respond(qp.kind.qp_type, responder, &peer, &mut way);
+        let next = Next::of_responder(stopped);
+        if let Some(at) = again_at(next, rdma::clock) {
+            self.alarm.set(at);
         }
-    }
-}
-
-/// A responder as who sends its packets has it.
-struct Responses<'a> {
-    responder: &'a mut Responder<KVVec<Resource>, Range>,
-    peer: Peer<'a>,
-}
-
-impl Source for Responses<'_> {
-    fn has_sent_all(&self) -> bool {
-        self.responder.has_sent_all()
-    }
-
-    fn batch_len(&mut self) -> u32 {
-        self.responder.batch_len().unwrap_or(1)
-    }
-
-    fn poll(&mut self, room: &mut [u8]) -> Transmit {
-        self.responder.poll_transmit(&self.peer, room)
+        next
     }
 }

@@ -58,9 +58,10 @@ impl HeldReceive {
 }
 
 impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
-    /// Has a receive for the message, if none was taken for it before.
+    /// Has a receive for the message, if none was taken for it before, with room for so many bytes.
     pub(super) fn take_receive<Q: local::Responder<Region = R>>(
         &mut self,
+        room: u64,
         qp: &Q,
     ) -> Result<(), Refusal> {
         if self.receive.is_held {
@@ -70,7 +71,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             self.receive.hold(receive);
             Some(())
         };
-        match qp.take_receive(|_| true, hold) {
+        match qp.take_receive(|receive| room == 0 || receive.capacity() >= room, hold) {
             Taken::Done(()) => {
                 self.scatter.forget();
                 Ok(())
@@ -89,7 +90,14 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
         payload: &[u8],
         qp: &Q,
     ) -> Result<(), Refusal> {
-        self.take_receive(qp)?;
+        // One that is too short for an unreliable message is left where it is, if the length is known (see
+        // `Refusal::fails_unreliable`).
+        let room = match self.qp_type {
+            QpType::Rc => 0,
+            _ if part.begins() && part.ends() => payload.len() as u64,
+            _ => 0,
+        };
+        self.take_receive(room, qp)?;
         let scatter = self.receive.scatter();
         // No message is longer, however much its receive takes (IBTA 9.7.4.1.7).
         let room = scatter.length().min(MAX_MESSAGE_LENGTH.into());

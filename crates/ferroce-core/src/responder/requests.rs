@@ -148,7 +148,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
             self.writing = region.map(|region| (at, region));
         }
         if imm.is_some() {
-            self.take_receive(qp)?;
+            self.take_receive(0, qp)?;
         }
         let written = match &self.writing {
             Some((start, region)) if length > 0 => region.write(at - start, payload),

@@ -2,8 +2,8 @@
 //! Any plan of what processes of two hosts do: devices and their model agree.
 #![no_main]
 
-use ferroce_core::verbs::AccessFlags;
-use ferroce_device_fuzz::host::{Process, HOSTS, MEMORY, PROCESSES};
+use ferroce_core::verbs::{AccessFlags, QpType};
+use ferroce_device_fuzz::host::{Process, DEPTH, HOSTS, MEMORY, PROCESSES};
 use ferroce_device_fuzz::network::Conditions;
 use ferroce_device_fuzz::plan::{all_rights, Kinds, Pick, Plan, Range, Send, Step};
 use ferroce_device_fuzz::simulation::execute;
@@ -72,8 +72,19 @@ fn step(from: &mut Unstructured<'_>) -> Result<Step> {
             of: process(from)?,
             belongs_to_qp: from.arbitrary()?,
         },
-        5 => Step::Create(process(from)?),
-        6..=7 => Step::Connect(pick(from)?, pick(from)?),
+        5 => Step::Create {
+            of: process(from)?,
+            qp_type: *from.choose(&[QpType::Rc, QpType::Uc, QpType::Ud])?,
+            has_srq: from.arbitrary()?,
+        },
+        6 => Step::Connect(pick(from)?, pick(from)?),
+        7 => match from.int_in_range(0..=4_u8)? {
+            0 => Step::Drain(pick(from)?),
+            1 => Step::Resume(pick(from)?),
+            2 => Step::Limit(process(from)?, from.int_in_range(0..=DEPTH)?),
+            3 => Step::Attach(pick(from)?),
+            _ => Step::Detach(pick(from)?),
+        },
         8 => Step::Reset(pick(from)?),
         9 => Step::Flush(pick(from)?),
         10 => Step::Destroy(pick(from)?),
@@ -92,6 +103,8 @@ fn step(from: &mut Unstructured<'_>) -> Result<Step> {
                 range: range(from)?,
                 other: pick(from)?,
                 addr: from.int_in_range(0..=599)?,
+                to: pick(from)?,
+                to_group: from.ratio(1, 5)?,
             },
         },
         _ => Step::Run(pick(from)?),

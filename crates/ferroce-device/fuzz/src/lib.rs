@@ -3,13 +3,23 @@
 
 #[path = "../../tests/simulator/host.rs"]
 pub mod host;
+#[path = "../../tests/simulator/local.rs"]
+pub mod local;
 #[path = "../../tests/simulator/model.rs"]
 pub mod model;
 #[path = "../../tests/simulator/network.rs"]
 pub mod network;
+#[path = "../../tests/simulator/own.rs"]
+pub mod own;
 #[path = "../../tests/simulator/plan.rs"]
 pub mod plan;
+#[path = "../../tests/simulator/queue_pair.rs"]
+pub mod queue_pair;
 #[path = "../../tests/rings/mod.rs"]
 pub mod rings;
 #[path = "../../tests/simulator/simulation.rs"]
 pub mod simulation;
+#[path = "../../tests/simulator/wire.rs"]
+pub mod wire;
+#[path = "../../tests/simulator/world.rs"]
+pub mod world;

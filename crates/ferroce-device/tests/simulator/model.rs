@@ -1,50 +1,50 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a host is to do, said once more, in the simplest way that comes to mind.
 
-use std::collections::{BTreeMap, VecDeque};
+#[path = "model_keys.rs"]
+mod keys;
+#[path = "messages.rs"]
+mod messages;
 
-use ferroce_core::ring::{Operation, Remote, SendRequest, Sge};
-use ferroce_core::verbs::{AccessFlags, EventType, SendFlags, WcOpcode, WcStatus};
+use std::collections::VecDeque;
 
-use crate::host::{Process, DEPTH, HOSTS, MEMORY};
+use ferroce_core::ring::{Operation, SendRequest, Sge};
+use ferroce_core::verbs::{AccessFlags, EventType, QpType, SendFlags, WcOpcode, WcStatus};
+
+use crate::host::{Process, DEPTH, HOSTS, MEMORY, PROCESSES};
+use crate::local;
+use crate::wire::Logged;
+use keys::Keys;
+use messages::{Message, To};
 
 /// A completion: what a program would look at.
 pub type Completion = (u64, WcOpcode, WcStatus, Option<u32>);
 
-#[derive(Clone, Copy)]
-struct Region {
-    process: Process,
-    addr: u64,
-    length: u64,
-    access: AccessFlags,
-}
-
-impl Region {
-    fn has(&self, addr: u64, length: u64) -> bool {
-        addr >= self.addr && addr - self.addr + length <= self.length
-    }
-}
-
-struct Window {
-    process: Process,
-    belongs_to_qp: bool,
-    key: u32,
-    /// The region's key, the part, and who bound it.
-    bound: Option<(u32, Region, usize)>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Reset,
-    /// Connected to that one.
+    /// Connected to that one; to itself if it takes datagrams.
     Ready(usize),
     Failed,
     Gone,
 }
 
+/// What becomes of the send queue of one that is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sends {
+    Run,
+    /// Drained (SQD).
+    Held,
+    /// Flushed, until it is told to run again (SQE).
+    Flushed,
+}
+
 pub struct Qp {
     pub process: Process,
+    pub qp_type: QpType,
+    has_srq: bool,
     pub state: State,
+    pub sends_are: Sends,
     sends: VecDeque<(SendRequest, Vec<Sge>)>,
     receives: VecDeque<(u64, Sge)>,
     pub sent: VecDeque<Completion>,
@@ -52,16 +52,34 @@ pub struct Qp {
     pub events: Vec<EventType>,
 }
 
+/// A shared receive queue.
 #[derive(Default)]
-struct Keys {
-    regions: BTreeMap<u32, Region>,
-    /// By number.
-    windows: BTreeMap<u32, Window>,
+pub struct Srq {
+    receives: VecDeque<(u64, Sge)>,
+    limit: usize,
+    /// How often the limit was reached.
+    pub limits: usize,
+}
+
+impl Srq {
+    fn tell_limit(&mut self) {
+        if self.receives.len() < self.limit {
+            self.limit = 0;
+            self.limits += 1;
+        }
+    }
 }
 
 pub struct Model {
     pub memory: [Vec<u8>; HOSTS],
     keys: [Keys; HOSTS],
+    pub srqs: [[Srq; PROCESSES]; HOSTS],
+    /// Places of those that are in the group, by host.
+    pub members: [Vec<usize>; HOSTS],
+    /// All that have gone by the wire and may be lost.
+    messages: Vec<Message>,
+    /// How many messages of UC and UD a receive has taken: of the own host, and by the wire.
+    pub delivered: [usize; 2],
     /// Those that are gone have their places still.
     pub qps: Vec<Qp>,
 }
@@ -74,18 +92,12 @@ impl Model {
         Self {
             memory: std::array::from_fn(|_| vec![0; MEMORY]),
             keys: Default::default(),
+            srqs: Default::default(),
+            members: Default::default(),
+            messages: Vec::new(),
+            delivered: [0; 2],
             qps: Vec::new(),
         }
-    }
-
-    pub fn register(&mut self, of: Process, key: u32, addr: u64, length: u64, access: AccessFlags) {
-        let region = Region {
-            process: of,
-            addr,
-            length,
-            access,
-        };
-        self.keys[of.host].regions.insert(key, region);
     }
 
     /// Whether data of a request that is posted goes to a region. By packets its key is looked at when it
@@ -97,34 +109,13 @@ impl Model {
         self.qps.iter().any(|qp| qp.sends.iter().any(goes_there))
     }
 
-    pub fn deregister(&mut self, host: usize, key: u32) -> bool {
-        let keys = &mut self.keys[host];
-        let is_bound = |window: &Window| window.bound.is_some_and(|(region, ..)| region == key);
-        !keys.windows.values().any(is_bound) && keys.regions.remove(&key).is_some()
-    }
-
-    pub fn allocate_window(&mut self, of: Process, key: u32, belongs_to_qp: bool) {
-        let window = Window {
-            process: of,
-            belongs_to_qp,
-            key,
-            bound: None,
-        };
-        self.keys[of.host].windows.insert(key >> 8, window);
-    }
-
-    pub fn deallocate_window(&mut self, host: usize, number: u32) {
-        self.keys[host].windows.remove(&number);
-    }
-
-    pub fn key_of_window(&self, host: usize, number: u32) -> u32 {
-        self.keys[host].windows[&number].key
-    }
-
-    pub fn create(&mut self, process: Process) {
+    pub fn create(&mut self, process: Process, qp_type: QpType, has_srq: bool) {
         self.qps.push(Qp {
             process,
+            qp_type,
+            has_srq,
             state: State::Reset,
+            sends_are: Sends::Run,
             sends: VecDeque::new(),
             receives: VecDeque::new(),
             sent: VecDeque::new(),
@@ -134,6 +125,10 @@ impl Model {
     }
 
     pub fn connect(&mut self, qp: usize, peer: usize) {
+        let peer = match self.qps[qp].qp_type.is_datagram() {
+            true => qp,
+            false => peer,
+        };
         self.qps[qp].state = State::Ready(peer);
     }
 
@@ -141,16 +136,45 @@ impl Model {
     pub fn forget(&mut self, qp: usize, state: State) {
         let qp = &mut self.qps[qp];
         qp.state = state;
+        qp.sends_are = Sends::Run;
         qp.sends.clear();
         qp.receives.clear();
     }
 
-    /// To ERR.
-    pub fn flush(&mut self, qp: usize) {
-        if self.qps[qp].state != State::Failed {
-            self.fail(qp);
-            self.run(qp);
-        }
+    /// To ERR. Returns whether it was not there.
+    pub fn flush(&mut self, qp: usize) -> bool {
+        let is_new = self.qps[qp].state != State::Failed;
+        self.fail(qp);
+        is_new
+    }
+
+    /// Whether the send queue can be drained, and nothing is left of it that would be finished first.
+    pub fn may_drain(&self, qp: usize) -> bool {
+        let qp = &self.qps[qp];
+        let is_ready = matches!(qp.state, State::Ready(_)) && qp.sends_are == Sends::Run;
+        is_ready && qp.sends.is_empty()
+    }
+
+    pub fn drain(&mut self, qp: usize) {
+        let qp = &mut self.qps[qp];
+        qp.sends_are = Sends::Held;
+        qp.events.push(EventType::SqDrained);
+    }
+
+    /// Whether the send queue waits to be told to go on.
+    pub fn may_resume(&self, qp: usize) -> bool {
+        let qp = &self.qps[qp];
+        let has_stopped = match qp.sends_are {
+            Sends::Run => false,
+            Sends::Held => true,
+            // What is posted is flushed first.
+            Sends::Flushed => qp.sends.is_empty(),
+        };
+        matches!(qp.state, State::Ready(_)) && has_stopped
+    }
+
+    pub fn resume(&mut self, qp: usize) {
+        self.qps[qp].sends_are = Sends::Run;
     }
 
     pub fn post_send(&mut self, qp: usize, request: SendRequest, sges: &[Sge]) -> bool {
@@ -162,29 +186,60 @@ impl Model {
         has_room
     }
 
+    fn srq(&mut self, of: Process) -> &mut Srq {
+        &mut self.srqs[of.host][of.number]
+    }
+
+    /// The queue that a queue pair has its receives from.
+    fn receives(&mut self, qp: usize) -> &mut VecDeque<(u64, Sge)> {
+        let process = self.qps[qp].process;
+        match self.qps[qp].has_srq {
+            true => &mut self.srq(process).receives,
+            false => &mut self.qps[qp].receives,
+        }
+    }
+
+    fn take_receive(&mut self, qp: usize) -> Option<(u64, Sge)> {
+        let taken = self.receives(qp).pop_front();
+        let process = self.qps[qp].process;
+        if taken.is_some() && self.qps[qp].has_srq {
+            self.srq(process).tell_limit();
+        }
+        taken
+    }
+
+    pub fn set_limit(&mut self, of: Process, limit: usize) {
+        let srq = self.srq(of);
+        srq.limit = limit;
+        srq.tell_limit();
+    }
+
     pub fn post_receive(&mut self, qp: usize, wr_id: u64, sge: Sge) -> bool {
-        let receives = &mut self.qps[qp].receives;
+        let receives = self.receives(qp);
         let has_room = receives.len() < DEPTH as usize;
         if has_room {
             receives.push_back((wr_id, sge));
         }
         if self.qps[qp].state == State::Failed {
-            self.fail(qp);
+            self.flush_receives(qp);
         }
         has_room
     }
 
-    /// Executes what can be executed.
-    pub fn run(&mut self, qp: usize) {
+    /// Executes what can be executed. `log` is what the hosts say of messages that may be lost.
+    pub fn run(&mut self, qp: usize, log: &[Logged]) -> Result<(), String> {
+        let mut log = log.iter().copied().peekable();
+        self.arrive(&mut log);
         while let Some((request, sges)) = self.qps[qp].sends.front().cloned() {
             let opcode = request.operation.opcode().completion();
-            let result = match self.qps[qp].state {
-                State::Failed => Err(WcStatus::WrFlushErr),
-                State::Ready(peer) => match self.execute(qp, peer, &request, &sges) {
+            let messages = self.messages.len();
+            let result = match (self.qps[qp].state, self.qps[qp].sends_are) {
+                (State::Failed, _) | (State::Ready(_), Sends::Flushed) => Err(WcStatus::WrFlushErr),
+                (State::Ready(peer), Sends::Run) => match self.execute(qp, peer, &request, &sges) {
                     Some(result) => result,
-                    None => return,
+                    None => break,
                 },
-                State::Reset | State::Gone => return,
+                (State::Ready(_), Sends::Held) | (State::Reset | State::Gone, _) => break,
             };
             let this = &mut self.qps[qp];
             this.sends.pop_front();
@@ -200,15 +255,46 @@ impl Model {
                 }
                 Err(status) => {
                     this.sent.push_back((request.wr_id, opcode, status, None));
-                    self.fail(qp);
+                    match this.qp_type {
+                        QpType::Rc => self.fail(qp),
+                        _ => this.sends_are = Sends::Flushed,
+                    }
                 }
             }
+            for id in messages..self.messages.len() {
+                if log.next() != Some(Logged::Sent(id)) {
+                    return Err(format!("message {id} is not sent"));
+                }
+                self.arrive(&mut log);
+            }
+        }
+        match log.next() {
+            None => Ok(()),
+            Some(more) => Err(format!("{more:?} is more than was asked for")),
         }
     }
 
+    fn write(&mut self, of: Process, addr: u64, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.memory[of.host][addr as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// To the error state.
     fn fail(&mut self, qp: usize) {
+        if self.qps[qp].state == State::Failed {
+            return;
+        }
+        self.qps[qp].state = State::Failed;
+        self.flush_receives(qp);
         let qp = &mut self.qps[qp];
-        qp.state = State::Failed;
+        if qp.has_srq {
+            qp.events.push(EventType::QpLastWqeReached);
+        }
+    }
+
+    fn flush_receives(&mut self, qp: usize) {
+        let qp = &mut self.qps[qp];
         for (wr_id, _) in qp.receives.drain(..) {
             let flushed = (wr_id, WcOpcode::Recv, WcStatus::WrFlushErr, None);
             qp.received.push_back(flushed);
@@ -251,15 +337,26 @@ impl Model {
         if sge.is_some_and(|sge| !self.local(process, sge.lkey, sge.addr, sge.length, takes_data)) {
             return Some(Err(WcStatus::LocProtErr));
         }
-        if self.qps[peer].state != State::Ready(qp) {
+        match self.qps[qp].qp_type {
+            QpType::Ud => {
+                let to = request.destination.unwrap();
+                let to = match to.ah {
+                    local::GROUP => To::Group(to.remote_qkey),
+                    host => To::Datagram(host as usize, to.remote_qpn, to.remote_qkey),
+                };
+                return self.send(qp, request, sge, to);
+            }
+            QpType::Uc => return self.send(qp, request, sge, To::Connected(peer)),
+            _ => {}
+        }
+        if self.qps[peer].state != State::Ready(qp) || self.qps[peer].qp_type != QpType::Rc {
             return Some(Err(WcStatus::RetryExcErr));
         }
         let from = sge.map_or(0, |sge| sge.addr as usize);
         let done = Some(Ok(length));
         match request.operation {
             Operation::Send | Operation::SendInvalidate { .. } => {
-                let (wr_id, into) = *self.qps[peer].receives.front()?;
-                self.qps[peer].receives.pop_front();
+                let (wr_id, into) = self.take_receive(peer)?;
                 let (status, answer) = if into.length < length {
                     (WcStatus::LocLenErr, Err(WcStatus::RemInvReqErr))
                 } else if length > 0 && !self.local(peers, into.lkey, into.addr, length, true) {
@@ -292,7 +389,7 @@ impl Model {
                 if length > 0 && !self.remote(peer, remote, length, AccessFlags::REMOTE_WRITE) {
                     return self.refuse(peer, EventType::QpAccessErr, WcStatus::RemAccessErr);
                 }
-                let (wr_id, _) = self.qps[peer].receives.pop_front()?;
+                let (wr_id, _) = self.take_receive(peer)?;
                 self.copy((process, from), (peers, remote.addr as usize), length);
                 let opcode = WcOpcode::RecvRdmaWithImm;
                 let received = (wr_id, opcode, WcStatus::Success, Some(length));
@@ -329,81 +426,5 @@ impl Model {
             let bytes = self.memory[from.0.host][from.1..][..length as usize].to_vec();
             self.memory[to.0.host][to.1..][..bytes.len()].copy_from_slice(&bytes);
         }
-    }
-
-    fn local(&self, of: Process, key: u32, addr: u64, length: u32, write: bool) -> bool {
-        self.keys[of.host].regions.get(&key).is_some_and(|region| {
-            region.process == of
-                && region.has(addr, length.into())
-                && (!write || region.access.contains(AccessFlags::LOCAL_WRITE))
-        })
-    }
-
-    /// Whether a request to that queue pair may have access to memory.
-    fn remote(&self, qp: usize, remote: Remote, length: u32, right: AccessFlags) -> bool {
-        let Remote { addr, rkey } = remote;
-        let process = self.qps[qp].process;
-        let keys = &self.keys[process.host];
-        if let Some(region) = keys.regions.get(&rkey) {
-            return region.process == process
-                && region.has(addr, length.into())
-                && region.access.contains(right);
-        }
-        let Some(window) = keys.windows.get(&(rkey >> 8)) else {
-            return false;
-        };
-        let Some((_, part, binder)) = window.bound else {
-            return false;
-        };
-        window.process == process
-            && window.key == rkey
-            && part.has(addr, length.into())
-            && part.access.contains(right)
-            && (!window.belongs_to_qp || binder == qp)
-    }
-
-    fn bind(&mut self, binder: usize, bind: &ferroce_core::ring::BindMw) -> bool {
-        let process = self.qps[binder].process;
-        let keys = &mut self.keys[process.host];
-        let Some(region) = keys.regions.get(&bind.mr_lkey).copied() else {
-            return false;
-        };
-        let writes = AccessFlags::REMOTE_WRITE.union(AccessFlags::REMOTE_ATOMIC);
-        let Some(window) = keys.windows.get_mut(&(bind.mw_rkey >> 8)) else {
-            return false;
-        };
-        let is_allowed = window.process == process
-            && region.process == process
-            && window.key == bind.mw_rkey
-            && (!window.belongs_to_qp || window.bound.is_none())
-            && region.access.contains(AccessFlags::MW_BIND)
-            && region.has(bind.addr, bind.length)
-            && (!bind.access.intersects(writes)
-                || region.access.contains(AccessFlags::LOCAL_WRITE));
-        if is_allowed {
-            let part = Region {
-                process,
-                addr: bind.addr,
-                length: bind.length,
-                access: bind.access,
-            };
-            window.bound = Some((bind.mr_lkey, part, binder));
-            window.key = window.key & !0xff | bind.new_rkey & 0xff;
-        }
-        is_allowed
-    }
-
-    /// Ends the access by a window's key, for the queue pair that has bound it.
-    fn invalidate(&mut self, owner: usize, rkey: u32) -> bool {
-        let host = self.qps[owner].process.host;
-        let Some(window) = self.keys[host].windows.get_mut(&(rkey >> 8)) else {
-            return false;
-        };
-        let is_owner = window.bound.is_some_and(|(.., binder)| binder == owner);
-        let is_allowed = window.belongs_to_qp && window.key == rkey && is_owner;
-        if is_allowed {
-            window.bound = None;
-        }
-        is_allowed
     }
 }

@@ -2,6 +2,7 @@
 //! A network between hosts that drops, duplicates, delays and reorders, and keeps some packets for long.
 
 use fastrand::Rng;
+use ferroce_core::verbs::limits::GRH_LENGTH;
 
 /// A packet, from the BTH to the padding, and the hosts that it is from and to.
 #[derive(Clone, Debug)]
@@ -13,6 +14,10 @@ pub struct Packet {
     pub is_final: bool,
     /// Copies of it come soon or never.
     pub is_short_lived: bool,
+    /// The number of the message, of those that may be lost.
+    pub message: Option<usize>,
+    /// What the receiver of a datagram is told of where it comes from.
+    pub grh: Option<[u8; GRH_LENGTH as usize]>,
 }
 
 /// What the network does to packets, each in so many of a hundred.
@@ -57,8 +62,9 @@ impl Network {
     }
 
     pub fn send(&mut self, packet: Packet) {
-        if !packet.is_final && self.lost < MOST_LOST && self.happens(self.conditions.drop) {
-            self.lost += 1;
+        let may_be_lost = packet.message.is_some() || self.lost < MOST_LOST;
+        if !packet.is_final && may_be_lost && self.happens(self.conditions.drop) {
+            self.lost += u32::from(packet.message.is_none());
             return;
         }
         if self.happens(self.conditions.duplicate) {
@@ -68,6 +74,18 @@ impl Network {
             self.recent.push(packet.clone());
         }
         self.put(packet);
+    }
+
+    /// Whether what is sent now would overtake something: now and then, on a bad network.
+    pub fn is_busy(&mut self) -> bool {
+        self.happens(self.conditions.reorder / 8)
+    }
+
+    /// Whether there is no memory to send something by: as often, and no more often than packets are lost.
+    pub fn has_no_memory(&mut self) -> bool {
+        let has_none = self.lost < MOST_LOST && self.happens(self.conditions.drop / 8);
+        self.lost += u32::from(has_none);
+        has_none
     }
 
     fn put(&mut self, packet: Packet) {
@@ -88,14 +106,19 @@ impl Network {
         self.lost = 0;
     }
 
-    /// A queue pair begins to send. Some packets that were kept come now.
-    pub fn begin(&mut self) {
-        self.progress();
+    /// A queue pair begins to send. Some packets that were kept come now: among those that are sent, or, if
+    /// they are not without effect, before.
+    pub fn begin(&mut self) -> Vec<Packet> {
+        let mut before = Vec::new();
         while !self.kept.is_empty() && self.happens(30) {
             let at = self.rng.usize(..self.kept.len());
             let packet = self.kept.swap_remove(at);
-            self.put(packet);
+            match packet.message {
+                None => self.put(packet),
+                Some(_) => before.push(packet),
+            }
         }
+        before
     }
 
     /// A queue pair has sent what it could. If `is_done`, none of the packets is to be sent again: copies of

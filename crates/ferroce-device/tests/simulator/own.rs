@@ -1,13 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A queue pair as its own requests and its peer's see it, and memory.
 
-use super::*;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ferroce_core::local::{
+    self, AccessError, AtomicChange, CopyFault, Fault, LocalMemory, Receive, Received, Taken,
+};
+use ferroce_core::ring::{Cqe, RecvRequest, Remote, Sge, MAX_RECV_STRIDE};
+use ferroce_core::verbs::{limits, AccessFlags, EventType, RnrTimer, WcStatus};
+use ferroce_device::attrs::{Attrs, Terms};
+use ferroce_device::counter::PortCounter;
+use ferroce_device::effects::Effects;
+use ferroce_device::key::Access;
+use ferroce_device::receive::{self, Looked, Return};
+use ferroce_device::remote::Owner;
+
+use crate::host::{unbind, Host, Named};
+use crate::queue_pair::Qp;
+use crate::world::{Caller, World};
 
 /// A queue pair, as its own requests and its peer's see it.
-pub(super) struct Own<'a> {
-    pub(super) world: &'a World,
-    pub(super) qp: &'a Qp,
-    pub(super) terms: Terms,
+pub struct Own<'a> {
+    pub world: &'a World,
+    pub qp: &'a Qp,
+    pub terms: Terms,
 }
 
 impl Own<'_> {
@@ -37,10 +54,10 @@ impl Own<'_> {
 
 impl Own<'_> {
     fn fail_receive(&self, event: Option<EventType>) {
-        if self.qp.change(Attrs::fail_receive) {
-            self.qp.events.borrow_mut().extend(event);
-            self.qp.flush_receives();
-        }
+        let kind = self.qp.kind;
+        self.world.change(self.qp, Caller::Any, |attrs| {
+            attrs.fail_receive(kind, event)
+        });
     }
 }
 
@@ -59,9 +76,10 @@ impl LocalMemory for Own<'_> {
 impl receive::Source for Own<'_> {
     fn take_into(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
         let (_, receives) = &mut *self.qp.receive.borrow_mut();
-        match receives.take_into(copy, accept) {
-            Ok(looked) => looked,
-            Err(_) => panic!("no receive queue is shared here"),
+        match (receives.take_into(copy, accept), &self.qp.srq) {
+            (Ok(looked), _) => looked,
+            (Err(accept), Some(srq)) => srq.with(|srq| srq.take_into(copy, accept)),
+            (Err(_), None) => panic!("there is no receive queue"),
         }
     }
 
@@ -112,7 +130,7 @@ impl local::Responder for Own<'_> {
     }
 
     fn established(&self) {
-        self.qp.change(|attrs| attrs.attr.established());
+        self.world.change(self.qp, Caller::Any, Attrs::established);
     }
 
     fn take_receive<T>(
@@ -156,8 +174,8 @@ impl Owner for Own<'_> {
         self.qp.complete(*cqe);
     }
 
-    fn fail(&self) -> bool {
-        self.qp.change(|attrs| attrs.fail_send(QpType::Rc))
+    fn fail(&self) -> Effects {
+        self.qp.change(|attrs| attrs.fail_send(self.qp.kind))
     }
 
     fn count(&self, what: PortCounter, _number: u64) {
@@ -168,7 +186,7 @@ impl Owner for Own<'_> {
 }
 
 /// Bytes of a host's memory.
-pub(super) struct Range {
+pub struct Range {
     memory: Rc<RefCell<Vec<u8>>>,
     at: usize,
 }

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use ferroce_core::ring::{BindMw, Operation, Remote, SendRequest, Sge};
-use ferroce_core::verbs::{AccessFlags, ImmData, SendFlags};
+use ferroce_core::ring::{BindMw, Destination, Operation, Remote, SendRequest, Sge};
+use ferroce_core::verbs::{AccessFlags, ImmData, QpType, SendFlags};
 
 use crate::host::Process;
 use crate::network::Conditions;
@@ -69,9 +69,20 @@ pub enum Step {
         of: Process,
         belongs_to_qp: bool,
     },
-    Create(Process),
+    Create {
+        of: Process,
+        qp_type: QpType,
+        has_srq: bool,
+    },
     /// After a reset of both.
     Connect(Pick, Pick),
+    /// The send queue is drained, or told to go on.
+    Drain(Pick),
+    Resume(Pick),
+    /// The limit of a shared receive queue.
+    Limit(Process, u32),
+    Attach(Pick),
+    Detach(Pick),
     Reset(Pick),
     Flush(Pick),
     Destroy(Pick),
@@ -97,6 +108,9 @@ pub struct Send {
     pub range: Range,
     pub other: Pick,
     pub addr: u64,
+    /// Of a datagram: which queue pair, and whether all of the group instead.
+    pub to: Pick,
+    pub to_group: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -136,8 +150,33 @@ pub struct Keys {
     pub remote_window: u32,
 }
 
+/// The number of the queue pair at a place.
+pub fn number(place: usize) -> u32 {
+    100 + place as u32
+}
+
+/// What a queue pair of that transport sends instead of what it cannot.
+fn permitted(kind: Kinds, qp_type: QpType) -> Kinds {
+    match (qp_type, kind) {
+        (QpType::Rc, kind) => kind,
+        (QpType::Uc, Kinds::SendInvalidate) => Kinds::Send,
+        (QpType::Uc, Kinds::Read) => Kinds::Write,
+        (QpType::Uc, Kinds::FetchAdd) => Kinds::WriteImm,
+        (QpType::Uc, kind) => kind,
+        _ => Kinds::Send,
+    }
+}
+
 impl Send {
-    pub fn request(&self, wr_id: u64, keys: &Keys) -> (SendRequest, Option<Sge>) {
+    /// For a queue pair of that transport. Datagrams have a destination.
+    pub fn request(
+        &self,
+        wr_id: u64,
+        qp_type: QpType,
+        keys: &Keys,
+        destination: Option<Destination>,
+    ) -> (SendRequest, Option<Sge>) {
+        let kind = permitted(self.kind, qp_type);
         let addr = self.addr;
         // Often the key of a window.
         let rkey = match addr % 2 {
@@ -150,7 +189,7 @@ impl Send {
             rkey,
         };
         let mut sge = self.range.sge(keys.own);
-        let operation = match self.kind {
+        let operation = match kind {
             Kinds::Send => Operation::Send,
             Kinds::SendInvalidate => Operation::SendInvalidate {
                 rkey: keys.remote_window,
@@ -186,9 +225,9 @@ impl Send {
             wr_id,
             flags,
             operation,
-            destination: None,
+            destination,
         };
-        let has_data = !matches!(self.kind, Kinds::Bind | Kinds::Invalidate) && sge.length > 0;
+        let has_data = !matches!(kind, Kinds::Bind | Kinds::Invalidate) && sge.length > 0;
         (request, has_data.then_some(sge))
     }
 }

@@ -6,26 +6,42 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::rc::Rc;
 
-use ferroce_core::ring::Cqe;
-use ferroce_core::verbs::{QpState, WcStatus};
+use ferroce_core::ring::{Cqe, Destination, Sge};
+use ferroce_core::verbs::{limits, QpState, QpType, WcStatus};
 use ferroce_device::window::Kind;
 
-use crate::host::{Process, Qp, World, HOSTS, PROCESSES};
-use crate::model::{Completion, Model, State};
+use crate::host::{Process, HOSTS, MEMORY, PROCESSES};
+use crate::local::GROUP;
+use crate::model::{Completion, Model, Sends, State};
 use crate::network::Network;
 use crate::plan::{self, Pick, Plan, Step};
+use crate::queue_pair::Qp;
+use crate::world::{qkey, World};
 
 /// How many queue pairs there are at most, and how many keys of a process.
-const MOST_QPS: usize = 8;
+const MOST_QPS: usize = 16;
 const MOST_KEYS: usize = 12;
 
 /// What a plan comes to, so that it can be seen that plans come to something.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 #[allow(dead_code)] // Not every user looks at it.
 pub struct Outcome {
     pub local: usize,
     pub remote: usize,
     pub failed: usize,
+    /// Messages of UC and UD that a receive has taken, of the own host and by the wire.
+    pub unreliable: [usize; 2],
+}
+
+impl Outcome {
+    pub fn add(&mut self, other: &Self) {
+        self.local += other.local;
+        self.remote += other.remote;
+        self.failed += other.failed;
+        let [local, remote] = &mut self.unreliable;
+        *local += other.unreliable[0];
+        *remote += other.unreliable[1];
+    }
 }
 
 /// What a process has.
@@ -93,12 +109,29 @@ impl Simulation {
             for belongs_to_qp in [false, true] {
                 self.take(0, &Step::AllocateWindow { of, belongs_to_qp })?;
             }
-            self.create(of);
         }
-        // Two of the first host's, and then each of those with one of the other's.
-        processes().take(2).for_each(|of| self.create(of));
-        for (one, other) in [(4, 5), (0, 2), (1, 3)] {
-            self.connect(one, other);
+        // On one host, and between the two, the second one of a pair with a shared receive queue.
+        let [one, other] = [0, 1].map(|host| Process { host, number: 0 });
+        let beside = Process { host: 0, number: 1 };
+        for qp_type in [QpType::Rc, QpType::Uc, QpType::Ud] {
+            for (of, peer) in [(one, beside), (one, other)] {
+                self.create(of, qp_type, false);
+                self.create(peer, qp_type, true);
+                let places = self.qps.len();
+                self.connect(places - 2, places - 1);
+            }
+        }
+        for place in 8..self.qps.len() {
+            self.attach(place);
+        }
+        // Nobody waits for those: what comes without one is lost.
+        for place in 4..self.qps.len() {
+            for number in [0, 1] {
+                let addr = 128 * (2 * (place as u64 % 4) + number);
+                let range = plan::Range { addr, length: 128 };
+                let sge = range.sge(self.pick_key(self.qps[place].process, Pick(0)));
+                self.post_receive(place, 1000 + number, sge)?;
+            }
         }
         Ok(())
     }
@@ -128,6 +161,27 @@ impl Simulation {
         }
     }
 
+    /// Where a datagram goes: to a queue pair, with its Q_Key or another, or to the group.
+    fn destination(&self, send: &plan::Send) -> Destination {
+        let place = self.pick_qp(send.to).unwrap_or(0);
+        let remote_qpn = plan::number(place);
+        let remote_qkey = qkey(remote_qpn + u32::from(send.addr % 8 == 0));
+        match send.to_group {
+            true => Destination {
+                ah: GROUP,
+                remote_qpn: limits::MULTICAST_QPN,
+                remote_qkey,
+                pkey_index: 0,
+            },
+            false => Destination {
+                ah: self.qps[place].process.host as u32,
+                remote_qpn,
+                remote_qkey,
+                pkey_index: 0,
+            },
+        }
+    }
+
     fn pick_window(&self, of: Process, pick: Pick) -> u32 {
         match self.owned[of.host][of.number].windows.as_slice() {
             [] => 0x7700,
@@ -135,12 +189,39 @@ impl Simulation {
         }
     }
 
-    fn create(&mut self, of: Process) {
+    fn create(&mut self, of: Process, qp_type: QpType, has_srq: bool) {
         if self.places().len() < MOST_QPS {
-            let number = 100 + self.qps.len() as u32;
-            self.qps.push(self.world.create(of, number));
-            self.model.create(of);
+            let number = plan::number(self.qps.len());
+            let qp = self.world.create(of, number, qp_type, has_srq);
+            self.qps.push(qp);
+            self.model.create(of, qp_type, has_srq);
         }
+    }
+
+    fn attach(&mut self, place: usize) {
+        let host = self.qps[place].process.host;
+        self.world.hosts[host].attach(self.qps[place].number);
+        if !self.model.members[host].contains(&place) {
+            self.model.members[host].push(place);
+        }
+    }
+
+    fn detach(&mut self, place: usize) {
+        let host = self.qps[place].process.host;
+        self.world.hosts[host].detach_all(self.qps[place].number);
+        self.model.members[host].retain(|other| *other != place);
+    }
+
+    fn post_receive(&mut self, place: usize, wr_id: u64, sge: Sge) -> Result<(), String> {
+        let posted = self.qps[place].post_receive(wr_id, sge).is_ok();
+        let expected = self.model.post_receive(place, wr_id, sge);
+        agree("receive", &posted, &expected)
+    }
+
+    /// Has the model do what the hosts have done.
+    fn run_model(&mut self, place: usize) -> Result<(), String> {
+        let log = std::mem::take(&mut *self.world.log.borrow_mut());
+        self.model.run(place, &log)
     }
 
     fn reset(&mut self, place: usize) {
@@ -162,6 +243,7 @@ impl Simulation {
     }
 
     fn destroy(&mut self, place: usize) {
+        self.detach(place);
         self.world.destroy(&self.qps[place]);
         self.model.forget(place, State::Gone);
     }
@@ -173,13 +255,15 @@ impl Simulation {
                 self.destroy(place);
             }
         }
+        self.world.hosts[of.host].renew_srq(of.number);
+        self.model.srqs[of.host][of.number] = Default::default();
         let owned = std::mem::take(self.owned(of));
         for number in owned.windows {
-            self.world.deallocate_window(of.host, number);
+            self.world.hosts[of.host].deallocate_window(number);
             self.model.deallocate_window(of.host, number);
         }
         for key in owned.regions {
-            assert!(self.world.deregister(of.host, key));
+            assert!(self.world.hosts[of.host].deregister(key));
             assert!(self.model.deregister(of.host, key));
             self.owned(of).stale.push(key);
         }
@@ -190,7 +274,8 @@ impl Simulation {
             Step::Register { of, range, access } => {
                 if self.owned(*of).has_room() {
                     let (addr, length) = (range.addr, range.length.into());
-                    let key = self.world.register(*of, addr, length, *access);
+                    let host = &self.world.hosts[of.host];
+                    let key = host.register(*of, addr, length, *access);
                     self.model.register(*of, key, addr, length, *access);
                     self.owned(*of).regions.push(key);
                 }
@@ -201,7 +286,8 @@ impl Simulation {
                     return Ok(());
                 }
                 let is_gone = self.model.deregister(of.host, key);
-                agree("deregister", &self.world.deregister(of.host, key), &is_gone)?;
+                let host = &self.world.hosts[of.host];
+                agree("deregister", &host.deregister(key), &is_gone)?;
                 if is_gone {
                     let owned = self.owned(*of);
                     owned.regions.retain(|other| *other != key);
@@ -214,12 +300,48 @@ impl Simulation {
                         true => Kind::Type2,
                         false => Kind::Type1,
                     };
-                    let key = self.world.allocate_window(*of, kind);
+                    let key = self.world.hosts[of.host].allocate_window(*of, kind);
                     self.model.allocate_window(*of, key, *belongs_to_qp);
                     self.owned(*of).windows.push(key >> 8);
                 }
             }
-            Step::Create(of) => self.create(*of),
+            Step::Create {
+                of,
+                qp_type,
+                has_srq,
+            } => self.create(*of, *qp_type, *has_srq),
+            Step::Drain(qp) => {
+                let may_drain = |place: &usize| self.model.may_drain(*place);
+                if let Some(place) = self.pick_qp(*qp).filter(may_drain) {
+                    self.world.modify_to(&self.qps[place], QpState::Sqd);
+                    self.model.drain(place);
+                    self.run_model(place)?;
+                }
+            }
+            Step::Resume(qp) => {
+                let may_resume = |place: &usize| self.model.may_resume(*place);
+                if let Some(place) = self.pick_qp(*qp).filter(may_resume) {
+                    self.world.modify_to(&self.qps[place], QpState::Rts);
+                    self.model.resume(place);
+                    self.run_model(place)?;
+                }
+            }
+            Step::Limit(of, limit) => {
+                let srq = self.world.hosts[of.host].srq(of.number);
+                srq.with(|srq| ((), srq.set_limit(*limit).unwrap()));
+                self.model.set_limit(*of, *limit as usize);
+            }
+            Step::Attach(qp) => {
+                let is_datagram = |place: &usize| self.model.qps[*place].qp_type == QpType::Ud;
+                if let Some(place) = self.pick_qp(*qp).filter(is_datagram) {
+                    self.attach(place);
+                }
+            }
+            Step::Detach(qp) => {
+                if let Some(place) = self.pick_qp(*qp) {
+                    self.detach(place);
+                }
+            }
             Step::Connect(one, other) => match (self.pick_qp(*one), self.pick_qp(*other)) {
                 (Some(one), Some(other)) if one != other => self.connect(one, other),
                 _ => {}
@@ -233,7 +355,9 @@ impl Simulation {
                 let is_up = |place: &usize| self.model.qps[*place].state != State::Reset;
                 if let Some(place) = self.pick_qp(*qp).filter(is_up) {
                     self.world.modify_to(&self.qps[place], QpState::Err);
-                    self.model.flush(place);
+                    if self.model.flush(place) {
+                        self.run_model(place)?;
+                    }
                 }
             }
             Step::Destroy(qp) => {
@@ -248,13 +372,13 @@ impl Simulation {
                 };
                 if self.model.qps[place].state != State::Reset {
                     let qp = &self.qps[place];
-                    let sge = range.sge(self.pick_key(qp.process, *key));
-                    let posted = qp.post_receive(number, sge).is_ok();
-                    agree(
-                        "receive",
-                        &posted,
-                        &self.model.post_receive(place, number, sge),
-                    )?;
+                    let mut sge = range.sge(self.pick_key(qp.process, *key));
+                    if self.model.qps[place].qp_type == QpType::Ud {
+                        // There is to be room for what precedes a datagram.
+                        sge.length *= 2;
+                        sge.addr = sge.addr.min(MEMORY as u64 - 128);
+                    }
+                    self.post_receive(place, number, sge)?;
                 }
             }
             Step::Send { qp, send } => {
@@ -273,7 +397,9 @@ impl Simulation {
                     own_window: self.pick_window(own, send.other),
                     remote_window: self.pick_window(peer, send.other),
                 };
-                let (request, sge) = send.request(number, &keys);
+                let qp_type = self.qps[place].kind.qp_type;
+                let destination = qp_type.is_datagram().then(|| self.destination(send));
+                let (request, sge) = send.request(number, qp_type, &keys, destination);
                 let sges = sge.as_slice();
                 let posted = self.qps[place].post_send(&request, sges).is_ok();
                 agree("send", &posted, &self.model.post_send(place, request, sges))?;
@@ -282,7 +408,7 @@ impl Simulation {
             Step::Run(qp) => {
                 if let Some(place) = self.pick_qp(*qp) {
                     self.world.run(&self.qps[place]);
-                    self.model.run(place);
+                    self.run_model(place)?;
                 }
             }
         }
@@ -299,7 +425,11 @@ impl Simulation {
                     continue;
                 }
                 State::Reset => QpState::Reset,
-                State::Ready(_) => QpState::Rts,
+                State::Ready(_) => match model.sends_are {
+                    Sends::Run => QpState::Rts,
+                    Sends::Held => QpState::Sqd,
+                    Sends::Flushed => QpState::Sqe,
+                },
                 State::Failed => QpState::Err,
             };
             agree("state", &qp.state(), &expected)?;
@@ -310,6 +440,11 @@ impl Simulation {
                 false => self.outcome.local += sent + received,
             }
             agree("events", &*qp.events.borrow(), &model.events)?;
+        }
+        for (host, srqs) in self.world.hosts.iter().zip(&self.model.srqs) {
+            for (number, srq) in srqs.iter().enumerate() {
+                agree("limit", &host.srq(number).limits.get(), &srq.limits)?;
+            }
         }
         for (host, memory) in self.world.hosts.iter().zip(&self.model.memory) {
             agree("memory", &*host.memory.borrow(), memory)?;
@@ -356,6 +491,7 @@ pub fn execute(plan: &Plan) -> Result<Outcome, String> {
     }
     let failed = |qp: &&crate::model::Qp| qp.state == State::Failed;
     simulation.outcome.failed = simulation.model.qps.iter().filter(failed).count();
+    simulation.outcome.unreliable = simulation.model.delivered;
     // Nothing is left over.
     for process in processes() {
         simulation.die(process);
@@ -363,7 +499,7 @@ pub fn execute(plan: &Plan) -> Result<Outcome, String> {
     simulation.compare()?;
     for host in 0..HOSTS {
         assert!(
-            simulation.world.is_empty(host),
+            simulation.world.hosts[host].is_empty(),
             "something is left on host {host}"
         );
     }

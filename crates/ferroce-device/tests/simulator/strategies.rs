@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Plans by chance.
 
-use ferroce_core::verbs::AccessFlags;
+use ferroce_core::verbs::{AccessFlags, QpType};
 use proptest::prelude::*;
 
-use crate::host::{Process, HOSTS, MEMORY, PROCESSES};
+use crate::host::{Process, DEPTH, HOSTS, MEMORY, PROCESSES};
 use crate::network::Conditions;
 use crate::plan::{all_rights, Kinds, Pick, Plan, Range, Send, Step};
 
@@ -39,14 +39,17 @@ fn send() -> impl Strategy<Value = Send> {
         1 => Just(Kinds::Invalidate),
     ];
     let keys = (pick(), pick());
-    (kind, any::<bool>(), range(), keys, 0..600_u64).prop_map(
-        |(kind, signaled, range, (own, other), addr)| Send {
+    let to = (pick(), prop::bool::weighted(0.2));
+    (kind, any::<bool>(), range(), keys, 0..600_u64, to).prop_map(
+        |(kind, signaled, range, (own, other), addr, (to, to_group))| Send {
             kind,
             signaled,
             own,
             range,
             other,
             addr,
+            to,
+            to_group,
         },
     )
 }
@@ -55,14 +58,21 @@ fn step() -> impl Strategy<Value = Step> {
     let process = (0..HOSTS, 0..PROCESSES).prop_map(|(host, number)| Process { host, number });
     let large = (0_u64..64, 512_u32..900).prop_map(|(addr, length)| Range { addr, length });
     let index = pick;
+    let qp_type = prop_oneof![Just(QpType::Rc), Just(QpType::Uc), Just(QpType::Ud)];
     prop_oneof![
         4 => (process.clone(), prop_oneof![3 => large, 1 => range()], access())
             .prop_map(|(of, range, access)| Step::Register { of, range, access }),
         2 => (process.clone(), index()).prop_map(|(of, key)| Step::Deregister { of, key }),
         2 => (process.clone(), any::<bool>())
             .prop_map(|(of, belongs_to_qp)| Step::AllocateWindow { of, belongs_to_qp }),
-        2 => process.clone().prop_map(Step::Create),
+        2 => (process.clone(), qp_type, any::<bool>())
+            .prop_map(|(of, qp_type, has_srq)| Step::Create { of, qp_type, has_srq }),
         4 => (index(), index()).prop_map(|(one, other)| Step::Connect(one, other)),
+        2 => index().prop_map(Step::Drain),
+        4 => index().prop_map(Step::Resume),
+        2 => (process.clone(), 0..=DEPTH).prop_map(|(of, limit)| Step::Limit(of, limit)),
+        1 => index().prop_map(Step::Attach),
+        1 => index().prop_map(Step::Detach),
         1 => index().prop_map(Step::Reset),
         1 => index().prop_map(Step::Flush),
         1 => index().prop_map(Step::Destroy),
@@ -96,7 +106,7 @@ pub fn plan() -> impl Strategy<Value = Plan> {
     (
         conditions(),
         any::<u64>(),
-        prop::collection::vec(step(), 1..100),
+        prop::collection::vec(step(), 1..160),
     )
         .prop_map(|(conditions, seed, steps)| Plan {
             conditions,
