@@ -209,11 +209,11 @@ mod tests {
     #[test]
     fn names_are_of_a_user_and_a_group() {
         let name = Name::new(Purpose::Devices, 1000, b"tests");
-        assert_eq!(name.bytes(), b"ferroce/1000/2/tests");
+        assert_eq!(name.bytes(), b"ferroce/1000/4/tests");
         let name = Name::new(Purpose::ConnectionManager, 0, b"");
-        assert_eq!(name.bytes(), b"ferroce-cm/0/2/");
+        assert_eq!(name.bytes(), b"ferroce-cm/0/4/");
         let name = Name::new(Purpose::Devices, u32::MAX, &[b'x'; 200]);
         assert_eq!(name.bytes().len(), Name::MAX);
-        assert!(name.bytes().starts_with(b"ferroce/4294967295/2/xxx"));
+        assert!(name.bytes().starts_with(b"ferroce/4294967295/4/xxx"));
     }
 }
