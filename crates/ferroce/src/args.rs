@@ -464,7 +464,7 @@ impl Which {
         Flavor {
             backend: self.backend.unwrap_or(Backend::Uml),
             debug: self.debug,
-            series: Series::default(),
+            series: Series::BEST,
         }
     }
 }
@@ -525,15 +525,17 @@ impl AnyKernel {
             (_, Some(Backend::Uml)) if hosts > 1 => anyhow::bail!(
                 "--hosts {hosts} has machines with a network, which User-Mode Linux has not: leave out --backend uml"
             ),
-            (None, None) if hosts > 1 => Ok(Choice::Built(Flavor {
-                backend: Backend::Qemu,
-                ..self.which.flavor()
-            })),
-            (None, _) => Ok(Choice::Built(self.which.flavor())),
-            (Some(KernelName::Series(series)), _) => Ok(Choice::Built(Flavor {
-                series: *series,
-                ..self.which.flavor()
-            })),
+            (None | Some(KernelName::Series(_)), backend) => {
+                let default = if hosts > 1 { Backend::Qemu } else { Backend::Uml };
+                Ok(Choice::Built(Flavor {
+                    backend: backend.unwrap_or(default),
+                    debug: self.which.debug,
+                    series: match &self.kernel {
+                        Some(KernelName::Series(series)) => *series,
+                        _ => Series::BEST,
+                    },
+                }))
+            }
             (Some(KernelName::Distribution(kernel)), Some(Backend::Uml)) => anyhow::bail!(
                 "--kernel {kernel} is for a machine, which User-Mode Linux is not: leave out --backend uml"
             ),

@@ -36,7 +36,7 @@ fn flavor(backend: Backend, debug: bool) -> Flavor {
     Flavor {
         backend,
         debug,
-        series: Series::default(),
+        series: Series::BEST,
     }
 }
 
@@ -211,7 +211,7 @@ impl Lab {
             return Finding::new(
                 name,
                 State::None,
-                "not tried: no kernel for QEMU is built yet",
+                "not tried: no kernel for QEMU with the modules is built yet",
             );
         };
         match Accelerator::choose(&self.cache, &image) {
