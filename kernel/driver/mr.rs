@@ -20,7 +20,7 @@ use crate::{
         umem::{MappedPage, PageList, Umem},
         Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
-    region::{Change, HasWindows, Part, Region},
+    region::{Change, HasWindows, Part, Region, ReregisterError},
     ring::{RegMr, Sge},
     verbs::AccessFlags,
 };
@@ -146,8 +146,7 @@ pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), Acc
 
 /// The access flags of the core's, of those of `ib_core`: both have Linux's numbers.
 fn access_flags(access: rdma::AccessFlags) -> Result<AccessFlags> {
-    let required = access.bits() & !AccessFlags::OPTIONAL.bits();
-    AccessFlags::try_from(required).map_err(|_| EINVAL)
+    AccessFlags::required(access.bits()).map_err(|_| EINVAL)
 }
 
 fn get(
@@ -245,23 +244,13 @@ impl mr::Operations for Mr {
             let state = mr.state.lock();
             (state.region, state.memory.clone())
         };
-        if before.windows() > 0 {
-            return Err(EBUSY);
-        }
         let access = change.access.map(access_flags).transpose()?;
-        if let Some(access) = access {
-            // Pages that were had for reading cannot be written to, and those that are pinned stay so.
-            let writes = AccessFlags::LOCAL_WRITE
-                .union(AccessFlags::REMOTE_WRITE)
-                .union(AccessFlags::REMOTE_ATOMIC);
-            let on_demand = access.intersects(AccessFlags::ON_DEMAND);
-            if change.memory.is_none()
-                && (access.intersects(writes) && !memory.is_writable()
-                    || on_demand != memory.is_on_demand())
-            {
-                return Err(eopnotsupp());
-            }
-        }
+        let checked =
+            before.check_reregister(access, change.memory.is_some(), memory.is_writable());
+        checked.map_err(|error| match error {
+            ReregisterError::HasWindows => EBUSY,
+            ReregisterError::Unsupported => eopnotsupp(),
+        })?;
         if let Some(new) = change.memory {
             let access = access.unwrap_or(before.access());
             let access = rdma::AccessFlags::from_bits(access.bits());

@@ -174,6 +174,12 @@ impl Attrs {
         self.state().is_some_and(state::accepts_requests)
     }
 
+    /// Whether packets of a connection may come, if the peer is on another host: then there is to be a
+    /// responder.
+    pub fn takes_packets(&self, kind: QpKind) -> bool {
+        !kind.qp_type.is_datagram() && self.accepts_requests()
+    }
+
     /// How messages of a connected queue pair are taken; `None` if they are not: the state is not such, or
     /// this queue pair is connected to another one.
     pub fn takes_from(&self, qp_type: QpType, peer: &Endpoint) -> Option<Terms> {

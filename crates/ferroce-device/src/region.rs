@@ -213,6 +213,30 @@ impl Region {
         }
     }
 
+    /// Checks that the region can be registered anew (`ibv_rereg_mr(3)`), before there is memory for that.
+    /// `is_writable` says whether the memory that it has could be written to.
+    pub fn check_reregister(
+        &self,
+        access: Option<AccessFlags>,
+        has_new_memory: bool,
+        is_writable: bool,
+    ) -> Result<(), ReregisterError> {
+        if self.windows > 0 {
+            return Err(ReregisterError::HasWindows);
+        }
+        let Some(access) = access.filter(|_| !has_new_memory) else {
+            return Ok(());
+        };
+        // Memory that was had for reading cannot be written to, and what is pinned stays so.
+        let is_on_demand = |access: AccessFlags| access.intersects(AccessFlags::ON_DEMAND);
+        if access.intersects(AccessFlags::WRITES) && !is_writable
+            || is_on_demand(access) != is_on_demand(self.access)
+        {
+            return Err(ReregisterError::Unsupported);
+        }
+        Ok(())
+    }
+
     /// Registers the region anew.
     pub fn reregister(&mut self, change: &Change) -> Result<(), HasWindows> {
         if self.windows > 0 {
@@ -236,6 +260,15 @@ impl Region {
         self.phase = Phase::Deregistered;
         Ok(())
     }
+}
+
+/// Why a region cannot be registered anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReregisterError {
+    /// Windows are bound to it.
+    HasWindows,
+    /// Only with new memory it could have such rights.
+    Unsupported,
 }
 
 /// How many [words](Region::words) a region has.
@@ -344,6 +377,24 @@ mod tests {
         words[0] = 7;
         let wrong = Region::from_words(&words);
         assert_eq!(wrong.check(&local(0x1000, 1, false)), Err(AccessError));
+    }
+
+    #[test]
+    fn pages_that_are_kept_are_what_they_were() {
+        let region = region();
+        let (writes, on_demand) = (AccessFlags::LOCAL_WRITE, AccessFlags::ON_DEMAND);
+        let unsupported = Err(ReregisterError::Unsupported);
+        for access in [writes, on_demand] {
+            let checked = region.check_reregister(Some(access), false, false);
+            assert_eq!(checked, unsupported, "{access:?}");
+            assert_eq!(region.check_reregister(Some(access), true, false), Ok(()));
+        }
+        assert_eq!(region.check_reregister(Some(writes), false, true), Ok(()));
+        assert_eq!(region.check_reregister(None, false, false), Ok(()));
+        let mut bound = region;
+        bound.windows = 1;
+        let busy = Err(ReregisterError::HasWindows);
+        assert_eq!(bound.check_reregister(None, false, false), busy);
     }
 
     #[test]

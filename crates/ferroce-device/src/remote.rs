@@ -428,12 +428,12 @@ impl<O: Owner> requester::Host for Host<'_, O> {
 
 impl<O: Owner> Host<'_, O> {
     fn count(&self, completed: &Completed) {
-        let bytes = match completed.opcode {
-            SendOpcode::RdmaRead | SendOpcode::CompareSwap | SendOpcode::FetchAdd => {
-                PortCounter::RcvdBytes
-            }
-            SendOpcode::LocalInvalidate | SendOpcode::BindMw | SendOpcode::RegMr => return,
-            _ => PortCounter::SentBytes,
+        if completed.opcode.is_local() {
+            return;
+        }
+        let bytes = match completed.opcode.gets_data() {
+            true => PortCounter::RcvdBytes,
+            false => PortCounter::SentBytes,
         };
         self.owner.count(PortCounter::RdmaSends, 1);
         self.owner.count(bytes, completed.length.into());

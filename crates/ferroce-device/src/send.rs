@@ -10,11 +10,13 @@
 use core::ops::DerefMut;
 
 use crate::counter::PortCounter;
-use crate::local::{Outcome, Progress};
+use crate::local::{AccessError, Outcome, Progress};
 use crate::qp::state::{self, Processing};
 use crate::qp::QpAttr;
 use crate::queue::WorkQueue;
-use crate::ring::{Cqe, Data, Idle, Origin, RingError, SendQueue, SendRequest};
+use crate::ring::{
+    BindMw, Cqe, Data, Idle, Operation, Origin, RegMr, RingError, SendQueue, SendRequest,
+};
 use crate::verbs::{QpState, QpType, RnrTimer, SendFlags, WcOpcode, WcStatus, RNR_RETRY_INFINITE};
 
 /// What is being executed.
@@ -191,6 +193,38 @@ fn fetch<B: DerefMut<Target = [u8]>>(
         let length = queue.fetch()?;
         if length.is_some() || !sleep || queue.ring.sleep()? == Idle::Asleep {
             return Ok(length);
+        }
+    }
+}
+
+/// A request that concerns its own host alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// A window is bound.
+    Bind(BindMw),
+    /// The access by this key ends.
+    Invalidate(u32),
+    /// Memory is registered.
+    Register(RegMr),
+}
+
+impl Alone {
+    /// That of a request, if it is none of the peer's.
+    pub const fn of(operation: &Operation) -> Option<Self> {
+        Some(match *operation {
+            Operation::BindMw(bind) => Self::Bind(bind),
+            Operation::LocalInvalidate { rkey } => Self::Invalidate(rkey),
+            Operation::RegMr(registration) => Self::Register(registration),
+            _ => return None,
+        })
+    }
+
+    /// How the request ends for which this is what the keys have said.
+    pub const fn end(&self, result: Result<(), AccessError>) -> Result<(), WcStatus> {
+        match (result, self) {
+            (Ok(()), _) => Ok(()),
+            (Err(AccessError), Self::Bind(_)) => Err(WcStatus::MwBindErr),
+            (Err(AccessError), _) => Err(WcStatus::LocQpOpErr),
         }
     }
 }

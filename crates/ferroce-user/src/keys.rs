@@ -8,7 +8,7 @@ use ferroce_core::local::AccessError;
 use ferroce_core::ring::BindMw;
 use ferroce_core::verbs::AccessFlags;
 use ferroce_device::key::{self, Access, PdId};
-use ferroce_device::region::{Change, HasWindows, Part, Region};
+use ferroce_device::region::{Change, HasWindows, Part, Region, ReregisterError};
 use ferroce_device::window::{Bind, Bound, Kind, Window};
 
 use crate::lock::Guard;
@@ -356,14 +356,7 @@ pub struct Memory {
 
 /// The flags of Linux, of which the optional ones are not looked at.
 fn access_flags(access: u32) -> Result<AccessFlags> {
-    let required = access & !AccessFlags::OPTIONAL.bits();
-    AccessFlags::try_from(required).map_err(|_| Errno(libc::EINVAL))
-}
-
-fn writes() -> AccessFlags {
-    AccessFlags::LOCAL_WRITE
-        .union(AccessFlags::REMOTE_WRITE)
-        .union(AccessFlags::REMOTE_ATOMIC)
+    AccessFlags::required(access).map_err(|_| Errno(libc::EINVAL))
 }
 
 /// Checks the memory of a region, as `ib_umem_get` and `ib_check_mr_access` of Linux do.
@@ -388,7 +381,7 @@ fn check_memory(memory: &Memory, access: AccessFlags) -> Result<()> {
         };
     }
     let length = usize::try_from(memory.length).map_err(|_| invalid)?;
-    reach::check(memory.start, length, access.intersects(writes()))?;
+    reach::check(memory.start, length, access.intersects(AccessFlags::WRITES))?;
     Ok(())
 }
 
@@ -423,20 +416,15 @@ pub fn reregister(
     let (_, before) = Keys::lock(process, &process.own)
         .region(key)
         .map_err(invalid)?;
-    if before.windows() > 0 {
-        return Err(Errno(libc::EBUSY));
-    }
     let access = access.map(access_flags).transpose()?;
-    let wanted = access.unwrap_or(before.access());
-    match (memory, access) {
-        (Some(memory), _) => check_memory(memory, wanted)?,
-        // Memory that was had for reading cannot be written to.
-        (None, Some(access))
-            if access.intersects(writes()) && !before.access().intersects(writes()) =>
-        {
-            return Err(Errno(libc::EOPNOTSUPP));
-        }
-        _ => {}
+    let is_writable = before.access().intersects(AccessFlags::WRITES);
+    let checked = before.check_reregister(access, memory.is_some(), is_writable);
+    checked.map_err(|error| match error {
+        ReregisterError::HasWindows => Errno(libc::EBUSY),
+        ReregisterError::Unsupported => Errno(libc::EOPNOTSUPP),
+    })?;
+    if let Some(memory) = memory {
+        check_memory(memory, access.unwrap_or(before.access()))?;
     }
     {
         let keys = Keys::lock(process, &process.own);
@@ -523,7 +511,7 @@ pub fn advise(process: &Process, access: &Access, write: bool) -> Result<()> {
     let offset = region
         .check(access)
         .map_err(|AccessError| Errno(libc::EINVAL))?;
-    if write && !region.access().intersects(writes()) {
+    if write && !region.access().intersects(AccessFlags::WRITES) {
         return Err(Errno(libc::EPERM));
     }
     let start = record.address.load(Ordering::Relaxed).wrapping_add(offset);

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
 use ferroce_core::qp::{AttrMask, QpAttr, RequestedAttr};
-use ferroce_core::ring::{Executor, QpLayout, RecvQueue, SendQueue, WqGeometry};
+use ferroce_core::ring::{Executor, QpLayout};
 use ferroce_core::uapi;
 use ferroce_core::verbs::{EventType, Mtu, QpType};
 use ferroce_device::attrs::{Attrs, QpKind};
@@ -70,16 +70,8 @@ pub struct Init {
     pub user_handle: u64,
 }
 
-/// The capacities of a queue pair (`struct ibv_qp_cap`).
-#[derive(Clone, Copy, Debug, Default)]
-#[allow(missing_docs)] // As there.
-pub struct Caps {
-    pub max_send_wr: u32,
-    pub max_recv_wr: u32,
-    pub max_send_sge: u32,
-    pub max_recv_sge: u32,
-    pub max_inline_data: u32,
-}
+/// The capacities of a queue pair.
+pub use ferroce_core::ring::QpCaps as Caps;
 
 /// The place in the segment of the queue pair of a number.
 pub(crate) const fn index(number: u32) -> u32 {
@@ -99,26 +91,13 @@ pub(crate) fn qp_type(record: &QpRecord) -> Option<QpType> {
     QpType::try_from(record.qp_type.load(Ordering::Relaxed)).ok()
 }
 
-fn layout(caps: &Caps, is_shared: bool) -> Result<QpLayout> {
-    let failed = |error: ferroce_core::ring::GeometryError| Errno::from(error.errno());
-    let send =
-        WqGeometry::<SendQueue>::new(caps.max_send_wr, caps.max_send_sge, caps.max_inline_data);
-    let recv = match is_shared {
-        true => None,
-        false => {
-            let recv = WqGeometry::<RecvQueue>::new(caps.max_recv_wr, caps.max_recv_sge);
-            Some(recv.map_err(failed)?)
-        }
-    };
-    Ok(QpLayout::new(send.map_err(failed)?, recv))
-}
-
 impl Qp {
     /// Makes a queue pair.
     pub fn create(context: &Arc<Context>, init: Init) -> Result<(Arc<Self>, uapi::QpResponse)> {
         let process = context.process;
         process.check_current()?;
-        let layout = layout(&init.caps, init.srq.is_some())?;
+        let layout = QpLayout::with_caps(&init.caps, init.srq.is_some())
+            .map_err(|error| Errno::from(error.errno()))?;
         let rings = Rings::new(process, layout.len())?;
         let send = layout.send();
         let base = process.own.segment.ring(rings.offset as u64, send.len());
@@ -190,14 +169,7 @@ impl Qp {
 
     /// Its capacities, which are not below those that were asked for.
     pub fn caps(&self) -> Caps {
-        let (send, recv) = (self.layout.send(), self.layout.recv());
-        Caps {
-            max_send_wr: send.entries(),
-            max_send_sge: send.max_sge(),
-            max_inline_data: send.max_inline(),
-            max_recv_wr: recv.map_or(0, |recv| recv.entries()),
-            max_recv_sge: recv.map_or(0, |recv| recv.max_sge()),
-        }
+        self.layout.caps()
     }
 
     /// Whether every request has a completion.

@@ -11,7 +11,7 @@ use ferroce_core::verbs::{QpType, WcStatus};
 use ferroce_device::attrs::{Attrs, Endpoint, Terms};
 use ferroce_device::effects::Effects;
 use ferroce_device::queue::WorkQueue;
-use ferroce_device::send::{self, Attempt, Execution, Next};
+use ferroce_device::send::{self, Alone, Attempt, Execution, Next};
 
 use crate::beside::{self, Message, Place};
 use crate::keys::Cache;
@@ -223,19 +223,14 @@ fn execute(qp: &Qp, send: &mut SendSide, attrs: &Attrs, own: &Side<'_>) -> Optio
 /// Executes an operation that concerns this process alone.
 fn execute_alone(qp: &Qp, operation: &Operation) -> Option<Result<(), WcStatus>> {
     let process = qp.context.process;
-    let (result, status) = match operation {
-        Operation::BindMw(bind) => (
-            keys::bind(process, qp.pd.id(), qp.number, bind),
-            WcStatus::MwBindErr,
-        ),
-        Operation::LocalInvalidate { rkey } => (
-            keys::invalidate(process, &process.own, *rkey, qp.number),
-            WcStatus::LocQpOpErr,
-        ),
-        Operation::RegMr(_) => (Err(AccessError), WcStatus::LocQpOpErr),
-        _ => return None,
+    let alone = Alone::of(operation)?;
+    let result = match &alone {
+        Alone::Bind(bind) => keys::bind(process, qp.pd.id(), qp.number, bind),
+        Alone::Invalidate(rkey) => keys::invalidate(process, &process.own, *rkey, qp.number),
+        // No process can post that.
+        Alone::Register(_) => Err(AccessError),
     };
-    Some(result.map_err(|AccessError| status))
+    Some(alone.end(result))
 }
 
 fn attempt(

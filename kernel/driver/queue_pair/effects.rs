@@ -12,7 +12,6 @@ use crate::{
     receive,
     verbs::{EventType, WcStatus},
 };
-use kernel::prelude::*;
 
 /// Who carries effects out, and what it may do.
 #[derive(Clone, Copy, PartialEq, Eq)]

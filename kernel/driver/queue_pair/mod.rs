@@ -51,7 +51,7 @@ use crate::{
         wr::{RecvWrs, SendWrs},
         Details, Gid, MemCgroup, NewQp, QpAttrMask, UserCall,
     },
-    ring::{Doorbell, GeometryError, Origin, QpLayout, RecvQueue, SendQueue, WqGeometry},
+    ring::{Doorbell, Origin, QpCaps, QpLayout},
     uapi,
     verbs::{limits, EventType, QpType},
 };
@@ -417,27 +417,30 @@ pub(crate) fn dispatch(qp: &rdma::Qp<Qp>, event: QpEvent) {
 
 impl Caps {
     fn fill(&self, caps: &mut QpCap) {
-        let send = self.layout.send();
-        caps.max_send_wr = send.entries();
-        caps.max_send_sge = send.max_sge();
-        caps.max_inline_data = send.max_inline();
-        caps.max_recv_wr = self.layout.recv().map_or(0, |r| r.entries());
-        caps.max_recv_sge = self.layout.recv().map_or(0, |r| r.max_sge());
+        let QpCaps {
+            max_send_wr,
+            max_recv_wr,
+            max_send_sge,
+            max_recv_sge,
+            max_inline_data,
+        } = self.layout.caps();
+        caps.max_send_wr = max_send_wr;
+        caps.max_recv_wr = max_recv_wr;
+        caps.max_send_sge = max_send_sge;
+        caps.max_recv_sge = max_recv_sge;
+        caps.max_inline_data = max_inline_data;
     }
 }
 
-fn layout(caps: &QpCap, shares: bool) -> Result<QpLayout> {
-    let failed = |e: GeometryError| errno(e.errno());
-    let send =
-        WqGeometry::<SendQueue>::new(caps.max_send_wr, caps.max_send_sge, caps.max_inline_data);
-    let recv = match shares {
-        true => None,
-        false => {
-            let recv = WqGeometry::<RecvQueue>::new(caps.max_recv_wr, caps.max_recv_sge);
-            Some(recv.map_err(failed)?)
-        }
+fn layout(caps: &QpCap, has_srq: bool) -> Result<QpLayout> {
+    let caps = QpCaps {
+        max_send_wr: caps.max_send_wr,
+        max_recv_wr: caps.max_recv_wr,
+        max_send_sge: caps.max_send_sge,
+        max_recv_sge: caps.max_recv_sge,
+        max_inline_data: caps.max_inline_data,
     };
-    Ok(QpLayout::new(send.map_err(failed)?, recv))
+    QpLayout::with_caps(&caps, has_srq).map_err(|e| errno(e.errno()))
 }
 
 fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {

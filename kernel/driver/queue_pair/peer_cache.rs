@@ -51,11 +51,9 @@ pub(super) struct BatchCounts {
 impl BatchCounts {
     pub(super) fn add(&mut self, operation: &Operation, length: u32) {
         self.messages += 1;
-        match operation {
-            Operation::RdmaRead(_) | Operation::CompareSwap { .. } | Operation::FetchAdd { .. } => {
-                self.received += u64::from(length);
-            }
-            _ => self.sent += u64::from(length),
+        match operation.opcode().gets_data() {
+            true => self.received += u64::from(length),
+            false => self.sent += u64::from(length),
         }
     }
 }

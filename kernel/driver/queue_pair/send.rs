@@ -15,14 +15,14 @@ use crate::{
     attrs::Attrs,
     counter::PortCounter,
     cq,
-    local::{self, AccessError, Outcome},
+    local::{self, Outcome},
     mr::{self, Cache},
     mw,
     rdma::{self, Details},
     ring::{Data, Operation, SendQueue, SendRequest},
     rings::WorkQueue,
     roce,
-    send::{self, Execution, Next, Tries},
+    send::{self, Alone, Execution, Next, Tries},
     verbs::{QpType, WcStatus},
 };
 use kernel::{
@@ -351,20 +351,13 @@ pub(super) fn execute_local(
     qp: &rdma::Qp<Qp>,
     operation: &Operation,
 ) -> Option<Result<(), WcStatus>> {
-    let keys = &qp.device().keys;
-    let (result, status) = match operation {
-        Operation::BindMw(bind) => (mw::bind(qp, qp.pd, bind), WcStatus::MwBindErr),
-        Operation::LocalInvalidate { rkey } => (
-            mr::invalidate(keys, qp.pd, *rkey, qp.number),
-            WcStatus::LocQpOpErr,
-        ),
-        Operation::RegMr(registration) => (
-            mr::register(keys, qp.pd, registration),
-            WcStatus::LocQpOpErr,
-        ),
-        _ => return None,
+    let (keys, alone) = (&qp.device().keys, Alone::of(operation)?);
+    let result = match &alone {
+        Alone::Bind(bind) => mw::bind(qp, qp.pd, bind),
+        Alone::Invalidate(rkey) => mr::invalidate(keys, qp.pd, *rkey, qp.number),
+        Alone::Register(registration) => mr::register(keys, qp.pd, registration),
     };
-    Some(result.map_err(|AccessError| status))
+    Some(alone.end(result))
 }
 
 /// Not inlined, since it takes a lot of the stack, of which to send packets takes much as well.

@@ -11,7 +11,7 @@ use crate::{
     local::Fault,
     mr::Missing,
     net::SpinLockBh,
-    qp::{state, QpAttr},
+    qp::QpAttr,
     queue_pair::{Peer, Qp},
     rdma::{self, Device, Gid, GidType},
     remote::Next,
@@ -153,12 +153,10 @@ impl Connection {
     pub(crate) fn prepare(&self, qp: &rdma::Qp<Qp>) -> Result {
         loop {
             let changes = qp.changes();
-            let (attr, is_gone) = {
+            let (attr, takes) = {
                 let shared = qp.shared.lock();
-                (shared.attr, shared.is_gone)
+                (shared.attr, shared.takes_packets(qp.kind))
             };
-            let takes =
-                !is_gone && !qp.kind.qp_type.is_datagram() && state::accepts_requests(attr.state);
             // What a peer on this host asks for, that executes itself: nobody else is to ask in its name.
             let is_needed = is_remote_gid(qp.device(), &attr.ah_attr.dgid);
             if !takes || !is_needed || self.responding.lock().is_some() {

@@ -38,7 +38,8 @@ pub enum Request {
     Duplicate,
     /// Packets before it are missing.
     OutOfSequence,
-    /// There is no receive for it, or memory on demand is not there yet: the peer tries again later.
+    /// There is no receive that takes it, or memory on demand is not there yet: the peer tries again later, on
+    /// a reliable connection.
     NotReady,
     /// It was refused, and the QP failed. Without a NAK the peer is not told (UC).
     Refused(Option<Nak>),

@@ -302,7 +302,47 @@ pub struct QpLayout {
     recv: Option<WqGeometry<RecvQueue>>,
 }
 
+/// The capacities of a QP (`struct ibv_qp_cap`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // As there.
+pub struct QpCaps {
+    pub max_send_wr: u32,
+    pub max_recv_wr: u32,
+    pub max_send_sge: u32,
+    pub max_recv_sge: u32,
+    pub max_inline_data: u32,
+}
+
 impl QpLayout {
+    /// One with these capacities at least; those of receives do not count with a shared receive queue.
+    pub fn with_caps(caps: &QpCaps, has_srq: bool) -> Result<Self, GeometryError> {
+        let send =
+            WqGeometry::<SendQueue>::new(caps.max_send_wr, caps.max_send_sge, caps.max_inline_data);
+        let recv = match has_srq {
+            true => None,
+            false => Some(WqGeometry::<RecvQueue>::new(
+                caps.max_recv_wr,
+                caps.max_recv_sge,
+            )?),
+        };
+        Ok(Self::new(send?, recv))
+    }
+
+    /// Its capacities.
+    pub const fn caps(&self) -> QpCaps {
+        let (max_recv_wr, max_recv_sge) = match self.recv {
+            Some(recv) => (recv.entries(), recv.max_sge()),
+            None => (0, 0),
+        };
+        QpCaps {
+            max_send_wr: self.send.entries(),
+            max_recv_wr,
+            max_send_sge: self.send.max_sge(),
+            max_recv_sge,
+            max_inline_data: self.send.max_inline(),
+        }
+    }
+
     /// `recv` is `None` if the QP takes its receives from a shared receive queue.
     pub const fn new(send: WqGeometry<SendQueue>, recv: Option<WqGeometry<RecvQueue>>) -> Self {
         Self { send, recv }

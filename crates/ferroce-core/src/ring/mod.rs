@@ -46,7 +46,8 @@ pub use cq::{CqError, CqPositions, Disown, Notify, Poller, Producer};
 pub use cqe::Cqe;
 pub use executor::{Executor, Idle, Returner, RingError, WqPositions, EXECUTOR_WORDS};
 pub use geometry::{
-    CqGeometry, GeometryError, QpLayout, Queue, RecvQueue, SendQueue, WqDescriptor, WqGeometry,
+    CqGeometry, GeometryError, QpCaps, QpLayout, Queue, RecvQueue, SendQueue, WqDescriptor,
+    WqGeometry,
 };
 pub use layout::{
     Sge, ABI_VERSION, CQE_LEN, HEADER_LEN, MAX_RECV_STRIDE, MAX_SEND_STRIDE, RECV_HEADER_LEN,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The sets of bits of the verbs.
 
-use crate::verbs::bit_flags;
+use crate::verbs::{bit_flags, InvalidValue};
 
 bit_flags! {
     /// What a key or a QP allows (IBTA 10.6.3; `enum ib_access_flags`).
@@ -50,6 +50,17 @@ impl AccessFlags {
         .union(Self::ON_DEMAND)
         .union(Self::HUGETLB)
         .union(Self::OPTIONAL);
+
+    /// The rights by which memory is written to.
+    pub const WRITES: Self = Self::LOCAL_WRITE
+        .union(Self::REMOTE_WRITE)
+        .union(Self::REMOTE_ATOMIC);
+
+    /// What Linux asks for with these bits, without the optional ones, which are not looked at
+    /// (`IB_ACCESS_OPTIONAL`).
+    pub fn required(bits: u32) -> Result<Self, InvalidValue> {
+        Self::try_from(bits & !Self::OPTIONAL.bits())
+    }
 
     /// Whether a region may have this set: a right to write from afar needs the right to write
     /// locally (IBTA 10.6.3; `ib_check_mr_access`).

@@ -6,10 +6,12 @@
 use std::rc::Rc;
 
 use ferroce_core::ring::{HEADER_LEN, RECV_HEADER_LEN, SEND_HEADER_LEN};
-use ferroce_core::verbs::{AccessFlags, QpState, SendOpcode};
+use ferroce_core::verbs::{AccessFlags, QpState, QpType, SendOpcode};
 use ferroce_device::window::Kind;
-use ferroce_device_fuzz::host::{Process as Owner, Qp, World, DEPTH, MEMORY};
+use ferroce_device_fuzz::host::{Process as Owner, DEPTH, MEMORY};
 use ferroce_device_fuzz::network::{Conditions, Network};
+use ferroce_device_fuzz::queue_pair::Qp;
+use ferroce_device_fuzz::world::World;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
@@ -139,7 +141,7 @@ impl Process {
             keep: 0,
         };
         let world = World::new(Network::new(conditions, fastrand::Rng::with_seed(0)));
-        let qps = [100, 101].map(|number| world.create(OWNER, number));
+        let qps = [100, 101].map(|number| world.create(OWNER, number, QpType::Rc, false));
         connect(&world, &qps);
         let read = AccessFlags::REMOTE_READ.union(AccessFlags::MW_BIND);
         let all = read
@@ -149,11 +151,11 @@ impl Process {
         let size = |range: std::ops::Range<usize>| (range.start as u64, range.len() as u64);
         let (start, length) = size(READ_ONLY);
         let mut keys = vec![
-            world.register(OWNER, 64, start - 64, all),
-            world.register(OWNER, start, length, read),
+            world.hosts[0].register(OWNER, 64, start - 64, all),
+            world.hosts[0].register(OWNER, start, length, read),
         ];
         for kind in [Kind::Type1, Kind::Type2] {
-            keys.push(world.allocate_window(OWNER, kind));
+            keys.push(world.hosts[0].allocate_window(OWNER, kind));
         }
         for (at, byte) in world.hosts[0].memory.borrow_mut().iter_mut().enumerate() {
             *byte = at as u8;

@@ -8,7 +8,7 @@ use ferroce_core::wire::Psn;
 use ferroce_device::address::Address;
 use ferroce_device::attrs::{Attrs, Endpoint};
 use ferroce_device::datagram::{Deliveries, Route};
-use ferroce_device::send::{self, Attempt, Next, Tries};
+use ferroce_device::send::{self, Alone, Attempt, Next, Tries};
 
 use crate::host::HOSTS;
 use crate::network::Packet;
@@ -211,19 +211,15 @@ impl World {
 
     /// Executes what concerns the host of a queue pair alone.
     pub fn execute_alone(&self, qp: &Qp, operation: &Operation) -> Option<Result<(), WcStatus>> {
-        let (result, status) = match operation {
-            Operation::BindMw(bind) => {
+        let alone = Alone::of(operation)?;
+        let result = match &alone {
+            Alone::Bind(bind) => {
                 let host = &self.hosts[qp.process.host];
-                (
-                    host.bind(qp.process.pd(), qp.number, bind),
-                    WcStatus::MwBindErr,
-                )
+                host.bind(qp.process.pd(), qp.number, bind)
             }
-            Operation::LocalInvalidate { rkey } => {
-                (self.own(qp).invalidate(*rkey), WcStatus::LocQpOpErr)
-            }
-            _ => return None,
+            Alone::Invalidate(rkey) => self.own(qp).invalidate(*rkey),
+            Alone::Register(_) => Err(AccessError),
         };
-        Some(result.map_err(|AccessError| status))
+        Some(alone.end(result))
     }
 }

@@ -188,11 +188,16 @@ impl World {
         }
     }
 
+    /// Time goes by.
+    pub fn wait(&self, nanos: u64) {
+        self.now.set(self.now.get() + nanos);
+    }
+
     /// Executes what a queue pair has posted, as far as it goes, if anybody has asked for it. Packets of old
     /// come before.
     pub fn run(&self, qp: &Qp) {
         // Longer than anything waits.
-        self.now.set(self.now.get() + 1_000_000_000);
+        self.wait(1_000_000_000);
         self.begin();
         if qp.is_rung.take() || qp.has_timer() {
             self.execute(qp);

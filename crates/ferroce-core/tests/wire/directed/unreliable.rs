@@ -44,7 +44,8 @@ fn an_unreliable_connection_tells_nobody_what_it_refuses() {
     assert_eq!(pair.give(&sent[0]), Request::Dropped);
     assert_eq!(pair.give(&sent[1]), Request::NotReady);
     pair.post_receive(8);
-    assert_eq!(pair.give(&sent[2]), Request::Dropped, "too long");
+    // As on one host: what the receive does not take finds none.
+    assert_eq!(pair.give(&sent[2]), Request::NotReady, "too long");
     assert_eq!(pair.give(&sent[3]), Request::Taken);
     assert!(pair.responses().is_empty());
     assert_eq!(pair.peer.queues.failed.get(), None);
