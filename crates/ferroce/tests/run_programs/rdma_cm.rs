@@ -77,7 +77,8 @@ fn programs_of_librdmacm() {
             let client = [program, &["-s", address]].concat();
             group.connects(&server, &client);
         }
-        let mode = if address == "::1" { "b" } else { "n" };
+        // Blocking, and with poll.
+        let mode = if address == "::1" { "b" } else { "a" };
         for program in ["rstream", "riostream"] {
             let words = [program, "-S", "4096", "-C", "50", "-T", mode, "-p", &port];
             let server = [&words[..], &["-b", address]].concat();
