@@ -35,6 +35,7 @@
 #![cfg_attr(test, allow(dead_code))]
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
+mod broker;
 mod channel;
 mod command;
 mod device;

@@ -152,7 +152,7 @@ fn sysfs_shows_a_roce_device() {
         .quietly();
     assert_eq!(
         listed,
-        "/dev/infiniband:\nuverbs0\n\n/sys/class/infiniband:\nferroce0\n"
+        "/dev/infiniband:\nrdma_cm\nuverbs0\n\n/sys/class/infiniband:\nferroce0\n"
     );
     let script = "cd /sys/class/infiniband/ferroce0/ports/1 && cat state link_layer rate \
                   gid_attrs/types/0 && test $(ls gids | wc -l) = $(ls gid_attrs/ndevs | wc -l)";

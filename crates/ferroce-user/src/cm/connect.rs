@@ -61,10 +61,9 @@ impl Manager {
     /// Has all messages arrive. Each is answered by few, and the answers by none: that ends.
     pub(super) fn deliver(&mut self) {
         while let Some((to, message)) = self.mail.pop_front() {
-            match self.id_at(to) {
-                Some(_) => self.receive(to.number, message),
-                // Who was told of its end by then does not need to know.
-                None => {}
+            // Whoever sends to an id that has gone has been told of its end already.
+            if self.id_at(to).is_some() {
+                self.receive(to.number, message);
             }
         }
     }

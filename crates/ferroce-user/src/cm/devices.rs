@@ -79,8 +79,8 @@ impl Devices {
     /// An address to send from where the host knows no way.
     fn any(&self, like: IpAddr) -> Option<IpAddr> {
         let gids = &self.first()?.gids;
-        let ips = gids.iter().map(|gid| gid.address.to_canonical());
-        ips.filter(|ip| ip.is_ipv4() == like.is_ipv4()).last()
+        let mut ips = gids.iter().rev().map(|gid| gid.address.to_canonical());
+        ips.find(|ip| ip.is_ipv4() == like.is_ipv4())
     }
 
     /// The address that a packet for another host, or a group, would be sent from.

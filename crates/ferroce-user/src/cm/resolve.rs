@@ -89,10 +89,8 @@ impl Manager {
             self.ids[number].dst = Some(dst);
         } else {
             let before = self.ids[number].dst.replace(dst);
-            if let Address::V6(to) = dst {
-                if to.ip().is_unicast_link_local() {
-                    self.ids[number].link = to.scope_id();
-                }
+            if let Ok(link @ 1..) = dst.link() {
+                self.ids[number].link = link;
             }
             let bound = self.bind(number, src.unwrap_or_else(|| Address::any_for(&dst)));
             if bound.is_err() {
@@ -149,13 +147,15 @@ impl Manager {
         let id = &mut self.ids[number];
         id.dst = Some(dst);
         id.src = Some(own);
-        if id.device.is_none() {
-            if let Err(Errno(errno)) = self.acquire_device(number) {
-                let id = &mut self.ids[number];
-                (id.src, id.state) = (Some(src), State::AddrBound);
-                self.raise(number, event::ADDR_ERROR, Told::status(-errno));
-                return Ok(());
-            }
+        let acquired = match id.device {
+            Some(_) => Ok(()),
+            None => self.acquire_device(number),
+        };
+        if let Err(Errno(errno)) = acquired {
+            let id = &mut self.ids[number];
+            (id.src, id.state) = (Some(src), State::AddrBound);
+            self.raise(number, event::ADDR_ERROR, Told::status(-errno));
+            return Ok(());
         }
         self.ids[number].state = State::AddrResolved;
         self.raise(number, event::ADDR_RESOLVED, Told::nothing());

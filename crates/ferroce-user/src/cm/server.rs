@@ -88,10 +88,9 @@ impl Server {
         let Some(connection) = self.connections.remove(&channel) else {
             return;
         };
-        if let Some(inode) = connection.inode {
-            if self.by_inode.get(&inode) == Some(&channel) {
-                self.by_inode.remove(&inode);
-            }
+        let inode = connection.inode.unwrap_or_default();
+        if self.by_inode.get(&inode) == Some(&channel) {
+            self.by_inode.remove(&inode);
         }
         self.manager.close(channel, Instant::now());
         self.signal();

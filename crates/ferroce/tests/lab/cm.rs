@@ -4,6 +4,7 @@
 
 use crate::device::with_device_script;
 use crate::support::{Flavor, Ran, Test};
+use crate::verbs::guest_script;
 
 pub const TESTS: &[Test] = &[
     (
@@ -20,6 +21,7 @@ pub const TESTS: &[Test] = &[
         "cm: a connection to where nobody listens is refused",
         refused,
     ),
+    ("cm: commands are answered as they say", answered),
     ("cm: a program killed in mid-connect leaves nothing", killed),
     (
         "cm: a device goes with listeners and connections",
@@ -94,6 +96,12 @@ fn connect(flavor: &Flavor) {
         both rping -s -C 1 -- rping -c -a 10.0.0.1 -I 10.0.0.1 -C 1",
     );
     assert_eq!(ran.stdout.matches(" done").count(), 7, "{ran:#?}");
+}
+
+/// The same table is for `ferroce run` (`tests/run_programs`).
+fn answered(flavor: &Flavor) {
+    let table = guest_script("rdma_cm.py", "10.0.0.1");
+    run(flavor, &format!("modprobe rdma_ucm; {table}")).prints(" rows, 0 failed");
 }
 
 fn perftest(flavor: &Flavor) {

@@ -5,12 +5,20 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::{guest, Group, PATIENCE, PYTHON};
+use super::{guest, Group, Ran, PATIENCE, PYTHON};
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1", "::1"];
 
 /// rsockets' functions, in place of the C library's.
 const RSPRELOAD: &str = "rsocket/librspreload.so";
+
+/// Whether a program has done what it should. rping of before July 2025 may fail in the end though it has: it
+/// closes its event channel before its thread asks for one event more (rdma-core's pull request 1622).
+fn is_well(ran: &Ran) -> bool {
+    let says = |text| ran.output.contains(text);
+    let fails = ["error", "failed", "mismatch"].into_iter().any(says);
+    ran.success || says("rdma_get_cm_event: Bad file descriptor") && !fails
+}
 
 impl Group {
     /// Runs a server and its client. A client that comes before anybody listens is refused, and comes again.
@@ -19,17 +27,22 @@ impl Group {
         let begin = Instant::now();
         let output = loop {
             let ran = self.run(&[], client);
-            if ran.success {
+            if is_well(&ran) {
                 break ran.output;
             }
-            let has_ended = serving.child.try_wait().unwrap().is_some();
-            if has_ended || begin.elapsed() > PATIENCE {
+            let is_late = begin.elapsed() > PATIENCE;
+            if is_late || serving.child.try_wait().unwrap().is_some() {
+                // A client with several connections may have been too early with the first ones only. Then a
+                // server ends that has begun with the others.
+                let was_early = ran.output.contains("REJECTED, error: 8");
                 let served = serving.end();
-                panic!("{ran:#?}\n{served:#?}");
+                assert!(was_early && !is_late, "{ran:#?}\n{served:#?}");
+                serving = self.start(&[], server);
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        serving.end().succeeds();
+        let served = serving.end();
+        assert!(is_well(&served), "{served:#?}");
         output
     }
 }
@@ -73,7 +86,8 @@ fn programs_of_librdmacm() {
             let client = [program, &["-s", address]].concat();
             group.connects(&server, &client);
         }
-        let mode = if address == "::1" { "b" } else { "n" };
+        // Blocking, and with poll.
+        let mode = if address == "::1" { "b" } else { "a" };
         for program in ["rstream", "riostream"] {
             let words = [program, "-S", "4096", "-C", "50", "-T", mode, "-p", &port];
             let server = [&words[..], &["-b", address]].concat();

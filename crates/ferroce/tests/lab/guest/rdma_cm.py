@@ -869,14 +869,14 @@ def _():
     return told[0]
 
 
-@row("many threads take each event once", 400)
+@row("many threads take each event once", 100)
 def _():
     channel = Channel()
-    numbers = [channel.create() for _ in range(400)]
+    numbers = [channel.create() for _ in range(100)]
     taken = []
 
     def take():
-        for _ in range(100):
+        for _ in range(25):
             taken.append(channel.event().id)
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
@@ -901,10 +901,10 @@ def _():
     return seen
 
 
-@row("a thousand events wait", 1000)
+@row("hundreds of events wait", 300)
 def _():
     channel = Channel()
-    for _ in range(1000):
+    for _ in range(300):
         assert channel.resolve(channel.create(), address(HOST, 1)) == 0
     count = 0
     while select.select([channel.fd], [], [], 0.3)[0]:
