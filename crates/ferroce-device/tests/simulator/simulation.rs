@@ -165,7 +165,7 @@ impl Simulation {
     fn destination(&self, send: &plan::Send) -> Destination {
         let place = self.pick_qp(send.to).unwrap_or(0);
         let remote_qpn = plan::number(place);
-        let remote_qkey = qkey(remote_qpn + u32::from(send.addr.is_multiple_of(8)));
+        let remote_qkey = qkey(remote_qpn + u32::from(send.addr % 8 == 0));
         match send.to_group {
             true => Destination {
                 ah: GROUP,
