@@ -8,8 +8,9 @@
 //! [`CommandHeader`], the bytes that the program has written, and an option's value; with it comes a socket for the
 //! answer, which is [`AnswerHeader`] and what goes to the program.
 
-/// Changes with what processes of different releases would have to agree on.
-pub const PROTOCOL: u32 = 2;
+/// Changes with all that processes of different releases would have to agree on: these do not find each
+/// other, since each has a broker of its own.
+pub const VERSION: u32 = 4;
 
 /// The environment's name for the program that is the broker. It is there only under `ferroce run`.
 pub const PROGRAM: &str = "FERROCE_RUN";
@@ -48,7 +49,7 @@ impl Name {
         });
         name.push_number(user);
         name.push(b"/");
-        name.push_number(PROTOCOL);
+        name.push_number(VERSION);
         name.push(b"/");
         name.push(group);
         name
@@ -208,11 +209,11 @@ mod tests {
     #[test]
     fn names_are_of_a_user_and_a_group() {
         let name = Name::new(Purpose::Devices, 1000, b"tests");
-        assert_eq!(name.bytes(), b"ferroce/1000/2/tests");
+        assert_eq!(name.bytes(), b"ferroce/1000/4/tests");
         let name = Name::new(Purpose::ConnectionManager, 0, b"");
-        assert_eq!(name.bytes(), b"ferroce-cm/0/2/");
+        assert_eq!(name.bytes(), b"ferroce-cm/0/4/");
         let name = Name::new(Purpose::Devices, u32::MAX, &[b'x'; 200]);
         assert_eq!(name.bytes().len(), Name::MAX);
-        assert!(name.bytes().starts_with(b"ferroce/4294967295/2/xxx"));
+        assert!(name.bytes().starts_with(b"ferroce/4294967295/4/xxx"));
     }
 }
