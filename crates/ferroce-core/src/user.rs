@@ -8,9 +8,9 @@
 //! [`CommandHeader`], the bytes that the program has written, and an option's value; with it comes a socket for the
 //! answer, which is [`AnswerHeader`] and what goes to the program.
 
-/// Changes with all that processes of different releases would have to agree on, a segment's layout among it:
-/// these do not find each other, since each has a broker of its own.
-pub const PROTOCOL: u32 = 4;
+/// Changes with all that processes of different releases would have to agree on: these do not find each
+/// other, since each has a broker of its own.
+pub const VERSION: u32 = 4;
 
 /// The environment's name for the program that is the broker. It is there only under `ferroce run`.
 pub const PROGRAM: &str = "FERROCE_RUN";
@@ -49,7 +49,7 @@ impl Name {
         });
         name.push_number(user);
         name.push(b"/");
-        name.push_number(PROTOCOL);
+        name.push_number(VERSION);
         name.push(b"/");
         name.push(group);
         name

@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use ferroce_core::ring::{
     Producer, Queue, WqDescriptor, WqGeometry, EXECUTOR_WORDS, MAX_RECV_STRIDE,
 };
-use ferroce_core::user::PROTOCOL;
+use ferroce_core::user::VERSION;
 use ferroce_device::{attrs, region, window};
 
 use crate::beside::Slot;
@@ -54,7 +54,7 @@ pub const KEYS: usize = 1 << 18;
 pub const MEMBERS: usize = 1 << 8;
 
 /// What a segment begins with that this release understands.
-const MAGIC: u64 = u64::from_be_bytes(*b"ferroce\0") + PROTOCOL as u64;
+const MAGIC: u64 = u64::from_be_bytes(*b"ferroce\0") + VERSION as u64;
 
 /// The beginning of a segment.
 #[repr(C)]

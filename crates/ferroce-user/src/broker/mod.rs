@@ -6,8 +6,8 @@
 //! it knows has gone.
 //!
 //! A process sends [`Request::Join`] with its segment and its memory file, and learns its serial number;
-//! with [`Request::Attach`] it gets those of another one. The broker ([`server`]) is the connection manager
-//! ([`cm`](crate::cm)) too.
+//! with [`Request::Attach`] it gets those of another one. The broker (`server`) is the connection manager
+//! (`cm`) too.
 
 use core::time::Duration;
 use std::io;

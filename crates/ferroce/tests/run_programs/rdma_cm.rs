@@ -86,10 +86,9 @@ fn programs_of_librdmacm() {
             let client = [program, &["-s", address]].concat();
             group.connects(&server, &client);
         }
-        // Blocking, and with poll.
-        let mode = if address == "::1" { "b" } else { "a" };
+        // Not with poll (`-T a`): with the kernel's manager, too, rstream's client then mostly fails in the end.
         for program in ["rstream", "riostream"] {
-            let words = [program, "-S", "4096", "-C", "50", "-T", mode, "-p", &port];
+            let words = [program, "-S", "4096", "-C", "50", "-T", "b", "-p", &port];
             let server = [&words[..], &["-b", address]].concat();
             let client = [&words[..], &["-s", address]].concat();
             group.connects(&server, &client);
