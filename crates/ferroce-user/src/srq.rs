@@ -78,7 +78,7 @@ impl Srq {
         let record = srq.record()?;
         record.work.store(0, Ordering::Relaxed);
         record.limit.store(attributes.limit, Ordering::Relaxed);
-        set_queue(&record.queue, response.ring.offset, geometry);
+        record.queue.ring.set(response.ring.offset, geometry);
         record.queue.executor.store([0; 4]);
         process.srqs.lock().put(number, srq.clone());
         Ok((srq, response))
@@ -93,7 +93,7 @@ impl Srq {
     pub fn query(&self) -> Result<Attributes> {
         let record = self.record()?;
         Ok(Attributes {
-            max_wr: record.queue.entries.load(Ordering::Relaxed),
+            max_wr: record.queue.ring.entries.load(Ordering::Relaxed),
             max_sge: self.max_sge,
             limit: record.limit.load(Ordering::Relaxed),
         })
@@ -141,12 +141,12 @@ impl Srq {
         let (segment, record) = (&process.own.segment, self.record()?);
         // Of a segment's memory that nothing is in yet.
         let new = NewQueue::default();
-        set_queue(&new.0, rings.offset as u64, geometry);
+        new.0.ring.set(rings.offset as u64, geometry);
         let moved = with(process, &process.own, record, |srq| {
             let moved = with_queue(segment, &new.0, |new| srq.move_to(new, limit))
                 .ok_or(INVALID)?
                 .map_err(invalid)?;
-            set_queue(&record.queue, rings.offset as u64, geometry);
+            record.queue.ring.set(rings.offset as u64, geometry);
             Ok::<_, Errno>(moved)
         });
         self.tell_limit(moved.ok_or(INVALID)??);
@@ -176,7 +176,11 @@ impl Srq {
             return Ok(0);
         }
         self.uses.check_none()?;
-        self.record()?.queue.entries.store(0, Ordering::Relaxed);
+        self.record()?
+            .queue
+            .ring
+            .entries
+            .store(0, Ordering::Relaxed);
         process.wait_for_users();
         process.srqs.lock().give_up(self.number, 0);
         let event = self
@@ -206,14 +210,6 @@ fn response(rings: &Rings, geometry: WqGeometry<RecvQueue>) -> uapi::SrqResponse
         ring: rings.mapping(),
         recv: geometry.descriptor(),
     }
-}
-
-/// Says where a queue's ring is.
-pub(crate) fn set_queue(record: &QueueRecord, offset: u64, geometry: WqGeometry<RecvQueue>) {
-    let descriptor = geometry.descriptor();
-    record.offset.store(offset, Ordering::Relaxed);
-    record.entries.store(descriptor.entries, Ordering::Relaxed);
-    record.stride.store(descriptor.stride, Ordering::Relaxed);
 }
 
 const INVALID: Errno = Errno(libc::EINVAL);

@@ -110,7 +110,8 @@ fn unknown_kernel(name: &str) -> Error {
     ))
 }
 
-fn project(kernel_dir: &Path) -> Result<PathBuf> {
+/// The folder with the kernel modules' sources, if it is there.
+pub fn project(kernel_dir: &Path) -> Result<PathBuf> {
     kernel_dir.canonicalize().with_context(|| {
         format!(
             "the kernel modules' sources are not at {}; say where they are with --kernel-dir, or \
