@@ -35,7 +35,7 @@ macro_rules! this_module {
 pub(crate) use this_module;
 
 /// The value of a module's parameter, to which there is a reference until Linux 7.2.
-pub fn parameter(value: impl Borrow<u8>) -> u8 {
+pub fn parameter<T: Copy, V: Borrow<T>>(value: V) -> T {
     *value.borrow()
 }
 

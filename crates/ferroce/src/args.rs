@@ -483,7 +483,7 @@ pub struct AnyKernel {
     /// (/boot/vmlinuz-VERSION), of the folder with its modules
     /// (/lib/modules/VERSION), or of the folder that its package was unpacked in.
     /// It needs 9p and overlay as modules or built in, as distributions have them.
-    /// The driver, ferroce.ko, is not there: it is built for the lab's kernels.
+    /// For a kernel of Debian's `ferroce lab build` builds the driver too, ferroce.ko.
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<KernelName>,
 }

@@ -168,7 +168,7 @@ impl SqPoller {
 
 /// Takes note of a doorbell that has been answered, and perhaps offers the queue to the poller.
 pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
-    if rdma::compat::parameter(crate::module_parameters::poll.value()) == 0
+    if rdma::compat::parameter::<u8, _>(crate::module_parameters::poll.value()) == 0
         || qp.polled.load(Relaxed)
     {
         return;

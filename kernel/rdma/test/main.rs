@@ -40,6 +40,7 @@ module! {
     alias: ["rdma-link-rdmatest"],
 }
 
+/// What the module has registered. Public, as a vtable's type names it since Linux 7.3.
 #[pin_data]
 pub struct Test {
     #[pin]

@@ -16,6 +16,10 @@
 use core::sync::atomic::{AtomicI32, Ordering};
 use kernel::{error::to_result, prelude::*, str::CStrExt, types::Opaque};
 
+#[path = "../../rdma/compat.rs"]
+#[allow(dead_code, unreachable_pub, unused_imports, unused_macros)]
+mod compat;
+
 #[path = "../../rdma/bindings.rs"]
 mod bindings;
 #[path = "../../examples/hello/string_param.rs"]
@@ -91,7 +95,7 @@ const TESTS: &[Test] = &[
 static RESULT: AtomicI32 = AtomicI32::new(1);
 
 fn run(device: &verbs::Device) -> Result {
-    let peer = *module_parameters::peer.value();
+    let peer: u32 = compat::parameter(module_parameters::peer.value());
     if peer != 0 {
         return process::lend(device, peer);
     }
@@ -109,7 +113,7 @@ unsafe extern "C" fn add(device: *mut bindings::ib_device) -> c_int {
     // SAFETY: A valid device, whose name is a string.
     let name = unsafe { CStr::from_char_ptr((&raw const (*device).name).cast()) };
     if name == DEVICE.value() {
-        let gid = *module_parameters::gid.value();
+        let gid: u32 = compat::parameter(module_parameters::gid.value());
         // SAFETY: By the function's requirements.
         let result = unsafe { verbs::Device::new(device, gid) }.and_then(|device| run(&device));
         let errno = result.map_or_else(|error| error.to_errno(), |()| 0);

@@ -86,6 +86,17 @@ impl Parts<'_> {
                 products.push(name);
             }
         }
+        // Instructions that the kernel's macros, such as `warn_on!`, include.
+        let generated = PathBuf::from("rust/kernel");
+        let place = staging.join(&generated);
+        fs::create_dir_all(&place).map_err(Error::file("create", &place))?;
+        for file in entries(&out.join(&generated))? {
+            if file.extension().is_some_and(|x| x == "rs") {
+                let name = generated.join(file.file_name().unwrap_or_default());
+                copy(&file, &staging.join(&name))?;
+                products.push(name);
+            }
+        }
         // How the module's own bindings are to be made: see kernel/rdma/Kbuild.include.
         for name in ["rust/Makefile", "rust/bindgen_parameters"] {
             copy(&self.source.join(name), &staging.join(name))?;
