@@ -27,7 +27,6 @@ use crate::{
     rdma::{self, workqueue::WorkQueue, *},
     ring, uapi,
     verbs::limits,
-    THIS_MODULE,
 };
 use core::{
     net::IpAddr,
@@ -245,7 +244,7 @@ const REUSE_AFTER: u32 = 1 << 10;
 
 #[vtable]
 impl rdma::Operations for Ferroce {
-    const MODULE: &'static ThisModule = &THIS_MODULE;
+    const MODULE: &'static ThisModule = this_module!();
     const DRIVER_ID: u32 = uapi::DRIVER_ID;
     const ABI_VERSION: u32 = uapi::UVERBS_ABI;
     const NODE_DESC: &'static str = "ferroce";
@@ -291,20 +290,20 @@ impl rdma::Operations for Ferroce {
         attr.page_size_cap = 0xffff_f000;
         Quota::fill(attr);
         attr.max_pkeys = limits::PKEY_TABLE_LEN;
-        attr.max_qp_wr = limits::MAX_QP_WR as i32;
-        attr.max_send_sge = limits::MAX_SEND_SGE as i32;
-        attr.max_recv_sge = limits::MAX_RECV_SGE as i32;
-        attr.max_sge_rd = limits::MAX_SEND_SGE as i32;
+        attr.max_qp_wr = limits::MAX_QP_WR as Count;
+        attr.max_send_sge = limits::MAX_SEND_SGE as Count;
+        attr.max_recv_sge = limits::MAX_RECV_SGE as Count;
+        attr.max_sge_rd = limits::MAX_SEND_SGE as Count;
         attr.max_fast_reg_page_list_len = MAX_FAST_REG_PAGES;
-        attr.max_cqe = limits::MAX_CQE as i32;
-        attr.max_mcast_grp = MAX_MEMBERS as i32;
-        attr.max_mcast_qp_attach = MAX_GROUP_MEMBERS as i32;
-        attr.max_total_mcast_qp_attach = MAX_MEMBERS as i32;
-        attr.max_srq_wr = limits::MAX_QP_WR as i32;
-        attr.max_srq_sge = limits::MAX_RECV_SGE as i32;
+        attr.max_cqe = limits::MAX_CQE as Count;
+        attr.max_mcast_grp = MAX_MEMBERS as Count;
+        attr.max_mcast_qp_attach = MAX_GROUP_MEMBERS as Count;
+        attr.max_total_mcast_qp_attach = MAX_MEMBERS as Count;
+        attr.max_srq_wr = limits::MAX_QP_WR as Count;
+        attr.max_srq_sge = limits::MAX_RECV_SGE as Count;
         attr.max_qp_rd_atom = limits::MAX_RD_ATOMIC.into();
         attr.max_qp_init_rd_atom = limits::MAX_RD_ATOMIC.into();
-        attr.max_res_rd_atom = i32::from(limits::MAX_RD_ATOMIC) * attr.max_qp;
+        attr.max_res_rd_atom = Count::from(limits::MAX_RD_ATOMIC) * attr.max_qp;
         attr.atomic_cap = AtomicCap::Hca.as_raw();
         attr.local_ca_ack_delay = ACK_DELAY;
         // Of `rdma::clock`: all bits count, and 1,000,000 kHz are nanoseconds.

@@ -127,7 +127,7 @@ module! {
 /// devices, then those that there are go, and then nobody is left to be told of network devices
 /// and namespaces.
 #[pin_data]
-struct Ferroce {
+pub struct Ferroce {
     #[pin]
     link: rdma::LinkRegistration<device::Link>,
     driver: rdma::DriverRegistration<device::Ferroce>,

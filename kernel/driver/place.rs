@@ -7,7 +7,7 @@
 //! and may have no parent at all. So each RDMA device has a parent of its own, with a folder `net` in
 //! which there is a link to the network device.
 
-use crate::rdma::{net::InterfaceName, sysfs::Folder, NetDevice};
+use crate::rdma::{compat::faux_device, net::InterfaceName, sysfs::Folder, NetDevice};
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{device::Device, faux, prelude::*, str::CString};
 
@@ -30,14 +30,14 @@ impl Place {
         let parent = faux::Registration::new(&name, None)?;
         Ok(Self {
             link: None,
-            folder: Folder::new(parent.as_ref(), c"net")?,
+            folder: Folder::new(faux_device(&parent), c"net")?,
             parent,
         })
     }
 
     /// The device that is to be the parent.
     pub(crate) fn parent(&self) -> &Device {
-        self.parent.as_ref()
+        faux_device(&self.parent)
     }
 
     /// Has the link lead to a network device, by the name that this has now, or to none.

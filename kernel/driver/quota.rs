@@ -2,7 +2,7 @@
 
 //! How many objects of each kind a device has, and how many it may have.
 
-use crate::rdma::DeviceAttr;
+use crate::rdma::{Count, DeviceAttr};
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{prelude::*, sync::Arc};
 
@@ -73,7 +73,7 @@ impl Quota {
 
     /// Fills in how many there can be.
     pub(crate) fn fill(attr: &mut DeviceAttr) {
-        let max = |kind: Kind| kind.max() as i32;
+        let max = |kind: Kind| kind.max() as Count;
         attr.max_pd = max(Kind::Pd);
         attr.max_ah = max(Kind::Ah);
         attr.max_cq = max(Kind::Cq);

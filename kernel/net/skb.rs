@@ -348,7 +348,7 @@ impl Packet {
         // SAFETY: A valid packet, which is ours, with more space in front of its data than that, if nothing
         // was put there before.
         unsafe {
-            if (*raw).data.offset_from_unsigned((*raw).head) < HEADROOM {
+            if (*raw).data.offset_from((*raw).head) < HEADROOM as isize {
                 return;
             }
             let start = bindings::skb_push(raw, length as u32);

@@ -22,6 +22,8 @@
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
+    // Rust 1.85 does not know the next one yet.
+    unknown_lints,
     unnecessary_transmutes,
     unreachable_pub,
     unsafe_op_in_unsafe_fn

@@ -21,7 +21,7 @@
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 
 use super::{
-    bindings,
+    bindings, compat,
     gid::{Gid, GidAttr},
     net::{Net, NetDevice},
     ops::VTable,
@@ -290,7 +290,7 @@ impl<T: Operations> NewDevice<T> {
         let init = unsafe {
             (&raw mut (*this.as_ptr()).type_id).write(TypeId::of::<T>());
             Opaque::cast_into(&raw const (*this.as_ptr()).parent).write(None);
-            data.__pinned_init(Opaque::cast_into(&raw const (*this.as_ptr()).data))
+            compat::init(Opaque::cast_into(&raw const (*this.as_ptr()).data), data)
         };
         if let Err(err) = init {
             // SAFETY: Allocated above. Without operations the data is not dropped.

@@ -80,6 +80,7 @@ mod macros;
 pub(crate) mod bindings;
 
 pub mod ah;
+pub mod compat;
 pub mod cq;
 pub mod details;
 pub mod device;
@@ -113,6 +114,7 @@ pub mod wr;
 
 pub use self::{
     ah::{AddressVector, Ah, AhAttr, NewAh},
+    compat::Count,
     cq::{Cq, CqFlags, CqInitAttr, NewCq},
     details::Details,
     device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent},
@@ -141,6 +143,8 @@ pub use self::{
     wc::{Wc, WcBuffer},
     wr::{RecvWr, RecvWrs, SendWr, SendWrs, Sge},
 };
+
+pub(crate) use compat::this_module;
 
 /// "Operation not supported", by the device, as user space knows it. (`ENOTSUPP`, which the `kernel`
 /// crate has, is another error that user space does not know.)

@@ -12,6 +12,7 @@
 //!
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h) (`INIT_RDMA_OBJ_SIZE`)
 
+use super::compat;
 use core::{
     marker::PhantomData,
     ops::Deref,
@@ -87,12 +88,12 @@ impl<C, T> Object<C, T> {
         // SAFETY: By the function's requirements the fields are valid for writes, and nobody moves
         // them, since `ib_core` does not move its objects.
         unsafe {
-            data.__pinned_init(Opaque::cast_into(&raw const (*this).data))?;
+            compat::init(Opaque::cast_into(&raw const (*this).data), data)?;
             let users = pin_init!(Users {
                 count: Refcount::new(1),
                 gone <- Completion::new(),
             });
-            let Ok(()) = users.__pinned_init(Opaque::cast_into(&raw const (*this).users));
+            let Ok(()) = compat::init(Opaque::cast_into(&raw const (*this).users), users);
         }
         // INVARIANT: All is initialised now.
         // SAFETY: As above.

@@ -57,7 +57,7 @@ pub enum UserCommand {
 /// The operations on the objects of a device are with the types of these objects.
 #[vtable]
 pub trait Operations: Sized + Send + Sync + 'static {
-    /// The module that the driver is in: `&THIS_MODULE`.
+    /// The module that the driver is in: `this_module!()`.
     const MODULE: &'static ThisModule;
 
     /// Number of the driver, which no other driver may have.

@@ -142,7 +142,7 @@ pub(crate) fn word<P: Responder>(
     access: AccessFlags,
 ) -> Result<P::Region, Refusal> {
     // IBTA 9.4.5 and 9.7.4.1.8: a misaligned address makes the request invalid.
-    let is_valid = remote.addr.is_multiple_of(u64::from(ATOMIC_LENGTH))
+    let is_valid = remote.addr % u64::from(ATOMIC_LENGTH) == 0
         && peer.takes_reads()
         && peer.access().contains(access);
     match is_valid {

@@ -272,15 +272,17 @@ fn flags(flags: [bool; 4]) -> u32 {
 }
 
 fn gid_words(gid: [u8; 16]) -> [u32; 4] {
-    let (words, _) = gid.as_chunks::<4>();
-    core::array::from_fn(|i| words.get(i).copied().map_or(0, u32::from_le_bytes))
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(gid.chunks_exact(4)) {
+        *word = bytes.first_chunk().copied().map_or(0, u32::from_le_bytes);
+    }
+    words
 }
 
 fn gid(words: [u32; 4]) -> [u8; 16] {
     let mut gid = [0; 16];
-    let (chunks, _) = gid.as_chunks_mut::<4>();
-    for (chunk, word) in chunks.iter_mut().zip(words) {
-        *chunk = word.to_le_bytes();
+    for (chunk, word) in gid.chunks_exact_mut(4).zip(words) {
+        chunk.copy_from_slice(&word.to_le_bytes());
     }
     gid
 }

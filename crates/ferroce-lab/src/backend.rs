@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::fetch::Series;
+
 /// What a guest runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Backend {
@@ -65,6 +67,8 @@ pub struct Flavor {
     pub backend: Backend,
     /// Whether it looks for bugs, at the price of speed.
     pub debug: bool,
+    /// Which series of Linux.
+    pub series: Series,
 }
 
 impl Flavor {

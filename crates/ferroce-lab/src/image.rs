@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::backend::{Backend, Flavor};
+use crate::backend::{Backend, Flavor, Series};
 use crate::kernel::Kernel;
 use crate::modules::Modules;
 
@@ -36,7 +36,7 @@ pub struct Image {
 impl Image {
     /// One that the lab built.
     pub fn built(kernel: &Kernel, modules: &Modules) -> Self {
-        let Flavor { backend, debug } = kernel.flavor;
+        let Flavor { backend, debug, .. } = kernel.flavor;
         Self {
             name: kernel.flavor.name(),
             backend,
@@ -58,7 +58,11 @@ impl fmt::Display for Image {
             f,
             "Linux {} for {}",
             self.release,
-            Flavor { backend, debug }
+            Flavor {
+                backend,
+                debug,
+                series: Series::default(),
+            }
         )
     }
 }

@@ -49,7 +49,7 @@ impl Kernel {
     /// `project` is the folder with `config/` in it. The compilers must be there
     /// ([`crate::prerequisites::ensure`]).
     pub fn ensure(cache: &Cache, project: &Path, flavor: Flavor) -> Result<Self> {
-        let source = fetch::ensure(cache)?;
+        let source = fetch::ensure(cache, flavor.series)?;
         let (kernel, fragment) = Self::locate(cache, project, flavor, source)?;
         if let Some(release) = kernel.whole() {
             return Ok(Self { release, ..kernel });
@@ -68,7 +68,7 @@ impl Kernel {
 
     /// The same kernel, if it is in the cache already: nothing is built.
     pub fn find(cache: &Cache, project: &Path, flavor: Flavor) -> Result<Option<Self>> {
-        let Some(source) = fetch::find(cache) else {
+        let Some(source) = fetch::find(cache, flavor.series) else {
             return Ok(None);
         };
         let (kernel, _) = Self::locate(cache, project, flavor, source)?;
@@ -326,7 +326,7 @@ impl Kernel {
 }
 
 /// How many compilers run at once.
-fn jobs() -> usize {
+pub(crate) fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 

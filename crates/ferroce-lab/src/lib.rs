@@ -11,6 +11,7 @@ mod boot;
 pub mod cache;
 mod channel;
 pub mod distribution;
+pub mod driver;
 mod error;
 mod fetch;
 pub mod guest;

@@ -284,7 +284,7 @@ fn remove_old(all: &Path, key: &str) {
 }
 
 /// Tells one state of the modules' sources from another.
-fn sources_key(project: &Path) -> Result<String> {
+pub(crate) fn sources_key(project: &Path) -> Result<String> {
     if project
         .as_os_str()
         .as_encoded_bytes()

@@ -301,6 +301,11 @@ fn libclang(version: u32) -> Option<PathBuf> {
     dir.join("libclang.so").exists().then_some(dir)
 }
 
+/// The folder of libclang of the best version that is there.
+pub(crate) fn libclang_folder() -> Option<PathBuf> {
+    LLVM.into_iter().find_map(libclang)
+}
+
 /// Where the kernel's build looks for the source of Rust's `core`.
 fn rust_sources() -> Option<PathBuf> {
     let sysroot = output("rustc", &["--print", "sysroot"])?;
@@ -312,7 +317,7 @@ fn tools(cache: &Cache) -> PathBuf {
 }
 
 /// The bindgen that the lab installed, or one in `PATH` that is not too old.
-fn find_bindgen(cache: &Cache) -> Option<(PathBuf, String)> {
+pub(crate) fn find_bindgen(cache: &Cache) -> Option<(PathBuf, String)> {
     let own = tools(cache).join("bin/bindgen");
     let candidates = own
         .exists()

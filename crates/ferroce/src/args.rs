@@ -4,11 +4,12 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::distribution::Distribution;
 use ferroce_lab::prerequisites::Install;
 use ferroce_lab::session::hosts::MOST;
@@ -102,32 +103,47 @@ pub enum Command {
     ///   ferroce trace fr0 -o - | wireshark -k -i -
     #[command(verbatim_doc_comment)]
     Trace(Trace),
-    /// Install the plug-in by which programs on this machine use ferroce
+    /// Install the plug-in by which programs on this machine use ferroce, and
+    /// the driver
     ///
     /// Programs reach an RDMA device by libibverbs, and that by a plug-in for
     /// each kind of device. This program carries ferroce's, and puts two files
     /// where the libibverbs that is installed looks: libferroce-rdmavNN.so, and
     /// ferroce.driver, which names it. Where only root may write, it prints the
-    /// command to do so. `ferroce uninstall` removes the two files.
+    /// command to do so. `ferroce uninstall` removes them.
     ///
     /// NN is the number of libibverbs' interface to plug-ins. There are
     /// plug-ins for 34, 57, 59, 64 and 65, which are all that rdma-core 36 to
     /// 65 have. When an upgrade of rdma-core changes it, install again.
     ///
-    /// It does not install the driver, ferroce.ko. A kernel module is built
-    /// for one kernel, and this one needs a kernel of the version that
-    /// `ferroce lab build` fetches, with CONFIG_RUST and the headers for it:
+    /// With --driver or --kernel it installs the driver too, ferroce.ko, for
+    /// Linux 7.2 or later with CONFIG_RUST. All that is in the way is told first,
+    /// with what helps; --check does nothing else.
     ///
-    ///   make -C /lib/modules/$(uname -r)/build M=$PWD/kernel/driver modules
+    /// A kernel takes a module in Rust only from the compiler that built the
+    /// kernel (CONFIG_RUSTC_VERSION_TEXT), and with the metadata of the kernel's
+    /// own crates. Where the headers have that, as Arch's do and on Ubuntu
+    /// linux-lib-rust, they and the compiler of the distribution are used. The
+    /// headers of Debian 13's backports lack it: ferroce makes it of Debian's
+    /// source, by Debian's compilers, which apt fetches and which are unpacked in
+    /// the cache, not installed (470 MB; some minutes, once for each kernel).
+    ///
+    /// `ferroce module check` looks at the driver before it is put into
+    /// /lib/modules/RELEASE/updates. A udev rule lets all users open the devices.
+    /// Then: modprobe ferroce; ferroce link add fr0 eth0
+    ///
+    ///   ferroce install --check                 # can this kernel have it?
+    ///   sudo ferroce install --driver
     ///
     /// The guests of `ferroce lab` have driver and plug-in already.
     #[command(verbatim_doc_comment)]
     Install(Installation),
-    /// Remove the plug-in that `ferroce install` installed
+    /// Remove the plug-in and the driver that `ferroce install` installed
     ///
     /// It removes the file that names the plug-in, and the plug-ins of all
     /// versions, from the folders of the libibverbs that is installed and from
-    /// those of the usual distributions, and says each.
+    /// those of the usual distributions; the driver of each kernel, and the udev
+    /// rule. It says each. A driver that is loaded stays so: rmmod ferroce.
     Uninstall(Removal),
     /// Read, check, load and list kernel modules
     #[command(subcommand)]
@@ -203,6 +219,61 @@ pub struct Installation {
     /// Install this plug-in, not the one that this program carries
     #[arg(long, value_name = "FILE")]
     pub library: Option<PathBuf>,
+    #[command(flatten)]
+    pub driver: Driver,
+}
+
+/// Whether and how the driver is installed.
+#[derive(Debug, clap::Args)]
+pub struct Driver {
+    /// Build and install the driver too, for the kernel that runs
+    #[arg(long)]
+    pub driver: bool,
+    /// Build and install the driver too, for this kernel, such as
+    /// 7.3.4+deb13-amd64
+    #[arg(long, value_name = "RELEASE", value_parser = release)]
+    pub kernel: Option<String>,
+    /// Only say what is in the way of the driver, or what would be done
+    #[arg(long)]
+    pub check: bool,
+    /// Sign the driver with this private key, a file in PEM
+    #[arg(long, value_name = "FILE", requires = "sign_cert")]
+    pub sign_key: Option<PathBuf>,
+    /// The certificate of that key, which the kernel is to trust, a file in DER
+    #[arg(long, value_name = "FILE", requires = "sign_key")]
+    pub sign_cert: Option<PathBuf>,
+}
+
+impl Driver {
+    /// Whether it is to be installed, or looked whether it can be.
+    pub fn is_wanted(&self) -> bool {
+        self.driver || self.kernel.is_some() || self.check || self.sign_key.is_some()
+    }
+
+    /// The words that say the same on another command line.
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        words.extend(self.driver.then(|| "--driver".into()));
+        let kernel = self.kernel.iter().map(OsString::from);
+        words.extend(kernel.flat_map(|kernel| ["--kernel".into(), kernel]));
+        for (option, file) in [
+            ("--sign-key", &self.sign_key),
+            ("--sign-cert", &self.sign_cert),
+        ] {
+            let file = file.iter().map(OsString::from);
+            words.extend(file.flat_map(|file| [option.into(), file]));
+        }
+        words
+    }
+}
+
+/// A kernel's release becomes part of paths, and of apt's arguments.
+fn release(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ".+-~_".contains(c);
+    match text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(is_plain) {
+        true => Ok(text.to_owned()),
+        false => Err("give one such as 7.3.4+deb13-amd64, as `uname -r` prints it".to_owned()),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -312,6 +383,7 @@ impl Which {
         Flavor {
             backend: self.backend.unwrap_or(Backend::Uml),
             debug: self.debug,
+            series: Series::default(),
         }
     }
 }
@@ -321,8 +393,8 @@ impl Which {
 pub struct AnyKernel {
     #[command(flatten)]
     which: Which,
-    /// Boot this kernel, on QEMU, and none of the lab's: `debian`,
-    /// `debian:VERSION`, or the path of one
+    /// The series of Linux: 7.2 or 7.3; or boot, on QEMU, a kernel that is not
+    /// the lab's: `debian`, `debian:VERSION`, or the path of one
     ///
     /// `debian` is the newest kernel of Debian's backports, and `debian:7.2` the
     /// newest 7.2 that Debian has; apt fetches and checks it, into the cache. A
@@ -330,9 +402,31 @@ pub struct AnyKernel {
     /// (/boot/vmlinuz-VERSION), of the folder with its modules
     /// (/lib/modules/VERSION), or of the folder that its package was unpacked in.
     /// It needs 9p and overlay as modules or built in, as distributions have them.
-    /// The driver, ferroce.ko, is not there: it is built for the lab's kernels.
-    #[arg(long, value_name = "KERNEL", conflicts_with = "debug")]
-    kernel: Option<Distribution>,
+    /// The driver, ferroce.ko, is there with `--module ferroce`: for Debian's
+    /// kernels it is built, which takes some minutes the first time.
+    #[arg(long, value_name = "KERNEL")]
+    kernel: Option<KernelName>,
+}
+
+/// A kernel as the command line names it.
+#[derive(Debug, Clone)]
+enum KernelName {
+    Series(Series),
+    Distribution(Distribution),
+}
+
+impl FromStr for KernelName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(series) => Ok(Self::Series(series)),
+            Err(wrong) => match text.parse() {
+                Ok(kernel) => Ok(Self::Distribution(kernel)),
+                Err(why) => Err(format!("{wrong}; of others {why}")),
+            },
+        }
+    }
 }
 
 /// A kernel that a guest is to have.
@@ -347,19 +441,26 @@ pub enum Choice {
 impl AnyKernel {
     /// For so many hosts, which are machines if they are several.
     pub fn choice(&self, hosts: u32) -> anyhow::Result<Choice> {
+        let mut flavor = self.which.flavor();
+        if hosts > 1 && self.which.backend.is_none() {
+            flavor.backend = Backend::Qemu;
+        }
         match (&self.kernel, self.which.backend) {
             (_, Some(Backend::Uml)) if hosts > 1 => anyhow::bail!(
                 "--hosts {hosts} has machines with a network, which User-Mode Linux has not: leave out --backend uml"
             ),
-            (None, None) if hosts > 1 => Ok(Choice::Built(Flavor {
-                backend: Backend::Qemu,
-                debug: self.which.debug,
+            (None, _) => Ok(Choice::Built(flavor)),
+            (Some(KernelName::Series(series)), _) => Ok(Choice::Built(Flavor {
+                series: *series,
+                ..flavor
             })),
-            (None, _) => Ok(Choice::Built(self.which.flavor())),
-            (Some(kernel), Some(Backend::Uml)) => anyhow::bail!(
+            (Some(KernelName::Distribution(kernel)), Some(Backend::Uml)) => anyhow::bail!(
                 "--kernel {kernel} is for a machine, which User-Mode Linux is not: leave out --backend uml"
             ),
-            (Some(kernel), _) => Ok(Choice::Distribution(kernel.clone())),
+            (Some(KernelName::Distribution(kernel)), _) if self.which.debug => anyhow::bail!(
+                "--debug is for the lab's own kernels, and {kernel} is as it is: leave out --debug"
+            ),
+            (Some(KernelName::Distribution(kernel)), _) => Ok(Choice::Distribution(kernel.clone())),
         }
     }
 }
@@ -381,6 +482,9 @@ pub struct Build {
     /// Compile the modules with clippy instead, its warnings as errors
     #[arg(long)]
     pub clippy: bool,
+    /// Build the driver for a kernel of Debian's, too: some minutes the first time
+    #[arg(long)]
+    pub driver: bool,
     /// Install the verbs programs that the demo and the tests run, too:
     /// ibverbs-utils, rdmacm-utils, perftest, pyverbs
     #[arg(long)]
@@ -415,7 +519,7 @@ pub struct Machine {
     /// Make this folder writable: changes in it persist; may be given again
     #[arg(long, value_name = "DIR")]
     pub rw: Vec<PathBuf>,
-    /// Load this module first, or all of a folder; may be given again
+    /// Load this module first, or all of a folder, or `ferroce`, the driver; may be given again
     ///
     /// Its parameters follow: `--module ./x.ko name=Ada count=3`. For those of a
     /// folder with several modules: `--module ./modules x.name=Ada`.

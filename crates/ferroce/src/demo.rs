@@ -2,7 +2,7 @@
 //! `ferroce demo`: sets everything up and shows what it does.
 
 use anyhow::Result;
-use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::prerequisites::Purpose;
 use ferroce_lab::progress::note;
 use ferroce_lab::session::Session;
@@ -52,6 +52,7 @@ pub fn run(setup: &Setup) -> Result<i32> {
     let flavor = Flavor {
         backend: Backend::Uml,
         debug: false,
+        series: Series::default(),
     };
     let ready = Ready::ensure(setup, &Choice::Built(flavor), &[Purpose::Verbs])?;
     note(

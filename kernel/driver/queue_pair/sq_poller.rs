@@ -168,7 +168,9 @@ impl SqPoller {
 
 /// Takes note of a doorbell that has been answered, and perhaps offers the queue to the poller.
 pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
-    if *crate::module_parameters::poll.value() == 0 || qp.polled.load(Relaxed) {
+    if rdma::compat::parameter(crate::module_parameters::poll.value()) == 0
+        || qp.polled.load(Relaxed)
+    {
         return;
     }
     let poller = &qp.device().sq_poller;

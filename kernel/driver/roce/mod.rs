@@ -66,5 +66,5 @@ fn own_priority() -> u32 {
 
 /// Whether traffic between queue pairs of this host goes from memory to memory, and not by the wire.
 pub(crate) fn delivers_locally() -> bool {
-    *crate::module_parameters::local.value() != 0
+    crate::rdma::compat::parameter(crate::module_parameters::local.value()) != 0
 }

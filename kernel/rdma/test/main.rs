@@ -41,7 +41,7 @@ module! {
 }
 
 #[pin_data]
-struct Test {
+pub struct Test {
     #[pin]
     link: LinkRegistration<Link>,
     driver: DriverRegistration<Dev>,
@@ -127,7 +127,7 @@ impl Dev {
 
 #[vtable]
 impl Operations for Dev {
-    const MODULE: &'static ThisModule = &THIS_MODULE;
+    const MODULE: &'static ThisModule = this_module!();
     const DRIVER_ID: u32 = u32::from_be_bytes(*b"TEST");
     const ABI_VERSION: u32 = 1;
     const NODE_DESC: &'static str = "test";

@@ -237,7 +237,7 @@ const _: () = {
     assert!(offset_of!(RawCqe, _reserved1) == 56);
     assert!(offset_of!(RawCqe, sequence) == 60);
 
-    assert!(MAX_SEND_STRIDE == 576 && MAX_SEND_STRIDE.is_multiple_of(64));
+    assert!(MAX_SEND_STRIDE == 576 && MAX_SEND_STRIDE % 64 == 0);
     assert!(MAX_SEND_STRIDE == SEND_HEADER_LEN + MAX_INLINE_DATA as usize);
     assert!(MAX_RECV_STRIDE == 528);
     // `num_sge` of a send work request is a byte.

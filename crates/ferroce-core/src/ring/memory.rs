@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use core::slice;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::ring::layout::{CQE_LEN, HEADER_LEN, RING_ALIGN};
+use crate::ring::layout::{get, CQE_LEN, HEADER_LEN, RING_ALIGN};
 use crate::ring::GeometryError;
 
 /// The memory of one ring: a header, and entries of one size.
@@ -42,7 +42,7 @@ impl Memory {
         if base.as_ptr().align_offset(RING_ALIGN) != 0 {
             return Err(GeometryError::Misaligned);
         }
-        if !entries.is_power_of_two() || stride == 0 || !stride.is_multiple_of(16) {
+        if !entries.is_power_of_two() || stride == 0 || stride % 16 != 0 {
             return Err(GeometryError::Descriptor);
         }
         let needed = usize::try_from(entries)
@@ -72,7 +72,7 @@ impl Memory {
 
     /// The index at `OFFSET` of the header.
     pub(super) fn header<const OFFSET: usize>(&self) -> &AtomicU32 {
-        const { assert!(OFFSET.is_multiple_of(4) && OFFSET + 4 <= HEADER_LEN) };
+        const { assert!(OFFSET % 4 == 0 && OFFSET + 4 <= HEADER_LEN) };
         // SAFETY: By the type's invariants the header is valid and aligned to more than four bytes,
         // and is accessed by atomics alone; the offset is within it, and a multiple of four.
         unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(OFFSET).cast()) }
@@ -109,13 +109,9 @@ impl Memory {
 
 /// Copies bytes out of words of a ring, as many as both sides have.
 pub(super) fn copy_out(words: &[AtomicU64], into: &mut [u8]) {
-    let (chunks, rest) = into.as_chunks_mut::<8>();
-    for (chunk, word) in chunks.iter_mut().zip(words) {
-        *chunk = word.load(Ordering::Relaxed).to_ne_bytes();
-    }
-    if let Some(word) = words.get(chunks.len()) {
+    for (chunk, word) in into.chunks_mut(size_of::<u64>()).zip(words) {
         let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
-        for (to, from) in rest.iter_mut().zip(bytes) {
+        for (to, from) in chunk.iter_mut().zip(bytes) {
             *to = from;
         }
     }
@@ -147,9 +143,10 @@ impl<'a> Writer<'a> {
             self.push(first);
             bytes = rest;
         }
-        let (chunks, rest) = bytes.as_chunks::<8>();
-        for (chunk, word) in chunks.iter().zip(&mut self.words) {
-            word.store(u64::from_ne_bytes(*chunk), Ordering::Relaxed);
+        let chunks = bytes.chunks_exact(size_of::<u64>());
+        let rest = chunks.remainder();
+        for (chunk, word) in chunks.zip(&mut self.words) {
+            word.store(u64::from_ne_bytes(get(chunk, 0)), Ordering::Relaxed);
         }
         for &byte in rest {
             self.push(byte);

@@ -146,32 +146,33 @@ pub enum Origin {
 
 /// The gather or scatter list of a work request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SgeList<'a>(&'a [[u8; SGE_LEN]]);
+pub struct SgeList<'a>(&'a [u8]);
 
 impl<'a> SgeList<'a> {
     /// A list of entries as they are in a ring.
-    pub const fn of(entries: &'a [[u8; SGE_LEN]]) -> Self {
-        Self(entries)
+    pub fn of(entries: &'a [[u8; SGE_LEN]]) -> Self {
+        Self(entries.as_flattened())
     }
 
     /// A list over the bytes of whole entries.
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes.as_chunks().0)
+        Self(bytes)
     }
 
     /// The entries, in order.
     pub fn iter(self) -> impl Iterator<Item = Sge> + 'a {
-        self.0.iter().map(Sge::from_bytes)
+        let entries = self.0.chunks_exact(SGE_LEN);
+        entries.map(|entry| Sge::from_bytes(&get(entry, 0)))
     }
 
     /// How many there are.
     pub const fn len(self) -> usize {
-        self.0.len()
+        self.0.len() / SGE_LEN
     }
 
     /// Whether there is none.
     pub const fn is_empty(self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// Bytes of all of them.

@@ -54,8 +54,8 @@ const fn tables() -> [[u32; 256]; SLICES] {
     tables
 }
 
-/// Eight bytes, which are taken as a number, the first one as its lowest.
-type Word = [u8; 8];
+/// Bytes of a word, the first one of which is its lowest.
+const WORD: usize = size_of::<u64>();
 
 /// How many words after itself [`fold`] moves a word to, at most.
 const REACH: usize = 5;
@@ -68,18 +68,22 @@ const LONG: usize = 128;
 /// Not inlined: what is short is not to save the registers that this takes.
 #[inline(never)]
 fn update(crc: u32, head: &[u8], bytes: &[u8]) -> u32 {
-    let (first, head) = head.as_rchunks();
+    let (first, head) = head.split_at(head.len() % WORD);
     let crc = look_up(crc, first);
-    let (words, _) = bytes.as_chunks();
-    // All but those which what is moved goes to.
-    let (front, back) = words.split_at(words.len() - REACH);
+    // All words but those which what is moved goes to.
+    let (front, back) = bytes.split_at((bytes.len() / WORD - REACH) * WORD);
     let moved = fold(fold([crc.into(), 0, 0, 0, 0], head), front);
-    let mut last = [[0; size_of::<Word>()]; REACH];
-    for ((place, word), moved) in last.iter_mut().zip(back).zip(moved) {
-        *place = (u64::from_le_bytes(*word) ^ moved).to_le_bytes();
+    let words = back.chunks_exact(WORD);
+    let rest = words.remainder();
+    let mut last = [[0; WORD]; REACH];
+    for ((place, word), moved) in last.iter_mut().zip(words).zip(moved) {
+        *place = (word_of(word) ^ moved).to_le_bytes();
     }
-    let rest = bytes.as_chunks::<{ size_of::<Word>() }>().1;
     look_up(look_up(0, last.as_flattened()), rest)
+}
+
+fn word_of(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(get(bytes, 0))
 }
 
 /// Moves words to what follows them: returns what is to be added to the next words, for the CRC of those
@@ -90,9 +94,9 @@ fn update(crc: u32, head: &[u8], bytes: &[u8]) -> u32 {
 /// together by some shifts, without a look at memory (Russell, "Chorba: A novel CRC32 implementation",
 /// 2024). That takes three quarters of the time that the tables take, and a fifth where every look at
 /// memory is dear, as in an emulator, which has no fast carry-less multiplication to offer either.
-fn fold(moved: [u64; REACH], words: &[Word]) -> [u64; REACH] {
-    let step = |[now, a, b, c, d]: [u64; REACH], word: &Word| {
-        let word = u64::from_le_bytes(*word) ^ now;
+fn fold(moved: [u64; REACH], words: &[u8]) -> [u64; REACH] {
+    let step = |[now, a, b, c, d]: [u64; REACH], word: &[u8]| {
+        let word = word_of(word) ^ now;
         [
             a,
             b ^ word << 17 ^ word << 55,
@@ -102,16 +106,19 @@ fn fold(moved: [u64; REACH], words: &[Word]) -> [u64; REACH] {
         ]
     };
     // Four at once spare most of the moves from one variable to the next.
-    let (groups, rest) = words.as_chunks::<4>();
-    let of_group = |moved, group: &[Word; 4]| group.iter().fold(moved, step);
-    rest.iter().fold(groups.iter().fold(moved, of_group), step)
+    let groups = words.chunks_exact(4 * WORD);
+    let rest = groups.remainder().chunks_exact(WORD);
+    let of_group = |moved, group: &[u8]| group.chunks_exact(WORD).fold(moved, step);
+    rest.fold(groups.fold(moved, of_group), step)
 }
 
 /// Adds bytes to a CRC by means of the tables.
 fn look_up(mut crc: u32, bytes: &[u8]) -> u32 {
-    let (blocks, rest) = bytes.as_chunks::<SLICES>();
+    let blocks = bytes.chunks_exact(SLICES);
+    let words = blocks.remainder().chunks_exact(4);
+    let rest = words.remainder();
     for block in blocks {
-        let mut block = *block;
+        let mut block: [u8; SLICES] = get(block, 0);
         for (byte, crc) in block.iter_mut().zip(crc.to_le_bytes()) {
             *byte ^= crc;
         }
@@ -122,9 +129,8 @@ fn look_up(mut crc: u32, bytes: &[u8]) -> u32 {
         }
     }
     // All that is sent is words.
-    let (words, rest) = rest.as_chunks::<4>();
     for word in words {
-        let [a, b, c, d] = (crc ^ u32::from_le_bytes(*word))
+        let [a, b, c, d] = (crc ^ u32::from_le_bytes(get(word, 0)))
             .to_le_bytes()
             .map(usize::from);
         crc = TABLES[3][a] ^ TABLES[2][b] ^ TABLES[1][c] ^ TABLES[0][d];

@@ -78,7 +78,7 @@ impl Memory {
         // multiplicative hash).
         let scattered = number.wrapping_mul(0x9e37_79b1) >> 16;
         let later_every = inner.later_every.get();
-        if later_every > 0 && scattered.is_multiple_of(later_every) {
+        if later_every > 0 && scattered % later_every == 0 {
             return Err(Fault::Later);
         }
         Ok(())

@@ -116,7 +116,7 @@ impl Apt {
         })
     }
 
-    fn command(&self, program: &str, args: &[&str]) -> Command {
+    pub(super) fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command
             .args(args)
@@ -126,7 +126,7 @@ impl Apt {
         command
     }
 
-    fn output(&self, program: &str, args: &[&str]) -> Result<String, String> {
+    pub(super) fn output(&self, program: &str, args: &[&str]) -> Result<String, String> {
         let output = self
             .command(program, args)
             .output()
@@ -226,7 +226,7 @@ fn only_file(dir: &Path, extension: &str) -> Result<PathBuf> {
         })
 }
 
-fn size_of_files(dir: &Path) -> u64 {
+pub(super) fn size_of_files(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else {
         return 0;
     };
@@ -237,7 +237,7 @@ fn size_of_files(dir: &Path) -> u64 {
         .sum()
 }
 
-fn last_line(text: &str) -> &str {
+pub(super) fn last_line(text: &str) -> &str {
     text.lines()
         .rfind(|l| !l.trim().is_empty())
         .unwrap_or("it failed")

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::apt::{Apt, Mirror, Offer};
-use super::{unpack, Source, SERIES};
+use super::{unpack, Series, Source};
 use crate::error::{Error, Result};
 use crate::progress;
 
@@ -16,7 +16,7 @@ const SUITES: [&str; 3] = ["trixie-backports", "forky", "sid"];
 
 /// Fetches and unpacks the newest supported source on offer; `None`, with the
 /// reasons added to `tried`, where there is none.
-pub fn fetch(dir: &Path, tried: &mut Vec<String>) -> Result<Option<Source>> {
+pub fn fetch(dir: &Path, series: Series, tried: &mut Vec<String>) -> Result<Option<Source>> {
     let Some(mirror) = Mirror::find() else {
         tried.push("apt: this machine has no Debian mirror configured".to_owned());
         return Ok(None);
@@ -28,7 +28,7 @@ pub fn fetch(dir: &Path, tried: &mut Vec<String>) -> Result<Option<Source>> {
             tried.push(format!("apt, {suite}: {reason}"));
             continue;
         }
-        for series in SERIES {
+        for series in series.all() {
             let Some(offer) = apt.offer(&format!("linux-source-{series}")) else {
                 continue;
             };
@@ -36,14 +36,14 @@ pub fn fetch(dir: &Path, tried: &mut Vec<String>) -> Result<Option<Source>> {
         }
         tried.push(format!(
             "apt, {suite}: no package linux-source-{}",
-            SERIES.join(" or -")
+            series.all().join(" or -")
         ));
     }
     Ok(None)
 }
 
 /// Fetches the package, and unpacks the archive in it.
-fn source(apt: &Apt, offer: &Offer, suite: &str, dir: &Path) -> Result<Source> {
+pub(crate) fn source(apt: &Apt, offer: &Offer, suite: &str, dir: &Path) -> Result<Source> {
     let deb = apt.download(offer, &dir.join("download"))?;
 
     let tree = dir.join("tree");

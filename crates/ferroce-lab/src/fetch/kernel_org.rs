@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::{rank, unpack, Source, SERIES};
+use super::{rank, unpack, Series, Source, SERIES};
 use crate::cache::hex;
 use crate::error::{Error, Result};
 use crate::progress::{self, Task, Unit};
@@ -20,7 +20,7 @@ pub const MIRROR_VARIABLE: &str = "FERROCE_KERNEL_MIRROR";
 
 /// Fetches and unpacks the newest supported release; `None`, with the reason
 /// added to `tried`, where it cannot be had.
-pub fn fetch(dir: &Path, tried: &mut Vec<String>) -> Result<Option<Source>> {
+pub fn fetch(dir: &Path, series: Series, tried: &mut Vec<String>) -> Result<Option<Source>> {
     let mirror = std::env::var(MIRROR_VARIABLE).unwrap_or_else(|_| MIRROR.to_owned());
     let mirror = mirror.trim_end_matches('/');
     let (major, _) = SERIES[0].split_once('.').expect("a series has two numbers");
@@ -37,8 +37,11 @@ pub fn fetch(dir: &Path, tried: &mut Vec<String>) -> Result<Option<Source>> {
             return Ok(None);
         }
     };
-    let Some((version, expected)) = newest(&sums) else {
-        tried.push(format!("{folder}: no release of {}", SERIES.join(" or ")));
+    let Some((version, expected)) = newest(&sums, series) else {
+        tried.push(format!(
+            "{folder}: no release of {}",
+            series.all().join(" or ")
+        ));
         return Ok(None);
     };
 
@@ -84,12 +87,12 @@ pub fn fetch(dir: &Path, tried: &mut Vec<String>) -> Result<Option<Source>> {
 }
 
 /// The newest supported release in a list of checksums, and its checksum.
-fn newest(sums: &str) -> Option<(String, String)> {
+fn newest(sums: &str, series: Series) -> Option<(String, String)> {
     sums.lines()
         .filter_map(|line| {
             let (sum, file) = line.split_once("  ")?;
             let version = file.strip_prefix("linux-")?.strip_suffix(".tar.xz")?;
-            Some((rank(version)?, version.to_owned(), sum.to_owned()))
+            Some((rank(version, series)?, version.to_owned(), sum.to_owned()))
         })
         .max()
         .map(|(_, version, sum)| (version, sum))
@@ -119,6 +122,9 @@ mod tests {
         let sums = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n\
             aa  linux-7.2.tar.xz\nbb  linux-7.2.9.tar.xz\ncc  linux-7.2.12.tar.xz\n\
             dd  linux-6.18.1.tar.xz\nee  patch-7.2.13.xz\n";
-        assert_eq!(newest(sums), Some(("7.2.12".to_owned(), "cc".to_owned())));
+        assert_eq!(
+            newest(sums, Series::default()),
+            Some(("7.2.12".to_owned(), "cc".to_owned()))
+        );
     }
 }

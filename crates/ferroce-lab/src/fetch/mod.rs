@@ -3,12 +3,14 @@
 //! through apt, or from kernel.org.
 
 pub mod apt;
-mod debian;
+pub(crate) mod debian;
 mod kernel_org;
+mod packages;
 
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +19,32 @@ use crate::error::{Error, Result};
 use crate::prerequisites::numbers;
 use crate::progress::{self, Task, Unit};
 
-/// The series of Linux that the modules are written for, best first. Rust's
-/// interfaces in the kernel change with each, so that others would not build.
-pub const SERIES: [&str; 1] = ["7.2"];
+/// The series of Linux that the modules are written for. Rust's interfaces in
+/// the kernel change with each, so that others would not build. Best first: that
+/// which all tests pass on, as long as it is on offer.
+pub const SERIES: [&str; 2] = ["7.2", "7.3"];
+
+/// One of [`SERIES`], or what is best of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Series(Option<&'static str>);
+
+impl FromStr for Series {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = SERIES.into_iter().find(|known| *known == text);
+        let wrong = || format!("the lab builds Linux {}", SERIES.join(" and "));
+        known.map(|known| Self(Some(known))).ok_or_else(wrong)
+    }
+}
+
+impl Series {
+    /// Those that will do, best first.
+    fn all(self) -> &'static [&'static str] {
+        let known = SERIES.iter().position(|known| Some(*known) == self.0);
+        known.map_or(&SERIES, |known| &SERIES[known..=known])
+    }
+}
 
 /// An unpacked kernel source.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,12 +61,12 @@ pub struct Source {
 const RECORD: &str = "ferroce-source.json";
 
 /// The source in the cache, or a newly fetched one.
-pub fn ensure(cache: &Cache) -> Result<Source> {
-    if let Some(source) = find(cache) {
+pub fn ensure(cache: &Cache, series: Series) -> Result<Source> {
+    if let Some(source) = find(cache, series) {
         return Ok(source);
     }
     let _lock = cache.lock("source", "fetching the kernel's source")?;
-    if let Some(source) = find(cache) {
+    if let Some(source) = find(cache, series) {
         return Ok(source);
     }
     let dir = cache.path("source");
@@ -68,13 +93,15 @@ pub fn ensure(cache: &Cache) -> Result<Source> {
     // Who names a mirror of kernel.org wants that, and not Debian's package.
     let source = match std::env::var_os(kernel_org::MIRROR_VARIABLE) {
         Some(_) => None,
-        None => debian::fetch(staging.path(), &mut tried)?,
+        None => debian::fetch(staging.path(), series, &mut tried)?,
     };
     let source = match source {
         Some(source) => source,
-        None => kernel_org::fetch(staging.path(), &mut tried)?.ok_or_else(|| Error::NoSource {
-            series: SERIES.join(", "),
-            tried,
+        None => kernel_org::fetch(staging.path(), series, &mut tried)?.ok_or_else(|| {
+            Error::NoSource {
+                series: series.all().join(", "),
+                tried,
+            }
         })?,
     };
 
@@ -90,7 +117,7 @@ pub fn ensure(cache: &Cache) -> Result<Source> {
 }
 
 /// The newest whole source in the cache of the best series.
-pub fn find(cache: &Cache) -> Option<Source> {
+pub fn find(cache: &Cache, series: Series) -> Option<Source> {
     let sources = fs::read_dir(cache.path("source"))
         .ok()?
         .flatten()
@@ -101,7 +128,7 @@ pub fn find(cache: &Cache) -> Option<Source> {
             }
             let text = fs::read(dir.join(RECORD)).ok()?;
             let source = serde_json::from_slice::<Source>(&text).ok()?;
-            Some((rank(&source.version)?, Source { dir, ..source }))
+            Some((rank(&source.version, series)?, Source { dir, ..source }))
         });
     let newest = sources.max_by(|(a, _), (b, _)| a.cmp(b))?;
     Some(newest.1)
@@ -109,8 +136,8 @@ pub fn find(cache: &Cache) -> Option<Source> {
 
 /// Orders versions: by the place of their series, then by number. `None` for
 /// a series that is not supported.
-fn rank(version: &str) -> Option<(std::cmp::Reverse<usize>, Vec<u64>)> {
-    let series = SERIES.iter().position(|s| {
+fn rank(version: &str, series: Series) -> Option<(std::cmp::Reverse<usize>, Vec<u64>)> {
+    let series = series.all().iter().position(|s| {
         version
             .strip_prefix(s)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
@@ -199,10 +226,15 @@ mod tests {
 
     #[test]
     fn newer_point_releases_rank_higher_and_unknown_series_not_at_all() {
-        assert!(rank("7.2.12-1~bpo13+1") > rank("7.2.9-1~bpo13+1"));
-        assert_eq!(rank("7.20.1"), None);
-        assert_eq!(rank("6.18.1"), None);
-        assert!(rank("7.2").is_some());
+        let rank = |version, series: &str| rank(version, series.parse().unwrap_or_default());
+        assert!(rank("7.2.12-1~bpo13+1", "") > rank("7.2.9-1~bpo13+1", ""));
+        assert!(rank("7.2.1", "") > rank("7.3.1", ""));
+        assert_eq!(rank("7.20.1", ""), None);
+        assert_eq!(rank("6.18.1", ""), None);
+        assert!(rank("7.2", "").is_some());
+        assert!(rank("7.3.4", "7.3").is_some());
+        assert_eq!(rank("7.2.12", "7.3"), None);
+        assert!("7.1".parse::<Series>().is_err());
     }
 
     #[test]

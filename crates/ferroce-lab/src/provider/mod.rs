@@ -211,7 +211,7 @@ fn below(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// Writes a file so that at any time the old one or the new one is there.
-fn write(place: &Path, contents: &[u8]) -> Result<()> {
+pub fn write(place: &Path, contents: &[u8]) -> Result<()> {
     let wrap = |source| Error::file("write", place)(source);
     let folder = place.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(Error::file("create", folder))?;

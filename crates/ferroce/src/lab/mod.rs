@@ -7,9 +7,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::cache::Cache;
 use ferroce_lab::distribution::Distribution;
+use ferroce_lab::driver::{is_debians, Target};
 use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::{lint, Modules};
@@ -63,6 +64,26 @@ impl Ready {
         })
     }
 
+    /// The driver for the kernel: with the lab's own kernels' modules, or built for Debian's.
+    pub fn driver(&self, kernel_dir: &Path) -> Result<PathBuf> {
+        let Image {
+            modules, release, ..
+        } = &self.image;
+        let own = modules.join("updates/ferroce.ko");
+        if own.exists() {
+            return Ok(own);
+        }
+        if !is_debians(release) {
+            return Err(Error::Usage(format!(
+                "the driver is built for the lab's kernels and for Debian's, which Linux {release} is not: after \
+                 `ferroce install --kernel {release}` it is one of the kernel's modules"
+            ))
+            .into());
+        }
+        let target = Target::debian(&self.cache, release)?;
+        Ok(target.driver(&self.cache, &project(kernel_dir)?)?)
+    }
+
     pub fn run(&self, session: &Session) -> Result<i32> {
         self.run_to(session, std::io::stdout())
     }
@@ -105,7 +126,12 @@ pub fn kernel_folder(name: &str) -> Result<PathBuf> {
         "" => Backend::Uml,
         _ => backend.parse().map_err(|_| unknown_kernel(name))?,
     };
-    let flavor = Flavor { backend, debug };
+    let series = Series::default();
+    let flavor = Flavor {
+        backend,
+        debug,
+        series,
+    };
     let project = project(&crate::args::kernel_dir())?;
     let cache = Cache::open()?;
     let Some(kernel) = Kernel::find(&cache, &project, flavor)? else {
@@ -131,7 +157,7 @@ fn unknown_kernel(name: &str) -> Error {
     ))
 }
 
-fn project(kernel_dir: &Path) -> Result<PathBuf> {
+pub fn project(kernel_dir: &Path) -> Result<PathBuf> {
     kernel_dir.canonicalize().with_context(|| {
         format!(
             "the kernel modules' sources are not at {}; say where they are with --kernel-dir, or \
@@ -152,10 +178,14 @@ fn build(args: &Build) -> Result<i32> {
     let flavor = match args.kernel.choice(1)? {
         Choice::Built(flavor) => flavor,
         choice if !args.clippy => {
-            let image = Ready::ensure(&args.setup, &choice, &more)?.image;
-            note("Ready", &image.to_string());
-            note("Kernel", &image.file.display().to_string());
-            note("Modules", &image.modules.display().to_string());
+            let ready = Ready::ensure(&args.setup, &choice, &more)?;
+            note("Ready", &ready.image.to_string());
+            note("Kernel", &ready.image.file.display().to_string());
+            note("Modules", &ready.image.modules.display().to_string());
+            if args.driver {
+                let driver = ready.driver(&args.setup.kernel_dir)?;
+                note("Driver", &driver.display().to_string());
+            }
             return Ok(0);
         }
         _ => anyhow::bail!("--clippy needs a kernel that the lab builds: leave out --kernel"),
@@ -190,7 +220,8 @@ fn build(args: &Build) -> Result<i32> {
 fn session(machine: &Machine, command: Vec<OsString>, terminal: bool, count: u32) -> Result<i32> {
     let choice = machine.kernel.choice(count)?;
     let counts_instructions = machine.clock.counts_instructions(choice.backend())?;
-    let ready = Ready::ensure(&machine.setup, &choice, &[])?;
+    let mut ready = Ready::ensure(&machine.setup, &choice, &[])?;
+    let module_files = ready.module_files(&machine.module, &machine.setup.kernel_dir)?;
     let session = Session {
         command,
         cpus: machine.cpus,
@@ -199,7 +230,7 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool, count: u32
         counts_instructions,
         timeout: machine.timeout,
         writable: machine.rw.clone(),
-        module_files: ready.module_files(&machine.module)?,
+        module_files,
         terminal,
         show_log: machine.kernel_log,
     };

@@ -17,10 +17,12 @@ mod cm;
 mod compressed;
 mod device;
 mod distribution;
+mod driver;
 mod errors;
 mod hostile;
 mod hosts;
 mod install;
+mod kernel_users;
 mod link;
 mod loader;
 mod modules;
@@ -97,6 +99,7 @@ fn trials() -> Vec<Trial> {
         (UML, bounded::TESTS),
         (UML, link::TESTS),
         (UML, install::TESTS),
+        (UML, driver::TESTS),
         (UML, bench::TESTS),
         (UML, loader::TESTS),
         (UML, mutants::TESTS),
@@ -122,6 +125,7 @@ fn trials() -> Vec<Trial> {
         (QEMU, hosts::TESTS),
         (DEBIAN, distribution::TESTS),
         (DEBIAN, hosts::DEBIAN_TESTS),
+        (DEBIAN, kernel_users::long_tests()),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
         (QEMU_DEBUG, device::DEBUG_TESTS),
         (QEMU_DEBUG, cm::DEBUG_TESTS),

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `ferroce install` and `ferroce uninstall`: the plug-in for libibverbs, on
-//! this machine.
+//! `ferroce install` and `ferroce uninstall`: the plug-in for libibverbs and the
+//! driver, on this machine.
+
+mod driver;
+mod obstacles;
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -13,8 +16,19 @@ use ferroce_lab::Error;
 
 use crate::args::{Installation, Place, Removal};
 use crate::run::plugins::Plugins;
+use driver::Plan;
 
 pub fn install(args: &Installation) -> Result<i32> {
+    // What is in the way is told before anything is done.
+    let plan = args
+        .driver
+        .is_wanted()
+        .then(|| Plan::new(&args.driver, &args.place));
+    let plan = plan.transpose()?;
+    if let Some(plan) = plan.as_ref().filter(|_| args.driver.check) {
+        plan.tell();
+        return Ok(0);
+    }
     let Some(libibverbs) = find(&args.place)? else {
         bail!(
             "this machine has no libibverbs, of which the plug-in would be a part: \
@@ -26,21 +40,24 @@ pub fn install(args: &Installation) -> Result<i32> {
         None => carried(&libibverbs)?,
     };
     let tell = |file: &Path| note("Installed", &file.display().to_string());
-    let library = args.library.as_ref();
-    let library = library.map(|library| ["--library".into(), library.into()]);
-    provider.install(root(&args.place), tell).map_err(|error| {
-        denied(
-            error,
-            "install",
-            &args.place,
-            library.as_slice().as_flattened(),
-        )
-    })?;
+    if let Some(plan) = &plan {
+        plan.install(tell)
+            .map_err(|error| denied_install(error, args))?;
+    }
+    provider
+        .install(root(&args.place), tell)
+        .map_err(|error| denied_install(error.into(), args))?;
     if args.place.destdir.is_none() && !Path::new("/sys/module/ferroce").exists() {
-        note(
-            "Missing",
-            "the kernel has not loaded the driver, ferroce.ko: see ferroce install --help",
-        );
+        match plan {
+            Some(_) => note(
+                "Next",
+                "sudo modprobe ferroce; sudo ferroce link add fr0 eth0",
+            ),
+            None => note(
+                "Missing",
+                "the kernel has not loaded the driver, ferroce.ko: see ferroce install --help",
+            ),
+        }
     }
     Ok(0)
 }
@@ -52,12 +69,13 @@ pub fn uninstall(args: &Removal) -> Result<i32> {
         None => find(&args.place).unwrap_or_default(),
     };
     let mut removed = false;
-    let tell = |file: &Path| {
+    let mut tell = |file: &Path| {
         removed = true;
         note("Removed", &file.display().to_string());
     };
-    provider::remove(root(&args.place), libibverbs.as_ref(), tell)
-        .map_err(|error| denied(error, "uninstall", &args.place, &[]))?;
+    provider::remove(root(&args.place), libibverbs.as_ref(), &mut tell)
+        .and_then(|()| driver::remove(root(&args.place), &mut tell))
+        .map_err(|error| denied(error.into(), "uninstall", &args.place, &[]))?;
     if !removed {
         note("Clean", "there was nothing to remove");
     }
@@ -82,11 +100,23 @@ pub fn carried(libibverbs: &Libibverbs) -> Result<Provider> {
     Ok(Provider::given(&plugin, libibverbs)?)
 }
 
+fn denied_install(error: anyhow::Error, args: &Installation) -> anyhow::Error {
+    let mut words: Vec<OsString> = Vec::new();
+    if let Some(library) = &args.library {
+        words.extend(["--library".into(), library.into()]);
+    }
+    words.extend(args.driver.words());
+    denied(error, "install", &args.place, &words)
+}
+
 /// Says how to do as root what only root may do.
-fn denied(error: Error, command: &str, place: &Place, more: &[OsString]) -> anyhow::Error {
-    let denied = matches!(&error, Error::File { source, .. } if source.kind() == ErrorKind::PermissionDenied);
+fn denied(error: anyhow::Error, command: &str, place: &Place, more: &[OsString]) -> anyhow::Error {
+    let denied = matches!(
+        error.downcast_ref(),
+        Some(Error::File { source, .. }) if source.kind() == ErrorKind::PermissionDenied
+    );
     if !denied || rustix::process::geteuid().is_root() {
-        return error.into();
+        return error;
     }
     let mut words: Vec<OsString> = vec![command.into()];
     for (option, value) in [
