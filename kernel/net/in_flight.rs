@@ -28,7 +28,7 @@ impl InFlight {
     pub fn new(netdev: &NetDevice) -> Result<Self> {
         let namespace = netdev.net().ok_or(ENODEV)?;
         // SAFETY: A valid namespace, of which the result keeps what it needs. The memory is that of a
-        // UDP socket, so that whoever looks at the owner of a packet finds what it expects, and all
+        // UDP socket, so that code that looks at the owner of a packet finds a socket there, and all
         // zero but for what `sock_init_data()` sets up.
         unsafe {
             let sk = bindings::sk_alloc(

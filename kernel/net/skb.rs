@@ -400,8 +400,8 @@ impl Packet {
             return self.skb;
         };
         let length = (self.len() - usize::from(network)) as c_int;
-        // Segmentation has it that there are UDP checksums (`__udp_gso_segment()`): they are made by
-        // whoever has to, which on the way to another namespace is nobody.
+        // Segmentation requires UDP checksums (`__udp_gso_segment()`). They are computed as late as
+        // possible: for a packet to another namespace of this machine, never.
         match (header.source(), header.destination()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let [source, destination] =

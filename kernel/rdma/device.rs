@@ -380,8 +380,8 @@ impl<T: Operations> NewDevice<T> {
         // SAFETY: Both are read once, and not dropped with `this`.
         let (netdevs, _net) = unsafe { (ptr::read(&this.netdevs), ptr::read(&this._net)) };
 
-        // Had a network device gone before the RDMA device was registered, then whoever listens to
-        // that would not have found the RDMA device.
+        // If a network device went before the RDMA device was registered, its notifier did not find the
+        // RDMA device.
         for netdev in netdevs.iter().filter(|netdev| !netdev.is_registered()) {
             if let Some(device) = Device::<T>::from_netdev(netdev) {
                 device.unregister_queued();
@@ -401,7 +401,7 @@ impl<T: Operations> Drop for NewDevice<T> {
 
 /// Keeps a device registered.
 ///
-/// Whoever unregisters the device waits until the last of these is gone, so they are not to be kept.
+/// Unregistering the device waits until the last of these is gone, so they are not to be kept.
 ///
 /// # Invariants
 ///

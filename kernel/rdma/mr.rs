@@ -61,7 +61,7 @@ type PdOf<T> = Pd<<<T as Operations>::Device as ops::Operations>::Pd>;
 
 /// What a driver does for memory regions. To be implemented by the driver's data for one.
 ///
-/// Whoever makes one has to set its keys, with [`NewMr::set_keys`].
+/// The function that makes one sets its keys, with [`NewMr::set_keys`].
 #[vtable]
 pub trait Operations: Sized + Send + Sync + 'static {
     /// The driver.

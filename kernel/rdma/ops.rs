@@ -33,7 +33,7 @@ pub struct PortModify {
     pub set_caps: PortCaps,
     /// To be taken from it.
     pub clear_caps: PortCaps,
-    /// Violations of Q_Keys are to be counted anew.
+    /// The counter of Q_Key violations is to start from zero.
     pub reset_qkey_violations: bool,
     /// Something else is to change as well.
     pub has_others: bool,

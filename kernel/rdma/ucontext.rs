@@ -49,8 +49,8 @@ has_device!(ib_ucontext);
 
 /// Keeps a module loaded.
 ///
-/// To give up the last reference from within the module is sound only if whoever unloads it waits for
-/// the code that does: here `ib_unregister_driver()` does, see
+/// To give up the last reference from within the module is sound only if unloading waits for the code
+/// that does: here `ib_unregister_driver()` does, see
 /// [`DriverRegistration`](super::DriverRegistration), since user contexts are destroyed with a lock
 /// held that it takes.
 struct ModuleRef(&'static ThisModule);
@@ -121,7 +121,7 @@ impl<T: Operations> Callbacks<T> {
     }
 
     /// Adds nothing to what `ib_uverbs` answers. That it is there lets a process query a context that
-    /// another one has opened: whoever imports a device does that (`ibv_import_device(3)`).
+    /// another one has opened, as importing a device does (`ibv_import_device(3)`).
     ///
     /// # Safety
     ///

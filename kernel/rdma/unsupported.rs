@@ -14,8 +14,8 @@ use super::{
 use core::marker::PhantomData;
 use kernel::prelude::*;
 
-/// Stands for the data of objects that the driver `D` does not have. Whoever wants one is told
-/// `EOPNOTSUPP`.
+/// Stands for the data of objects that the driver `D` does not have. Calls that would make one
+/// fail with `EOPNOTSUPP`.
 pub struct Unsupported<D>(PhantomData<fn() -> D>);
 
 type New<D> = Result<Unsupported<D>>;

@@ -248,7 +248,7 @@ impl<B: DerefMut<Target = [u8]>> GivenBack<B> {
             Some(room) if self.count < room => room,
             _ => return false,
         };
-        let at = (self.first + self.count) % room;
+        let at = (self.first + self.count) % room.max(1);
         let place = self.entries.get_mut(at * self.stride..);
         let place = place.and_then(|rest| rest.get_mut(..entry.len()));
         let (Some(place), Some(len)) = (place, self.lens.get_mut(at)) else {

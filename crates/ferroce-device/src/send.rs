@@ -234,7 +234,7 @@ pub const NO_MEMORY: u64 = 1_000_000;
 const UNRELIABLE_TRIES: u8 = 100;
 
 impl Tries {
-    /// How often there was no receive.
+    /// How often there was no receive; 255 stands for more as well.
     pub const fn not_ready(&self) -> u8 {
         self.not_ready
     }
@@ -297,16 +297,15 @@ impl Tries {
                 (Attempt::Failed(status), counters)
             }
             Outcome::NotReady(timer) => {
-                if attr.rnr_retry != RNR_RETRY_INFINITE {
-                    if self.not_ready >= attr.rnr_retry {
-                        let failed = Attempt::Failed(WcStatus::RnrRetryExcErr);
-                        return (
-                            failed,
-                            &[PortCounter::RcvdRnr, PortCounter::RnrRetryExceeded],
-                        );
-                    }
-                    self.not_ready += 1;
+                let is_bounded = attr.rnr_retry != RNR_RETRY_INFINITE;
+                if is_bounded && self.not_ready >= attr.rnr_retry {
+                    let failed = Attempt::Failed(WcStatus::RnrRetryExcErr);
+                    return (
+                        failed,
+                        &[PortCounter::RcvdRnr, PortCounter::RnrRetryExceeded],
+                    );
                 }
+                self.not_ready = self.not_ready.saturating_add(1);
                 let wait = Attempt::Wait(self.backoff(timer, now()));
                 (wait, &[PortCounter::RcvdRnr])
             }

@@ -6,7 +6,7 @@
 //! `kernel/module/main.c`), and this crate goes through the same ones, outside
 //! the kernel:
 //!
-//! 1. *copy and check*: [`file`] reads and decompresses (or [`decompress`], as the
+//! 1. *copy and check*: [`mod@file`] reads and decompresses (or [`decompress`], as the
 //!    kernel), [`signature`] takes a
 //!    signature off, [`elf`] checks the file;
 //! 2. *layout*: [`layout`] puts the sections into the kernel's kinds of memory;

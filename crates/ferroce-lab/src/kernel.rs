@@ -84,7 +84,7 @@ impl Kernel {
         source: Source,
     ) -> Result<(Self, String)> {
         let toolchain = Toolchain::find(cache, flavor)?;
-        let fragment = fragment(project, flavor)?;
+        let fragment = fragment(project, flavor, &source.version)?;
         let mut hasher = Sha256::new();
         for part in [
             flavor.backend.arch(),
@@ -330,16 +330,38 @@ pub(crate) fn jobs() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
-fn fragment(project: &Path, flavor: Flavor) -> Result<String> {
+fn fragment(project: &Path, flavor: Flavor, version: &str) -> Result<String> {
+    let file = |name: &str| project.join(format!("config/{name}.config"));
     let mut text = String::new();
     for name in flavor.fragments() {
-        let path = project.join(format!("config/{name}.config"));
+        let path = file(name);
         text += &fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    }
+    // 7.3 of 7.3.4-1~bpo13+1.
+    let series: Vec<&str> = version.split(['.', '-']).take(2).collect();
+    let path = file(&format!("linux-{}", series.join(".")));
+    if path.exists() {
+        let more = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        text = overridden(&text, &more);
     }
     // Its name is part of what the loader compares: a module of one kind is not for another.
     writeln!(text, "CONFIG_LOCALVERSION=\"-ferroce-{}\"", flavor.name())
         .expect("a String takes all");
     Ok(text)
+}
+
+/// A fragment with what another has, and without the options that this unsets.
+fn overridden(fragment: &str, more: &str) -> String {
+    let unset: Vec<String> = more
+        .lines()
+        .filter_map(|line| line.strip_prefix("# ")?.strip_suffix(" is not set"))
+        .map(|option| format!("{option}="))
+        .collect();
+    let kept = fragment
+        .lines()
+        .filter(|line| !unset.iter().any(|option| line.starts_with(option)));
+    kept.chain(more.lines())
+        .fold(String::new(), |text, line| text + line + "\n")
 }
 
 /// The lines of the fragment that are not so in the configuration.
@@ -431,6 +453,15 @@ mod tests {
         assert_eq!(made("  RUSTC L rust/core.o"), Some("L rust/core.o"));
         assert_eq!(made("make[1]: Entering directory"), None);
         assert_eq!(made("  warning: unused"), None);
+    }
+
+    #[test]
+    fn what_a_release_has_no_more_is_left_out() {
+        let more = "# why\n# CONFIG_OLD is not set\nCONFIG_NEW=y\n";
+        assert_eq!(
+            overridden("CONFIG_OLD=y\nCONFIG_OLDER=y\n", more),
+            format!("CONFIG_OLDER=y\n{more}")
+        );
     }
 
     #[test]

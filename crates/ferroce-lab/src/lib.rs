@@ -27,4 +27,5 @@ mod reports;
 pub mod session;
 mod terminal;
 
+pub use boot::Accelerator;
 pub use error::{Error, Result};

@@ -265,7 +265,7 @@ pub(crate) fn depmod(root: &Path, release: &str, map: Option<&Path>) -> Result<(
 
 /// Keeps the folders of the last sets of sources: guests that still run use
 /// theirs, of other checkouts as well.
-fn remove_old(all: &Path, key: &str) {
+pub(crate) fn remove_old(all: &Path, key: &str) {
     const KEPT: usize = 16;
     let Ok(entries) = fs::read_dir(all) else {
         return;

@@ -116,17 +116,34 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .or_else(|| which::which_in(name, Some("/usr/local/sbin:/usr/sbin:/sbin"), "/").ok())
 }
 
+/// What is missing, and how it is installed.
+#[derive(Debug)]
+pub struct Missing {
+    /// The names of it.
+    pub names: Vec<String>,
+    /// The commands that install it, in their order.
+    pub commands: Vec<String>,
+    /// Whether [`ensure`] can run these.
+    pub is_installable: bool,
+}
+
+/// What is missing of what is needed for `purposes`, if something is.
+pub fn missing(cache: &Cache, purposes: &[Purpose]) -> Option<Missing> {
+    let lacks = Lacks::find(cache, purposes);
+    (!lacks.is_nothing()).then(|| lacks.describe(cache))
+}
+
 /// Makes sure that everything for `purposes` is there.
 pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<()> {
     let lacks = Lacks::find(cache, purposes);
     if lacks.is_nothing() {
         return Ok(());
     }
-    if install == Install::No || lacks.is_to_be_had_by_hand() {
-        let commands = lacks.commands(cache);
+    let missing = lacks.describe(cache);
+    if install == Install::No || !missing.is_installable {
         return Err(Error::Missing {
-            missing: lacks.names(),
-            commands: commands.iter().map(shell_words::join).collect(),
+            missing: missing.names,
+            commands: missing.commands,
         });
     }
     let _lock = cache.lock("install", "installing programs")?;
@@ -185,9 +202,13 @@ impl Lacks {
         self.packages.is_empty() && !self.rust_src && !self.bindgen
     }
 
-    /// Whether there are packages, and no apt to get them with.
-    fn is_to_be_had_by_hand(&self) -> bool {
-        !self.packages.is_empty() && find_program("apt-get").is_none()
+    fn describe(&self, cache: &Cache) -> Missing {
+        let commands = self.commands(cache);
+        Missing {
+            names: self.names(),
+            commands: commands.iter().map(shell_words::join).collect(),
+            is_installable: commands.iter().all(|c| find_program(&c[0]).is_some()),
+        }
     }
 
     fn names(&self) -> Vec<String> {

@@ -91,7 +91,7 @@ impl Drop for Mapping {
         if self.is_lent {
             return;
         }
-        // SAFETY: `new` has mapped it, and whoever used it has gone before: see where there is one.
+        // SAFETY: `new` has mapped it, and its users are dropped before it: see where there is one.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }

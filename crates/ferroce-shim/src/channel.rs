@@ -96,7 +96,7 @@ pub fn create() -> Result<c_int, c_int> {
 }
 
 fn remember(read_fd: c_int, write_fd: c_int) -> Option<()> {
-    // Events are written by whoever completes something: he must not be made to wait for the program.
+    // The thread that completes a request writes the event: it must not wait for the program.
     // SAFETY: The descriptor was made by the caller.
     if unsafe { libc::fcntl(write_fd, libc::F_SETFL, libc::O_NONBLOCK) } != 0 {
         return None;
@@ -176,8 +176,8 @@ fn close_if_unread(channel: &Channel) {
 /// For the plug-in, which finds it by `dlsym(RTLD_DEFAULT, ..)`: the descriptor to write a channel's events
 /// to, by the one that the program reads them from (`struct ibv_comp_channel.fd`). -1 if that is none.
 ///
-/// It does not block, and stays open as long as the program's end does. It is the channel's: whoever wants
-/// to use it longer than the channel is there has to duplicate it.
+/// It does not block, and stays open as long as the program's end does. It is the channel's: a
+/// caller that uses it longer than the channel is there duplicates it.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn ferroce_shim_channel(read_fd: c_int) -> c_int {
     let errno = crate::errno();

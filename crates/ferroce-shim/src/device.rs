@@ -5,7 +5,7 @@
 //! received over a socket. Since `write` and `ioctl` are called often, and hardly ever on a device, they
 //! look at a bit for the descriptor first ([`mark`]). The bit is set where a device is opened, or seen by
 //! `fstat`, which libibverbs does with every descriptor that it takes for a device. It is a hint: closing
-//! is not noticed, so whoever finds the bit set asks for the inode.
+//! is not noticed, so a caller that finds the bit set asks for the inode.
 
 use core::ffi::c_int;
 use core::mem::MaybeUninit;

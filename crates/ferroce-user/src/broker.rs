@@ -18,11 +18,8 @@ use std::process::Command;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::registry::{self, slot_of, Registry, SLOTS};
-use crate::segment::{memory_file, Segment};
+use crate::segment::{memory_file, Segment, VERSION};
 use crate::socket;
-
-/// Changes with what processes of different releases would have to agree on.
-const PROTOCOL: u32 = 1;
 
 /// What a process asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +66,7 @@ fn name() -> String {
     // SAFETY: It has no preconditions.
     let user = unsafe { libc::geteuid() };
     let group = std::env::var(GROUP).unwrap_or_default();
-    format!("ferroce/{user}/{PROTOCOL}/{group}")
+    format!("ferroce/{user}/{VERSION}/{group}")
 }
 
 /// Connects to the user's broker.

@@ -250,7 +250,7 @@ fn response(rings: &Rings, geometry: CqGeometry) -> uapi::CqResponse {
 }
 
 /// The queue of a record, with its lock held.
-fn open(segment: &Segment, record: &CqRecord) -> Option<CompletionQueue<()>> {
+pub(crate) fn open(segment: &Segment, record: &CqRecord) -> Option<CompletionQueue<()>> {
     let entries = record.entries.load(Ordering::Relaxed);
     let geometry = CqGeometry::new(entries).ok().filter(|_| entries != 0)?;
     let offset = record.offset.load(Ordering::Relaxed);

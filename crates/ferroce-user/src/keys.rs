@@ -97,7 +97,7 @@ struct Keys<'a> {
 
 /// Regions of two processes that were looked up lately, to be found without a lock.
 ///
-/// Whoever uses it has [entered](Peer::enter) the processes, and is waited for by whoever gives a region up.
+/// Whoever uses it has entered the processes (`Peer::enter`), and is waited for by whoever gives a region up.
 #[derive(Default)]
 pub struct Cache {
     entries: [Cell<Option<Entry>>; CACHED],

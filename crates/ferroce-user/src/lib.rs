@@ -2,17 +2,17 @@
 //! ferroce in user space: the card for the processes of one user on one host, with no kernel module.
 //!
 //! It is the second host of `ferroce-device`, beside the kernel module. Each process has a
-//! [segment](segment) with its rings and with what peers look at of its objects, and peers map it. Who posts
+//! [`segment`] with its rings and with what peers look at of its objects, and peers map it. Who posts
 //! a request executes it: checks the peer's key, copies once, from memory to memory, and completes on both
 //! sides.
 //!
-//! - [`segment`], [`lock`], [`registry`]: what processes share.
+//! - [`segment`], `lock`, `registry`: what processes share.
 //! - [`broker`], [`socket`]: how they find each other, and who notices their end.
-//! - [`peer`], [`reach`]: a process as others have it, and the way to its memory.
-//! - [`process`], [`rings`], [`table`], [`helper`], [`events`]: this process.
+//! - `peer`, `reach`: a process as others have it, and the way to its memory.
+//! - [`process`], `rings`, `table`, `helper`, [`events`]: this process.
 //! - [`keys`], [`cq`], [`srq`], [`qp`], [`ah`]: the objects of the verbs.
 //! - [`observe`]: who uses it.
-//! - [`side`], [`send`], [`datagram`], [`groups`], [`beside`]: the execution of requests.
+//! - `side`, `send`, `datagram`, `groups`, `beside`: the execution of requests.
 //!
 //! # Trust
 //! Peers are processes of one user, who could trace each other anyway. So what a process finds in a peer's

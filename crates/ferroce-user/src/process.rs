@@ -144,7 +144,7 @@ impl Process {
         self.peer(serial)
     }
 
-    /// The memory of rings that were [made](crate::rings::Rings) for this process, for the plug-in to use.
+    /// The memory of rings that `Rings` has made for this process, for the plug-in to use.
     pub fn lend(&self, rings: &uapi::Mapping) -> Result<(NonNull<u8>, usize)> {
         let length = usize::try_from(rings.length).unwrap_or(usize::MAX);
         let base = self.own.segment.ring(rings.offset, length);

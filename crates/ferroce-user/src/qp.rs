@@ -24,7 +24,7 @@ use crate::rings::Rings;
 use crate::segment::{QpRecord, QPS};
 use crate::send::{self, SendSide};
 use crate::side::{self, Side};
-use crate::srq::{set_queue, Srq};
+use crate::srq::Srq;
 use crate::table::{self, Uses};
 use crate::{Errno, Result};
 
@@ -168,9 +168,12 @@ impl Qp {
         let srq = init.srq.as_ref().map_or(0, |srq| srq.number + 1);
         record.srq.store(srq, Ordering::Relaxed);
         if let (Some(geometry), Some(at)) = (layout.recv(), layout.recv_offset()) {
-            set_queue(&record.receives, (rings.offset + at) as u64, geometry);
+            let offset = (rings.offset + at) as u64;
+            record.receives.ring.set(offset, geometry);
             record.receives.executor.store([0; 4]);
         }
+        record.sends.set(rings.offset as u64, send);
+        record.tries.store(0, Ordering::Relaxed);
         side::change(process, record, |attrs| *attrs = Attrs::new());
         let uses = [&init.pd.uses, &init.send_cq.uses, &init.recv_cq.uses];
         let srq_uses = init.srq.as_ref().map(|srq| &srq.uses);

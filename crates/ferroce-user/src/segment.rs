@@ -2,7 +2,7 @@
 //! The memory that a process lends to its peers: its rings, and what they look at of its objects.
 //!
 //! All of it is atomic numbers, at the same place in each segment, without pointers: any bytes in it are
-//! survived. What belongs together is changed with a [`Lock`] held.
+//! survived. What belongs together is changed with a `Lock` held.
 
 use core::mem::size_of;
 use core::ptr::NonNull;
@@ -10,7 +10,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use ferroce_core::ring::{Producer, EXECUTOR_WORDS, MAX_RECV_STRIDE};
+use ferroce_core::ring::{
+    Producer, Queue, WqDescriptor, WqGeometry, EXECUTOR_WORDS, MAX_RECV_STRIDE,
+};
 use ferroce_device::{attrs, region, window};
 
 use crate::beside::Slot;
@@ -50,8 +52,11 @@ pub const KEYS: usize = 1 << 18;
 /// How many memberships of queue pairs in multicast groups.
 pub const MEMBERS: usize = 1 << 8;
 
+/// Changes with all that processes of different releases would have to agree on: these do not find each
+/// other, since each has a broker of its own.
+pub const VERSION: u32 = 3;
 /// What a segment begins with that this release understands.
-const MAGIC: u64 = u64::from_be_bytes(*b"ferroce\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"ferroce\0") + VERSION as u64;
 
 /// The beginning of a segment.
 #[repr(C)]
@@ -107,15 +112,41 @@ pub struct Member {
     pub times: AtomicU32,
 }
 
-/// A receive queue.
+/// Where the ring of a work queue is.
 #[repr(C)]
-pub struct QueueRecord {
-    /// Where its ring is, in bytes from the beginning of the segment.
+pub struct RingRecord {
+    /// In bytes from the beginning of the segment.
     pub offset: AtomicU64,
-    /// Its size, as [`WqDescriptor`](ferroce_core::ring::WqDescriptor) has it.
+    /// As [`WqDescriptor`] has it.
     pub entries: AtomicU32,
     /// As above.
     pub stride: AtomicU32,
+}
+
+impl RingRecord {
+    /// Says where it is, and its size.
+    pub fn set<Q: Queue>(&self, offset: u64, geometry: WqGeometry<Q>) {
+        let descriptor = geometry.descriptor();
+        self.offset.store(offset, Ordering::Relaxed);
+        self.entries.store(descriptor.entries, Ordering::Relaxed);
+        self.stride.store(descriptor.stride, Ordering::Relaxed);
+    }
+
+    /// Its size, if that makes sense.
+    pub fn geometry<Q: Queue>(&self) -> Option<WqGeometry<Q>> {
+        let descriptor = WqDescriptor {
+            entries: self.entries.load(Ordering::Relaxed),
+            stride: self.stride.load(Ordering::Relaxed),
+        };
+        WqGeometry::from_descriptor(descriptor).ok()
+    }
+}
+
+/// A receive queue.
+#[repr(C)]
+pub struct QueueRecord {
+    /// Its ring.
+    pub ring: RingRecord,
     /// Of the executor.
     pub executor: Words<EXECUTOR_WORDS>,
 }
@@ -156,6 +187,11 @@ pub struct QpRecord {
     pub taken_entry: Words<{ MAX_RECV_STRIDE / 4 }>,
     /// The receive that was given back.
     pub given_back_entry: Words<{ MAX_RECV_STRIDE / 4 }>,
+    /// Its send queue, for others to look at.
+    pub sends: RingRecord,
+    /// How often the oldest request was tried in vain, for others to look at: in the low byte since there was
+    /// no receive, in the one above since nobody answered.
+    pub tries: AtomicU32,
 }
 
 const _: () = assert!(core::mem::offset_of!(QpRecord, changes) == 64);

@@ -98,6 +98,14 @@ pub fn drain(qp: &Qp, send: &mut SendSide) {
         }
     }
     send.cache = cache;
+    if let Ok(record) = qp.record() {
+        let tries = &send.execution.tries;
+        let tries = u32::from(tries.not_ready()) | u32::from(tries.no_answer()) << 8;
+        // Nearly always it is there already, and the cache line stays where it is.
+        if record.tries.load(Ordering::Relaxed) != tries {
+            record.tries.store(tries, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Executes some requests. Returns whether there may be more.

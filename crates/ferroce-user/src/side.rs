@@ -8,9 +8,7 @@ use ferroce_core::local::{
     self, AccessError, AtomicChange, CopyFault, Fault, LocalMemory, Receive, Received, Responder,
     Taken,
 };
-use ferroce_core::ring::{
-    Cqe, Executor, RecvQueue, RecvRequest, Remote, Sge, WqDescriptor, WqGeometry, MAX_RECV_STRIDE,
-};
+use ferroce_core::ring::{Cqe, Executor, RecvQueue, RecvRequest, Remote, Sge, MAX_RECV_STRIDE};
 use ferroce_core::verbs::limits::ATOMIC_LENGTH;
 use ferroce_core::verbs::{AccessFlags, EventType, QpState, RnrTimer, WcStatus};
 use ferroce_device::attrs::{Attrs, Terms};
@@ -300,12 +298,9 @@ pub fn with_queue<R>(
     record: &QueueRecord,
     op: impl FnOnce(&mut ReceiveQueue<Entry>) -> R,
 ) -> Option<R> {
-    let descriptor = WqDescriptor {
-        entries: record.entries.load(Ordering::Relaxed),
-        stride: record.stride.load(Ordering::Relaxed),
-    };
-    let geometry = WqGeometry::<RecvQueue>::from_descriptor(descriptor).ok()?;
-    let base = segment.ring(record.offset.load(Ordering::Relaxed), geometry.len())?;
+    let geometry = record.ring.geometry::<RecvQueue>()?;
+    let offset = record.ring.offset.load(Ordering::Relaxed);
+    let base = segment.ring(offset, geometry.len())?;
     let words = record.executor.load();
     // SAFETY: The ring is within the segment, which outlives the executor. It is a ring's alone.
     let ring = unsafe { Executor::resume(base, geometry.len(), geometry, words) }.ok()?;

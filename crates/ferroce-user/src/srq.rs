@@ -77,7 +77,7 @@ impl Srq {
         let record = srq.record()?;
         record.work.store(0, Ordering::Relaxed);
         record.limit.store(attributes.limit, Ordering::Relaxed);
-        set_queue(&record.queue, response.ring.offset, geometry);
+        record.queue.ring.set(response.ring.offset, geometry);
         record.queue.executor.store([0; 4]);
         process.srqs.lock().put(number, srq.clone());
         Ok((srq, response))
@@ -92,7 +92,7 @@ impl Srq {
     pub fn query(&self) -> Result<Attributes> {
         let record = self.record()?;
         Ok(Attributes {
-            max_wr: record.queue.entries.load(Ordering::Relaxed),
+            max_wr: record.queue.ring.entries.load(Ordering::Relaxed),
             max_sge: self.max_sge,
             limit: record.limit.load(Ordering::Relaxed),
         })
@@ -104,7 +104,7 @@ impl Srq {
         let record = self.record()?;
         {
             let _guard = record.lock.lock(self.context.process);
-            if limit > record.queue.entries.load(Ordering::Relaxed) {
+            if limit > record.queue.ring.entries.load(Ordering::Relaxed) {
                 return Err(Errno(libc::EINVAL));
             }
             record.limit.store(limit, Ordering::Relaxed);
@@ -153,12 +153,12 @@ impl Srq {
             let limit = check_limit(record, limit, geometry)?;
             // Of a segment's memory that nothing is in yet.
             let new = NewQueue::default();
-            set_queue(&new.0, rings.offset as u64, geometry);
+            new.0.ring.set(rings.offset as u64, geometry);
             let moved = with_queue(segment, &record.queue, |old| {
                 with_queue(segment, &new.0, |new| old.move_to(new))
             });
             moved.flatten().ok_or(invalid)?.map_err(|_| invalid)?;
-            set_queue(&record.queue, rings.offset as u64, geometry);
+            record.queue.ring.set(rings.offset as u64, geometry);
             record.queue.executor.store(new.0.executor.load());
             record.limit.store(limit, Ordering::Relaxed);
         }
@@ -195,7 +195,11 @@ impl Srq {
             return Ok(0);
         }
         self.uses.check_none()?;
-        self.record()?.queue.entries.store(0, Ordering::Relaxed);
+        self.record()?
+            .queue
+            .ring
+            .entries
+            .store(0, Ordering::Relaxed);
         process.wait_for_users();
         process.srqs.lock().give_up(self.number, 0);
         let event = self
@@ -225,14 +229,6 @@ fn response(rings: &Rings, geometry: WqGeometry<RecvQueue>) -> uapi::SrqResponse
         ring: rings.mapping(),
         recv: geometry.descriptor(),
     }
-}
-
-/// Says where a queue's ring is.
-pub(crate) fn set_queue(record: &QueueRecord, offset: u64, geometry: WqGeometry<RecvQueue>) {
-    let descriptor = geometry.descriptor();
-    record.offset.store(offset, Ordering::Relaxed);
-    record.entries.store(descriptor.entries, Ordering::Relaxed);
-    record.stride.store(descriptor.stride, Ordering::Relaxed);
 }
 
 /// The limit that a Modify SRQ leads to, in a queue of this size.

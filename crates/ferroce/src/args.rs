@@ -41,6 +41,23 @@ pub enum Command {
     /// Installs what is missing, builds a kernel and the modules (once), boots
     /// them, and shows the virtual RDMA card at work, beside the kernel's own.
     Demo(Setup),
+    /// Say what this machine has for ferroce, and what it lacks
+    ///
+    /// One line for each thing that ferroce's commands depend on, with what to
+    /// do where it is missing: compilers and packages, room, whether guests
+    /// start, what the running kernel takes, libibverbs and its plug-in, RDMA
+    /// devices, and how `ferroce run` would reach memory. What can be tried is
+    /// tried: a guest of each kernel that is built is booted. Nothing is
+    /// installed or changed.
+    ///
+    ///   ok     it is here, and works
+    ///   gets   it is not here, and ferroce gets it when it needs it
+    ///   LACKS  it is not here, or does not work
+    ///   -      it is not here, and only some commands need it
+    ///
+    /// Exit status: 0 if `ferroce demo` can run, 1 if not.
+    #[command(verbatim_doc_comment)]
+    Doctor(crate::doctor::Args),
     /// Run a program with RDMA devices, without a kernel module
     ///
     /// The program, and all that it starts, sees RDMA devices that exist in its
@@ -81,6 +98,21 @@ pub enum Command {
     /// Add, delete and show RDMA devices of this machine's kernel
     #[command(subcommand)]
     Link(Link),
+    /// Watch RDMA devices, programs and queue pairs as they go
+    ///
+    /// Under each device the programs that use it, and under each of these its
+    /// queue pairs: state, peer, messages a second, requests that are not done,
+    /// receives that are there, and what one that does not move waits for. Of
+    /// ferroce's devices; of rdma_rxe's and of hardware as far as their drivers
+    /// tell. Under `ferroce run`, of the devices there.
+    ///
+    ///   q, Esc  end            arrows, j, k  select a queue pair
+    ///   s       sort           Enter         all that is known of it
+    ///
+    ///   ferroce top --once --interval 5       # a report of five seconds
+    ///   ferroce run -- ferroce top
+    #[command(verbatim_doc_comment)]
+    Top(crate::top::Args),
     /// Write an RDMA device's packets into a file, for Wireshark
     ///
     /// Takes the RoCE v2 packets, those to UDP port 4791, that go over the
@@ -128,6 +160,9 @@ pub enum Command {
     /// source, by Debian's compilers, which apt fetches and which are unpacked in
     /// the cache, not installed (470 MB; some minutes, once for each kernel).
     ///
+    /// Where DKMS is installed, it has the driver: it builds it in this way for
+    /// each kernel that is installed later, too, and signs it with its own key.
+    ///
     /// `ferroce module check` looks at the driver before it is put into
     /// /lib/modules/RELEASE/updates. A udev rule lets all users open the devices.
     /// Then: modprobe ferroce; ferroce link add fr0 eth0
@@ -148,6 +183,21 @@ pub enum Command {
     /// Read, check, load and list kernel modules
     #[command(subcommand)]
     Module(crate::module::Module),
+    /// Print the completions of this command line for a shell
+    ///
+    ///   ferroce completions bash > ~/.local/share/bash-completion/completions/ferroce
+    ///   ferroce completions zsh > ~/.zfunc/_ferroce
+    ///   ferroce completions fish > ~/.config/fish/completions/ferroce.fish
+    #[command(verbatim_doc_comment)]
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages of all commands into a folder
+    ///
+    ///   ferroce man ~/.local/share/man/man1 && man ferroce-lab-run
+    #[command(verbatim_doc_comment)]
+    Man {
+        /// The folder, which is made if it is not there
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -236,6 +286,12 @@ pub struct Driver {
     /// Only say what is in the way of the driver, or what would be done
     #[arg(long)]
     pub check: bool,
+    /// Only build the driver, into this file, and install nothing
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    pub output: Option<PathBuf>,
+    /// It is DKMS that wants the driver, and signs it.
+    #[arg(long, hide = true, requires = "output")]
+    pub for_dkms: bool,
     /// Sign the driver with this private key, a file in PEM
     #[arg(long, value_name = "FILE", requires = "sign_cert")]
     pub sign_key: Option<PathBuf>,
@@ -247,7 +303,11 @@ pub struct Driver {
 impl Driver {
     /// Whether it is to be installed, or looked whether it can be.
     pub fn is_wanted(&self) -> bool {
-        self.driver || self.kernel.is_some() || self.check || self.sign_key.is_some()
+        self.driver
+            || self.kernel.is_some()
+            || self.check
+            || self.output.is_some()
+            || self.sign_key.is_some()
     }
 
     /// The words that say the same on another command line.
@@ -667,7 +727,7 @@ fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| "give a number of seconds".to_owned())?;

@@ -4,12 +4,15 @@
 mod args;
 mod bench;
 mod demo;
+mod doctor;
 mod install;
 mod lab;
 mod link;
+mod manual;
 mod module;
 mod root;
 mod run;
+mod top;
 mod trace;
 
 use std::process::ExitCode;
@@ -31,11 +34,15 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::BenchGuest { plan } => bench::guest::run(&plan),
         Command::Link(command) => link::run(&command),
+        Command::Top(args) => top::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
         Command::Module(command) => module::run(command),
         Command::Run(args) => run::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::pages(&folder),
     };
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX)),

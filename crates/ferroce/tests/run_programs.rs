@@ -261,6 +261,15 @@ fn errnos_and_statuses_are_those_of_the_driver() {
 }
 
 #[test]
+fn top_tells_what_queue_pairs_do_and_wait_for() {
+    let group = Group::new("top");
+    let ferroce = env!("CARGO_BIN_EXE_ferroce");
+    let words = [PYTHON, &guest("guest/top.py"), ferroce, "ferroce0"];
+    let ran = group.run(&[], &words).succeeds();
+    ran.says("all of it is told");
+}
+
+#[test]
 fn memory_on_demand() {
     let group = Group::new("on-demand");
     let ran = group

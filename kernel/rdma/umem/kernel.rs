@@ -140,7 +140,7 @@ impl PageList {
         if !page_size.is_power_of_two() {
             return Err(EINVAL);
         }
-        // Relaxed, and so for what follows: whoever opens the list has been told of it.
+        // Relaxed, and so for what follows: the code that opens the list gets it from this thread.
         self.page_shift
             .store(page_size.trailing_zeros(), Ordering::Relaxed);
         self.count.store(0, Ordering::Relaxed);

@@ -50,8 +50,7 @@ struct Known {
     /// For each page what `hmm_range_fault()` says of it, or zero. One that may be written to is marked
     /// dirty: who makes it clean again has the notifier called before.
     ///
-    /// Whoever holds the `umem_mutex` of `ib_umem_odp`, or `lock`, may read it. To write to it takes
-    /// both.
+    /// Reading it takes the `umem_mutex` of `ib_umem_odp` or `lock`; writing to it takes both.
     pages: UnsafeCell<KVVec<c_ulong>>,
     /// What bottom halves take.
     #[pin]
@@ -82,7 +81,7 @@ impl Known {
     }
 }
 
-/// Pages that are locked: whoever takes them away waits.
+/// Pages that are locked: an invalidation waits.
 ///
 /// # Invariants
 ///

@@ -24,7 +24,7 @@ use memory::{Memory, BASE};
 pub const MTU: usize = 256;
 /// Bytes of the memory.
 pub const SIZE: usize = 16 * 1024;
-/// Just before the PSNs begin anew.
+/// Just before the PSNs wrap around.
 pub const FIRST: u32 = 0x00ff_fff0;
 
 /// A QP: RC, or UC.

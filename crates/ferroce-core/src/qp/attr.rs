@@ -106,8 +106,8 @@ pub struct RequestedAttr {
 pub struct QpAttr {
     /// The state.
     pub state: QpState,
-    /// In SQD: the send queue still has requests under way. Whoever completes the last of them
-    /// clears it ([`QpAttr::drained`]).
+    /// In SQD: the send queue still has requests under way. The completion of the last of
+    /// them clears it ([`QpAttr::drained`]).
     pub sq_draining: bool,
     /// In SQD: whether an event is to tell that the send queue has drained.
     pub en_sqd_async_notify: bool,

@@ -83,7 +83,7 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         }
     }
 
-    /// Something has been acknowledged that was not: the retries begin anew, and so does the time.
+    /// Something has been acknowledged that was not: retries are counted from zero, and the timer starts again.
     pub(super) fn progress(&mut self, now: u64) {
         self.retries = 0;
         self.rnr_retries = 0;

@@ -92,7 +92,7 @@ impl<S: DerefMut<Target = [Resource]>, R: Region> Responder<S, R> {
     }
 
     /// Has a READ wait for memory on demand. If its peer has asked again, that waits in vain, and does not
-    /// do so for ever: it is told that this is not ready yet, upon which its retries begin anew. (Not in
+    /// do so for ever: it is told that this is not ready yet, upon which it counts its retries from zero. (Not in
     /// the middle of a READ, where rdma_rxe takes nothing but data.)
     fn wait<Q: local::Responder<Region = R>>(
         &mut self,

@@ -6,7 +6,7 @@
 //! more: acknowledgements are gathered until then, and a [`Region`] is kept until then, or until
 //! [`Responder::end_batch`], and not beyond.
 //!
-//! What the front end lends is a [`local::Responder`](crate::local::Responder), as for delivery on one
+//! What the front end lends is a [`local::Responder`], as for delivery on one
 //! host. The QP is failed by [`fail`](crate::local::Responder::fail); what is to be sent before that
 //! and about it still is, so `poll_transmit` is called in ERR too.
 

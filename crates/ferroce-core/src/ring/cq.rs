@@ -15,7 +15,7 @@
 //!
 //! The poller can see a request as outstanding when it has been served a moment ago. That is no lost
 //! event: `served` is written before the event is raised, so the event of that request has yet to be
-//! taken, and whoever waits for one gets it.
+//! taken, and a program that waits for one gets it.
 
 use core::fmt;
 use core::mem::offset_of;

@@ -70,7 +70,7 @@ impl core::error::Error for RingError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "entries may have come in the meantime"]
 pub enum Idle {
-    /// The queue is empty, and whoever posts next rings the doorbell.
+    /// The queue is empty, and the next post rings the doorbell.
     Asleep,
     /// Entries have come.
     Work,
@@ -106,8 +106,8 @@ pub struct WqPositions {
 /// - an executor that stops for another reason (a drained queue, a full window, a budget used up)
 ///   leaves the flag clear, and comes back by itself.
 ///
-/// Whoever answers the doorbell has to come after whoever slept: it waits for the queue's lock, or
-/// leaves a note that the holder of the lock finds after letting go. To find the lock taken and turn
+/// The thread that answers the doorbell has to come after the one that slept: it waits for the queue's
+/// lock, or leaves a note that the holder of the lock finds after releasing it. To find the lock taken and turn
 /// away would lose the wake-up.
 pub struct Executor<Q> {
     memory: Memory,
@@ -301,7 +301,7 @@ impl<Q: Queue> Executor<Q> {
     }
 
     /// Announces that this side stops looking, and looks once more: unless entries have come in the
-    /// meantime, whoever posts next rings the doorbell.
+    /// meantime, the next post rings the doorbell.
     ///
     /// After an error the announcement stands, so that the next doorbell leads back here.
     pub fn sleep(&mut self) -> Result<Idle, RingError> {
@@ -368,6 +368,16 @@ impl<Q: Queue> Executor<Q> {
 
     fn publish_consumer(&mut self) {
         publish(&self.memory, self.released);
+    }
+
+    /// How many entries were posted, and how many handed back, as the ring's header has it: for a process
+    /// that is neither of the two sides and looks on. Both sides may have written anything.
+    pub fn announced(&self) -> (u32, u32) {
+        let consumer = self.memory.header::<{ offset_of!(WqHeader, consumer) }>();
+        (
+            self.shared_producer().load(Ordering::Relaxed),
+            consumer.load(Ordering::Relaxed),
+        )
     }
 
     fn shared_producer(&self) -> &AtomicU32 {

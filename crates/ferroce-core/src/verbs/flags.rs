@@ -85,8 +85,8 @@ bit_flags! {
         WITH_INVALIDATE = 1 << 2,
         /// The network header type is valid (RoCE UD).
         WITH_NETWORK_HDR_TYPE = 1 << 6,
-        /// Ours, of the card in user space alone: the data lie beside the completion, for whoever polls it
-        /// to put where they belong.
+        /// Ours, of the card in user space alone: the data lie beside the completion, and the process
+        /// that polls it puts them where they belong.
         WITH_DATA = 1 << 7,
     }
 }

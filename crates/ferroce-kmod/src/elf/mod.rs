@@ -4,7 +4,7 @@
 //! The checks are those of `elf_validity_cache_copy()` in `kernel/module/main.c`
 //! of Linux 7.2, in its order and with what it logs; those that need to know
 //! the kernel are in [`crate::check`]. Where the kernel trusts a file, because
-//! whoever may load a module may do anything, this does not: each access
+//! a user who may load a module may do anything, this does not: each access
 //! beyond is checked, too.
 
 mod headers;

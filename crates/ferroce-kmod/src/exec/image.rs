@@ -97,7 +97,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: The mapping is ours, and whoever has its address has `self`.
+        // SAFETY: The mapping is ours, and its address is used through `self` alone.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.size) };
     }
 }

@@ -63,7 +63,7 @@ impl Parts<'_> {
             })?;
         }
         drop(task);
-        let staging = work.join("tree");
+        let staging = work.join("made");
         self.collect(&out, &staging, tree)?;
         match fs::remove_dir_all(tree) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

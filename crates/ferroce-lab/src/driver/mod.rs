@@ -11,10 +11,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::cache::{Cache, Found, Seal};
+use sha2::{Digest, Sha256};
+
+use crate::cache::{digest, hex, Cache, Found, Seal};
 use crate::error::{Error, Result};
 use crate::kernel::follow;
-use crate::modules::sources_key;
+use crate::modules::{remove_old, sources_key};
 use crate::progress::{self, note, Task, Unit};
 use root::Root;
 
@@ -59,9 +61,9 @@ impl Target {
     ///
     /// `project` is the folder with the modules' sources.
     pub fn driver(&self, cache: &Cache, project: &Path) -> Result<PathBuf> {
-        let key = sources_key(project)?;
+        let key = self.key(project)?;
         let all = cache.path("modules").join(&self.release);
-        let place = all.join(&key[..12]);
+        let place = all.join(&key);
         let module = place.join(MODULE);
         let is_whole = || Seal::check(&place, |_| true) == Found::Whole;
         if is_whole() {
@@ -77,10 +79,23 @@ impl Target {
         fs::create_dir_all(&place).map_err(Error::file("create", &place))?;
         fs::copy(&built, &module).map_err(Error::file("create", &module))?;
         Seal::write(&place, [MODULE.into()])?;
+        remove_old(&all, &key);
         let took = progress::time(started.elapsed());
         let what = format!("the driver for Linux {} in {took}", self.release);
         note("Built", &what);
         Ok(module)
+    }
+
+    /// Tells the driver for one state of sources and headers from others.
+    fn key(&self, project: &Path) -> Result<String> {
+        let mut hasher = Sha256::new();
+        hasher.update(sources_key(project)?);
+        hasher.update(self.tree.as_os_str().as_encoded_bytes());
+        for name in [".config", "Module.symvers"] {
+            let file = self.tree.join(name);
+            hasher.update(digest(&file).map_err(Error::file("read", file))?);
+        }
+        Ok(hex(&hasher.finalize())[..12].to_owned())
     }
 
     /// The module, with a signature at its end, as the kernel's scripts/sign-file makes it.

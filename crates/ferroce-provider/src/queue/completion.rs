@@ -90,8 +90,8 @@ impl CompletionQueue {
         core::mem::take(&mut self.reading)
     }
 
-    /// Drops the completions of a queue pair that has begun anew, or is no more: nobody who polls could
-    /// tell what they are of. Its driver makes no more of them.
+    /// Drops the completions of a queue pair that was reset or destroyed: the program could not tell what
+    /// they are of. Its driver makes no more of them.
     pub fn forget(&mut self, qp_num: u32) {
         let mut disown = self.poller.begin_disown(qp_num);
         let all = self.poller.geometry().entries();

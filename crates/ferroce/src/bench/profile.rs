@@ -123,7 +123,7 @@ impl Symbols {
         Ok(Self::parse(&text))
     }
 
-    /// Lines of "ADDRESS TYPE NAME", and "[MODULE]" for a module's.
+    /// Lines of "ADDRESS TYPE NAME", and "\[MODULE\]" for a module's.
     fn parse(text: &str) -> Self {
         let mut symbols: Vec<_> = text
             .lines()
@@ -149,7 +149,7 @@ impl Symbols {
 }
 
 /// The path of a function without crate, generic arguments and trait:
-/// "<main::list::List<u8> as Drop>::drop::<T>" is "list::List::drop".
+/// `<main::list::List<u8> as Drop>::drop::<T>` is `list::List::drop`.
 fn short(name: &str) -> String {
     let mut path = String::new();
     let mut depth = 0;

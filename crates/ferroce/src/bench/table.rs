@@ -273,7 +273,7 @@ pub fn csv(rows: &[Row], other: Driver) -> Result<Vec<u8>> {
     Ok(writer.into_inner().map_err(|e| e.into_error())?)
 }
 
-/// A row of the CSV file, whose header [`csv`] writes.
+/// A row of the CSV file, whose header [`csv()`] writes.
 #[derive(Debug, Serialize)]
 struct Record {
     measured: String,

@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{bail, Context, Result};
-use ferroce_kmod::check::{self, Request, Severity, Verdict};
+use ferroce_kmod::check::{self, Finding, ModuleReport, Reason, Severity, Stage};
+use ferroce_kmod::file::ModuleFile;
 use ferroce_kmod::kernel::Kernel;
 use ferroce_lab::cache::Cache;
 use ferroce_lab::driver::{is_debians, Signer, Target};
 use ferroce_lab::prerequisites::find_program;
 use ferroce_lab::progress::note;
+use ferroce_lab::provider::write;
 use ferroce_lab::Error;
 
-use super::obstacles::{self, Obstacle, System};
+use super::dkms::{self, Dkms};
+use super::obstacles::{self, Obstacle, Signing, System};
 use crate::args::{Driver, Place};
 use crate::module::text::paragraph;
 
@@ -35,6 +38,9 @@ pub struct Plan {
     signer: Option<Signer>,
     /// What it is built with, if that is on this machine already.
     target: Option<Target>,
+    dkms: Option<Dkms>,
+    /// Whether DKMS, which has this build, signs what comes of it.
+    signs_later: bool,
 }
 
 impl Plan {
@@ -60,11 +66,22 @@ impl Plan {
             }),
             _ => None,
         };
+        let dkms = match &driver.output {
+            None if place.destdir.is_none() && signer.is_none() => Dkms::find(),
+            _ => None,
+        };
+        let signing = match (&signer, &dkms) {
+            (Some(_), _) => Signing::Key,
+            (None, Some(dkms)) if dkms.is_trusted() => Signing::Key,
+            (None, Some(_)) => Signing::Dkms,
+            (None, None) if driver.for_dkms => Signing::Key,
+            (None, None) => Signing::None,
+        };
         // A package for a kernel of Debian's takes only what Debian's archive has.
-        let is_package = place.destdir.is_some() && !system.modules().is_dir();
+        let is_package = place.destdir.is_some() && !system.has_kernel();
         let found = match is_package && is_debians(&system.release) {
             true => Vec::new(),
-            false => system.obstacles(signer.is_some()),
+            false => system.obstacles(signing),
         };
         refuse(&system.release, &found)?;
         let cache = Cache::open()?;
@@ -83,6 +100,8 @@ impl Plan {
             system,
             signer,
             target,
+            dkms,
+            signs_later: driver.for_dkms,
         })
     }
 
@@ -94,7 +113,13 @@ impl Plan {
             None => format!("for Linux {release}, with compilers and source of Debian's archive"),
         };
         note("Possible", &format!("to build the driver {how}"));
-        note("Place", &self.place().display().to_string());
+        match &self.dkms {
+            Some(_) => note(
+                "Place",
+                "DKMS has it built, for each kernel that is installed later too",
+            ),
+            None => note("Place", &self.place().display().to_string()),
+        }
     }
 
     fn place(&self) -> PathBuf {
@@ -103,75 +128,91 @@ impl Plan {
 
     /// Builds the driver, checks it against the kernel, and installs it.
     pub fn install(&self, tell: impl Fn(&Path)) -> Result<()> {
-        let System { root, release } = &self.system;
+        let release = &self.system.release;
         // Where it may not be written, that is to be known before the build.
         let place = self.place();
-        let folder = place.parent().unwrap_or(root);
-        fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
-        tempfile::NamedTempFile::new_in(folder).map_err(Error::file("write", &place))?;
-
-        let cache = &self.cache;
-        let project = crate::lab::project(&crate::args::kernel_dir())?;
-        let target = match &self.target {
-            Some(target) => target.clone(),
-            None => Target::debian(cache, release)?,
-        };
-        let module = target.driver(cache, &project)?;
-        self.check(&target, &module)?;
-        let bytes = match &self.signer {
-            Some(signer) => target.signed(cache, &module, signer)?,
-            None => fs::read(&module).map_err(Error::file("read", &module))?,
-        };
-        ferroce_lab::provider::write(&place, &bytes)?;
-        tell(&place);
-        self.system.index()?;
+        let mut folders = place.ancestors().skip(1);
+        if let Some(folder) = folders.find(|folder| folder.exists()) {
+            let may_write = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
+            may_write.map_err(|errno| Error::file("write", &place)(errno.into()))?;
+        }
+        match &self.dkms {
+            Some(dkms) => dkms.install(&self.cache, &project()?, release)?,
+            None => {
+                write(&place, &self.build()?)?;
+                tell(&place);
+                self.system.index()?;
+            }
+        }
         let rule = self.system.path(RULE);
-        ferroce_lab::provider::write(&rule, RULE_TEXT.as_bytes())?;
+        write(&rule, RULE_TEXT.as_bytes())?;
         tell(&rule);
         Ok(())
     }
 
+    /// Builds the driver, signs it if it is to be signed, and checks it against the kernel. Returns the
+    /// module.
+    pub fn build(&self) -> Result<Vec<u8>> {
+        let target = match &self.target {
+            Some(target) => target.clone(),
+            None => Target::debian(&self.cache, &self.system.release)?,
+        };
+        let module = target.driver(&self.cache, &project()?)?;
+        let bytes = match &self.signer {
+            Some(signer) => target.signed(&self.cache, &module, signer)?,
+            None => fs::read(&module).map_err(Error::file("read", &module))?,
+        };
+        self.check(&target, &module, &bytes)?;
+        Ok(bytes)
+    }
+
     /// Has `ferroce module check` look at the module that was built.
-    fn check(&self, target: &Target, module: &Path) -> Result<()> {
+    fn check(&self, target: &Target, module: &Path, bytes: &[u8]) -> Result<()> {
         let modules = self.system.modules();
-        let kernel = match modules.join("kernel").is_dir() {
+        let kernel = match self.system.has_kernel() {
             true => Kernel::installed(&modules)?,
             false => Kernel::build_tree(&target.tree)?,
         };
-        let report = check::check(&kernel, &[Request::new(module)]);
-        let verdict = report.verdict();
-        if verdict == Verdict::Loads {
-            note("Checked", "the kernel would load it");
-            return Ok(());
-        }
+        // Whom the firmware trusts is not to be seen: who signs the driver says that it will be trusted.
+        // DKMS signs it later.
+        let is_signed = self.signer.is_some() || self.signs_later;
+        let name = module.display().to_string();
+        let report = check::check_bytes(&kernel, ModuleFile::from_bytes(&name, bytes.to_vec())?);
+        let mut findings: Vec<(Stage, &Finding)> = report
+            .modules
+            .iter()
+            .flat_map(ModuleReport::findings)
+            .filter(|(_, finding)| !(is_signed && finding.reason == Reason::Signature))
+            .collect();
+        findings.retain(|(_, finding)| finding.severity > Severity::Warning);
         let mut text = String::new();
-        for module in &report.modules {
-            let findings = module.findings();
-            let matters = [Severity::Refused, Severity::Undecided];
-            for (stage, finding) in findings.filter(|(_, f)| matters.contains(&f.severity)) {
-                let what = format!("{}: {}", stage.name(), finding.what);
-                text += &paragraph("  - ", 4, &what);
-                text += &finding
-                    .help
-                    .iter()
-                    .map(|help| paragraph("    > ", 6, help))
-                    .collect::<String>();
+        for (stage, finding) in &findings {
+            let what = format!("{}: {}", stage.name(), finding.what);
+            text += &paragraph("  - ", 4, &what);
+            if let Some(help) = &finding.help {
+                text += &paragraph("    > ", 6, help);
             }
         }
-        if verdict == Verdict::Refused {
+        let release = &self.system.release;
+        let is_refusal = |(_, finding): &(Stage, &Finding)| finding.severity == Severity::Refused;
+        if findings.iter().any(is_refusal) {
             bail!(
-                "Linux {} would not load the driver that was built for it, so it is not installed. `ferroce \
-                 module check` says why:\n{text}",
-                self.system.release
+                "Linux {release} would not load the driver that was built for it, so it is not installed. \
+                 `ferroce module check` says why:\n{}",
+                text.trim_end()
             );
         }
         note(
             "Checked",
-            "as far as it can be known, the kernel would load it",
+            &format!("Linux {release} would load it, as far as can be known"),
         );
         eprint!("{text}");
         Ok(())
     }
+}
+
+fn project() -> Result<PathBuf> {
+    crate::lab::project(&crate::args::kernel_dir())
 }
 
 fn refuse(release: &str, found: &[Obstacle]) -> Result<()> {
@@ -197,6 +238,7 @@ pub fn remove(root: &Path, mut tell: impl FnMut(&Path)) -> Result<(), Error> {
         }
     }
     remove_file(&root.join(RULE), &mut tell)?;
+    dkms::remove(root, tell)?;
     Ok(())
 }
 
@@ -215,7 +257,7 @@ impl System {
     /// Has depmod list the kernel's modules anew, if the kernel is there: a package's script does that for
     /// the system that it is installed on.
     fn index(&self) -> Result<(), Error> {
-        if !self.modules().join("kernel").is_dir() {
+        if !self.has_kernel() {
             return Ok(());
         }
         let depmod = find_program("depmod").unwrap_or_else(|| "depmod".into());

@@ -2,6 +2,7 @@
 //! `ferroce install` and `ferroce uninstall`: the plug-in for libibverbs and the
 //! driver, on this machine.
 
+mod dkms;
 mod driver;
 mod obstacles;
 
@@ -27,6 +28,11 @@ pub fn install(args: &Installation) -> Result<i32> {
     let plan = plan.transpose()?;
     if let Some(plan) = plan.as_ref().filter(|_| args.driver.check) {
         plan.tell();
+        return Ok(0);
+    }
+    if let Some((plan, file)) = plan.as_ref().zip(args.driver.output.as_ref()) {
+        provider::write(file, &plan.build()?)?;
+        note("Built", &file.display().to_string());
         return Ok(0);
     }
     let Some(libibverbs) = find(&args.place)? else {

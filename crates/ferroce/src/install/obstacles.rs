@@ -45,6 +45,26 @@ const OPTIONS: [&str; 3] = [
     "CONFIG_INFINIBAND_ON_DEMAND_PAGING",
 ];
 
+/// Who signs the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signing {
+    /// Nobody.
+    None,
+    /// DKMS, with a key that the firmware does not trust yet.
+    Dkms,
+    /// Somebody whom the kernel trusts.
+    Key,
+}
+
+const BY_KEY: &str = "sign it with a key that the firmware is told to trust: openssl req -new -x509 -newkey \
+     rsa:2048 -nodes -days 3650 -subj /CN=ferroce/ -outform DER -keyout ferroce.key -out ferroce.der; \
+     mokutil --import ferroce.der, and reboot, when the firmware asks for the password; then ferroce install \
+     --driver --sign-key ferroce.key --sign-cert ferroce.der";
+
+const BY_DKMS: &str = "have the firmware trust the key that DKMS signs with: mokutil --import \
+     /var/lib/dkms/mok.pub (where that is not there yet, dkms generate_mok makes it), and reboot, when the \
+     firmware asks for the password";
+
 const ANOTHER_KERNEL: &str =
     "boot another kernel: Debian 13 has one in its backports (apt-get install -t \
      trixie-backports linux-image-amd64), or use ferroce run, which needs no driver";
@@ -58,6 +78,11 @@ impl System {
     /// The folder with the kernel's modules.
     pub fn modules(&self) -> PathBuf {
         self.path("lib/modules").join(&self.release)
+    }
+
+    /// Whether the kernel's own modules are there, and not just what goes with them.
+    pub fn has_kernel(&self) -> bool {
+        self.modules().join("kernel").is_dir()
     }
 
     /// The folder that modules are built against, if it is there.
@@ -82,8 +107,8 @@ impl System {
         places.find_map(|path| fs::read_to_string(path).ok())
     }
 
-    /// All that is in the way of the driver on this kernel. `is_signed` if the module will be.
-    pub fn obstacles(&self, is_signed: bool) -> Vec<Obstacle> {
+    /// All that is in the way of the driver on this kernel.
+    pub fn obstacles(&self, signing: Signing) -> Vec<Obstacle> {
         let mut found = Vec::new();
         let release = &self.release;
         if is_older(release) {
@@ -118,13 +143,13 @@ impl System {
                 format!("the configuration of Linux {release} is not to be found"),
                 self.install_headers(),
             )),
-            Some(config) => self.of_config(&Config::parse(&config), is_signed, &mut found),
+            Some(config) => self.of_config(&Config::parse(&config), signing, &mut found),
         }
         self.of_headers(&mut found);
         found
     }
 
-    fn of_config(&self, config: &Config, is_signed: bool, found: &mut Vec<Obstacle>) {
+    fn of_config(&self, config: &Config, signing: Signing, found: &mut Vec<Obstacle>) {
         let release = &self.release;
         if !config.is_set("CONFIG_RUST") {
             found.push(Obstacle::new(
@@ -145,13 +170,14 @@ impl System {
             ));
         }
         let enforced = self.signatures_enforced(config);
-        if let Some(why) = enforced.filter(|_| !is_signed) {
+        if let Some(why) = enforced.filter(|_| signing != Signing::Key) {
+            let help = match signing {
+                Signing::Dkms => BY_DKMS,
+                _ => BY_KEY,
+            };
             found.push(Obstacle::new(
                 format!("Linux {release} loads signed modules only: {why}"),
-                "sign it with a key that the firmware is told to trust: openssl req -new -x509 -newkey rsa:2048 \
-                 -nodes -days 3650 -subj /CN=ferroce/ -outform DER -keyout ferroce.key -out ferroce.der; \
-                 mokutil --import ferroce.der, and reboot, when the firmware asks for the password; then \
-                 ferroce install --driver --sign-key ferroce.key --sign-cert ferroce.der",
+                help,
             ));
         }
     }
@@ -195,6 +221,22 @@ impl System {
                 ),
                 "install the package that has it, on Ubuntu linux-lib-rust; on others, ask the distribution \
                  for it. For Debian's kernels ferroce makes it",
+            ));
+        }
+        let sources = [
+            headers.clone(),
+            headers.join("source"),
+            self.modules().join("source"),
+        ];
+        let has_rules = sources.iter().any(|dir| dir.join("rust/Makefile").exists());
+        if Target::has_metadata(&headers) && !has_rules {
+            found.push(Obstacle::new(
+                format!(
+                    "the headers of Linux {release}, {}, do not say how bindgen is to read the kernel's C: \
+                     they lack rust/Makefile and rust/bindgen_parameters",
+                    headers.display()
+                ),
+                "copy these two from the kernel's source of the same release into the headers",
             ));
         }
         if let Some(what) = self.is_of_another_build(&headers) {

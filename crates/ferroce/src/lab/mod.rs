@@ -157,6 +157,7 @@ fn unknown_kernel(name: &str) -> Error {
     ))
 }
 
+/// The folder with the kernel modules' sources, if it is there.
 pub fn project(kernel_dir: &Path) -> Result<PathBuf> {
     kernel_dir.canonicalize().with_context(|| {
         format!(

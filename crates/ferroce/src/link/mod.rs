@@ -3,7 +3,7 @@
 //! iproute2 has them, for machines without that.
 
 pub mod gid;
-mod nldev;
+pub mod nldev;
 mod user;
 
 use std::fmt::Display;
@@ -19,6 +19,7 @@ use crate::args::Link;
 use gid::Gid;
 pub use nldev::Nldev;
 use nldev::{Device, Port, Refusal};
+pub use user::{devices as user_devices, is_here as is_user_space};
 
 /// The type of the links that ferroce's driver makes.
 const KIND: &str = "ferroce";
@@ -37,7 +38,7 @@ pub fn run(command: &Link) -> Result<i32> {
 }
 
 /// A connection to this kernel's RDMA core.
-fn open() -> Result<Nldev> {
+pub fn open() -> Result<Nldev> {
     Nldev::open().map_err(|error| match Errno::from_io_error(&error) {
         Some(Errno::PROTONOSUPPORT) => anyhow!(
             "this kernel has no RDMA: its module ib_core is not loaded (modprobe ib_core), \
@@ -133,7 +134,7 @@ fn find(nldev: &Nldev, name: &str) -> Result<Device> {
     bail!("there is no RDMA device {name}, but {}", list(&names));
 }
 
-fn devices(nldev: &Nldev) -> Result<Vec<Device>> {
+pub fn devices(nldev: &Nldev) -> Result<Vec<Device>> {
     nldev
         .devices()
         .map_err(|e| said(format!("cannot list the RDMA devices: {}", e.reason), &e))
@@ -171,7 +172,7 @@ fn show(nldev: &Nldev, name: Option<&str>, json: bool) -> Result<()> {
                 ifindex: device.index,
                 ifname: device.name.clone(),
                 port: port.number,
-                state: named(&STATES, port.state),
+                state: port_state(port.state),
                 physical_state: named(&PHYSICAL_STATES, port.physical_state),
                 netdev_mtu: port.netdev.as_deref().and_then(mtu),
                 netdev: port.netdev,
@@ -237,6 +238,11 @@ const PHYSICAL_STATES: [&str; 8] = [
     "LINK_ERROR_RECOVERY",
     "PHY_TEST",
 ];
+
+/// The name of a port's state (`enum ib_port_state`).
+pub fn port_state(state: u8) -> String {
+    named(&STATES, state)
+}
 
 fn named(names: &[&str], number: u8) -> String {
     names

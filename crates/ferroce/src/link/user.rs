@@ -66,9 +66,20 @@ impl From<&QpSeen> for Qp {
     }
 }
 
+/// Where the devices are, as the shim shows them.
+const FOLDER: &str = "/sys/class/infiniband";
+
+/// The devices of this `ferroce run`: the name of each, and its folder.
+pub fn devices() -> Vec<(String, PathBuf)> {
+    let names = super::names_in(FOLDER).into_iter();
+    names
+        .map(|name| (name.clone(), PathBuf::from(FOLDER).join(name)))
+        .collect()
+}
+
 fn show(name: Option<&str>, json: bool) -> Result<()> {
-    let folder = PathBuf::from("/sys/class/infiniband");
-    let mut names = super::names_in("/sys/class/infiniband");
+    let folder = PathBuf::from(FOLDER);
+    let mut names = super::names_in(FOLDER);
     if let Some(name) = name {
         if !names.iter().any(|known| known == name) {
             bail!("there is no RDMA device {name}, but {}", list(&names));

@@ -40,8 +40,82 @@ enum Way {
     Mem,
 }
 
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::VmWritev => "process_vm_writev",
+            Way::Mem => "/proc/PID/mem",
+        }
+    }
+}
+
 /// What a way takes for each of [`SIZES`], in nanoseconds, or why it does not work.
 type Measured = Result<[u64; SIZES.len()], String>;
+
+/// How two processes reach each other's memory.
+pub struct Reach {
+    /// From the second one into the first one's.
+    there: Vec<(Way, Measured)>,
+    /// From the first one into the second one's, by `process_vm_writev`.
+    back: Measured,
+}
+
+impl Reach {
+    /// Has a child write into this process' memory, and writes into the child's.
+    pub fn measure() -> Result<Self> {
+        // As the device has it: any process of this user may, if Yama asks for that. Without Yama it fails.
+        let _ = set_ptracer(PTracer::Any);
+        let target = Target::new();
+        let memory = File::options()
+            .read(true)
+            .write(true)
+            .open("/proc/self/mem");
+        let memory = memory.context("cannot open /proc/self/mem")?;
+        let program = std::env::current_exe().context("cannot tell where this program is")?;
+        let mut child = Command::new(program)
+            .args(["run", "--peer", &target.address().to_string()])
+            .stdin(memory)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a second process")?;
+        let lines = BufReader::new(child.stdout.take().context("the child has no output")?);
+        let mut there = Vec::new();
+        let mut back = Err("was not tried".to_owned());
+        for line in lines.lines() {
+            let line = line?;
+            match line.split_once(' ') {
+                Some(("vm", result)) => there.push((Way::VmWritev, parse(result))),
+                Some(("mem", result)) => there.push((Way::Mem, parse(result))),
+                // The child waits for the end of this process' turn.
+                Some(("at", address)) => {
+                    let address = address.parse().context("the child has given no address")?;
+                    let pid = Pid::from_raw(child.id().cast_signed());
+                    back = time(|bytes| vm_writev(pid, bytes, address));
+                    let _ = child.kill();
+                }
+                _ => bail!("the child has said {line:?}"),
+            }
+        }
+        child.wait()?;
+        let any = there.iter().any(|(_, measured)| measured.is_ok());
+        if any && !target.is_written() {
+            bail!("what another process wrote into this one's memory is not there");
+        }
+        Ok(Self { there, back })
+    }
+
+    /// The way that devices take, and how many nanoseconds a write of 8 bytes takes.
+    pub fn best(&self) -> Option<(&'static str, u64)> {
+        [Way::VmWritev, Way::Mem].into_iter().find_map(|way| {
+            let [short, _] = self.find(way)?.as_ref().ok()?;
+            Some((way.name(), *short))
+        })
+    }
+
+    fn find(&self, way: Way) -> Option<&Measured> {
+        self.there.iter().find(|(w, _)| *w == way).map(|(_, m)| m)
+    }
+}
 
 /// Memory that another process writes into.
 struct Target(Vec<AtomicU64>);
@@ -96,19 +170,20 @@ pub fn run() -> Result<i32> {
     };
     writeln!(out, "ptrace_scope      {scope}")?;
 
-    let (there, back) = measure()?;
-    let find = |way| there.iter().find(|(w, _)| *w == way).map(|(_, m)| m);
-    let works = |way| find(way).is_some_and(Result::is_ok);
-    let way = match (works(Way::VmWritev), works(Way::Mem)) {
-        (true, _) => "by process_vm_writev",
-        (false, true) => "by /proc/PID/mem",
-        (false, false) => "not at all: neither process_vm_writev nor /proc/PID/mem works here",
-    };
-    writeln!(out, "memory is reached {way}\n")?;
+    let reach = Reach::measure()?;
+    match reach.best() {
+        Some((way, _)) => writeln!(out, "memory is reached by {way}\n")?,
+        None => writeln!(
+            out,
+            "memory is reached not at all: neither {} nor {} works here\n",
+            Way::VmWritev.name(),
+            Way::Mem.name()
+        )?,
+    }
     let rows = [
-        ("process_vm_writev", find(Way::VmWritev)),
-        ("process_vm_writev, back", Some(&back)),
-        ("pwrite to /proc/PID/mem", find(Way::Mem)),
+        ("process_vm_writev", reach.find(Way::VmWritev)),
+        ("process_vm_writev, back", Some(&reach.back)),
+        ("pwrite to /proc/PID/mem", reach.find(Way::Mem)),
     ];
     writeln!(out, "{}\n", table(&rows))?;
 
@@ -120,8 +195,8 @@ pub fn run() -> Result<i32> {
         addresses.add_row([index.to_string(), gids::shown(gid), gid.netdev.clone()]);
     }
     writeln!(out, "{addresses}")?;
-    let reached = works(Way::VmWritev) || works(Way::Mem);
-    Ok(i32::from(!(usable && memfd.is_ok() && reached)))
+    let is_reached = reach.best().is_some();
+    Ok(i32::from(!(usable && memfd.is_ok() && is_reached)))
 }
 
 fn plain() -> Table {
@@ -145,49 +220,6 @@ fn table(rows: &[(&str, Option<&Measured>)]) -> Table {
         table.add_row(std::iter::once((*name).to_owned()).chain(cells));
     }
     table
-}
-
-/// Has a child write into this process' memory, and writes into the child's.
-fn measure() -> Result<(Vec<(Way, Measured)>, Measured)> {
-    // As the device has it: any process of this user may, if Yama asks for that. Without Yama it fails.
-    let _ = set_ptracer(PTracer::Any);
-    let target = Target::new();
-    let memory = File::options()
-        .read(true)
-        .write(true)
-        .open("/proc/self/mem");
-    let memory = memory.context("cannot open /proc/self/mem")?;
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let mut child = Command::new(program)
-        .args(["run", "--peer", &target.address().to_string()])
-        .stdin(memory)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start a second process")?;
-    let lines = BufReader::new(child.stdout.take().context("the child has no output")?);
-    let mut there = Vec::new();
-    let mut back = Err("was not tried".to_owned());
-    for line in lines.lines() {
-        let line = line?;
-        match line.split_once(' ') {
-            Some(("vm", result)) => there.push((Way::VmWritev, parse(result))),
-            Some(("mem", result)) => there.push((Way::Mem, parse(result))),
-            // The child waits for the end of this process' turn.
-            Some(("at", address)) => {
-                let address = address.parse().context("the child has given no address")?;
-                let pid = Pid::from_raw(child.id().cast_signed());
-                back = time(|bytes| vm_writev(pid, bytes, address));
-                let _ = child.kill();
-            }
-            _ => bail!("the child has said {line:?}"),
-        }
-    }
-    child.wait()?;
-    let any = there.iter().any(|(_, measured)| measured.is_ok());
-    if any && !target.is_written() {
-        bail!("what another process wrote into this one's memory is not there");
-    }
-    Ok((there, back))
 }
 
 /// As the second process: writes into its parent's memory.

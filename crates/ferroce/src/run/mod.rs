@@ -6,7 +6,7 @@
 //! that [`tree`] makes, and the plug-in (`RDMAV_DRIVERS`), which is the device. Then this process becomes
 //! the program: its number, its terminal, signals and exit status are what they would be without.
 
-mod doctor;
+pub mod doctor;
 mod gids;
 mod place;
 pub mod plugins;

@@ -38,7 +38,7 @@ impl Root {
     fn new(release: &str, config: &str) -> Self {
         let root = Self(tempfile::tempdir().unwrap());
         fs::create_dir_all(root.headers(release)).unwrap();
-        fs::create_dir_all(root.path("lib/modules").join(release)).unwrap();
+        fs::create_dir_all(root.path("lib/modules").join(release).join("kernel")).unwrap();
         let link = root.path("lib/modules").join(release).join("build");
         symlink(format!("/usr/src/linux-headers-{release}"), link).unwrap();
         fs::write(root.headers(release).join(".config"), config).unwrap();
@@ -116,7 +116,7 @@ fn obstacles(_: &Flavor) {
             "CONFIG_MODULE_SIG_FORCE=y\n",
             "tmp/nothing",
             "",
-            "built with CONFIG_MODULE_SIG_FORCE",
+            "it was built with CONFIG_MODULE_SIG_FORCE",
         ),
         (
             "",
@@ -168,10 +168,15 @@ fn obstacles(_: &Flavor) {
         headers,
     );
     let root = Root::new(other, CONFIG);
-    root.write(
-        &format!("usr/src/linux-headers-{other}/rust/libkernel.rmeta"),
-        "",
+    let headers_file = |name: &str| format!("usr/src/linux-headers-{other}/{name}");
+    root.write(&headers_file("rust/libkernel.rmeta"), "");
+    refused(
+        &root,
+        other,
+        "they lack rust/Makefile and rust/bindgen_parameters",
+        "from the kernel's source of the same release",
     );
+    root.write(&headers_file("rust/Makefile"), "");
     root.check(other)
         .ends_with(1)
         .says("was built by \"rustc 1.0.0 (of nobody)\", and its metadata is for no other compiler")

@@ -2,6 +2,7 @@
 //! `ferroce link` in a guest, beside `rdma link`.
 
 use crate::support::{ferroce, Flavor, Ran, Test};
+use crate::verbs::guest_script;
 
 pub const TESTS: &[Test] = &[
     ("a link is added, shown and deleted", comes_and_goes),
@@ -9,6 +10,10 @@ pub const TESTS: &[Test] = &[
     (
         "a link without the driver, or without RDMA, is told so",
         no_driver,
+    ),
+    (
+        "top tells what queue pairs do and wait for, and what rdma_rxe's do",
+        top,
     ),
 ];
 
@@ -86,4 +91,24 @@ fn no_driver(flavor: &Flavor) {
     .says("its module ferroce is not loaded, and modprobe does not find it")
     .says("there is no RDMA device fr0, nor any other")
     .says("this kernel has no RDMA");
+}
+
+fn top(flavor: &Flavor) {
+    let ferroce = ferroce().get_program().display().to_string();
+    let watch = |device: &str| guest_script("top.py", &format!("{ferroce} {device}"));
+    sh(
+        flavor,
+        &format!(
+            "set -e; $F top --once; rdma link add fr0 type ferroce netdev eth0; {}; \
+             rdma link delete fr0; rdma link add rx0 type rxe netdev eth0; {}; \
+             ! $F top --once fr0",
+            watch("fr0"),
+            watch("rx0 rxe")
+        ),
+    )
+    .ends_with(0)
+    .prints("There are no RDMA devices.\n")
+    .prints("all of it is told\n")
+    .prints("rdma_rxe's devices are told\n")
+    .says("there is no RDMA device fr0, but rx0");
 }

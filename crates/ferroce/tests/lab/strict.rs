@@ -14,7 +14,7 @@ use ferroce_lab::kernel::Kernel as LabKernel;
 use sha2::{Digest, Sha256};
 
 use crate::broken::replace;
-use crate::support::{kernel_dir, ran, Flavor, Test};
+use crate::support::{ferroce, kernel_dir, ran, Flavor, Test};
 
 pub const TESTS: &[Test] = &[(
     "wrong checksums and untrusted signatures are foretold, and the kernel refuses",
@@ -202,6 +202,7 @@ fn refusals(_: &Flavor) {
     let work = tempfile::tempdir().unwrap();
     let work = work.path();
     make_modules(&dir, &lab, work);
+    headers_with_other_checksums(&dir, work);
 
     use Stage::{CopyAndCheck, Symbols};
     let lenient = [
@@ -258,5 +259,28 @@ fn refusals(_: &Flavor) {
                 _ => panic!("{name}: {report:#?}"),
             }
         }
+    }
+}
+
+/// That the headers are not the kernel's, by the checksums in a module that came with it, is told before
+/// the driver is built against them.
+fn headers_with_other_checksums(headers: &Path, work: &Path) {
+    let release = fs::read_to_string(headers.join("include/config/kernel.release")).unwrap();
+    let release = release.trim();
+    let root = work.join("root");
+    let modules = root.join("lib/modules").join(release);
+    fs::create_dir_all(modules.join("kernel")).unwrap();
+    std::os::unix::fs::symlink(headers, modules.join("build")).unwrap();
+    let another_build = format!("are of another build than Linux {release}");
+    for (module, is_other) in [("user", false), ("layout", true)] {
+        let from = work.join(format!("{module}.ko"));
+        fs::copy(from, modules.join("kernel/ib_core.ko")).unwrap();
+        let ran = ran(ferroce()
+            .args(["install", "--check", "--kernel", release])
+            .env("DESTDIR", &root));
+        // This kernel has no CONFIG_RUST anyhow.
+        let ran = ran.ends_with(1).says("without CONFIG_RUST");
+        let said = ran.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(said.contains(&another_build), is_other, "{module}: {said}");
     }
 }

@@ -268,7 +268,7 @@ mod arming {
         Fence,
         Load,
         /// `served` is stored; the event may be raised once everything stored before is seen, since
-        /// whoever takes the event synchronises with whoever raised it.
+        /// the thread that takes the event synchronises with the one that raised it.
         Raise,
         Done,
     }

@@ -31,7 +31,7 @@ use crate::network::Time;
 
 const MTU: u32 = 256;
 const SIZE: usize = 128 * 1024;
-/// Just before the PSNs begin anew.
+/// Just before the PSNs wrap around.
 const FIRST: u32 = 0x00ff_fffe;
 
 fn attr() -> QpAttr {

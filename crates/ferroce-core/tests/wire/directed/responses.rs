@@ -46,7 +46,7 @@ fn what_a_response_answers_is_not_acknowledged_besides() {
         kinds(&responses),
         [Kind::ReadResponseOnly, Kind::AtomicAcknowledge]
     );
-    // They may be lost, so what is acknowledged anew is no more than the WRITE.
+    // They may be lost, so what is acknowledged again is no more than the WRITE.
     assert_eq!(pair.give(&sent[0]), Request::Duplicate);
     let again = pair.responses();
     assert_eq!(kinds(&again), [Kind::Acknowledge]);
