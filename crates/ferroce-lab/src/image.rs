@@ -61,7 +61,7 @@ impl fmt::Display for Image {
             Flavor {
                 backend,
                 debug,
-                series: Series::default(),
+                series: Series::BEST,
             }
         )
     }

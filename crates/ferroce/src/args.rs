@@ -443,7 +443,7 @@ impl Which {
         Flavor {
             backend: self.backend.unwrap_or(Backend::Uml),
             debug: self.debug,
-            series: Series::default(),
+            series: Series::BEST,
         }
     }
 }
@@ -501,19 +501,21 @@ pub enum Choice {
 impl AnyKernel {
     /// For so many hosts, which are machines if they are several.
     pub fn choice(&self, hosts: u32) -> anyhow::Result<Choice> {
-        let mut flavor = self.which.flavor();
-        if hosts > 1 && self.which.backend.is_none() {
-            flavor.backend = Backend::Qemu;
-        }
         match (&self.kernel, self.which.backend) {
             (_, Some(Backend::Uml)) if hosts > 1 => anyhow::bail!(
                 "--hosts {hosts} has machines with a network, which User-Mode Linux has not: leave out --backend uml"
             ),
-            (None, _) => Ok(Choice::Built(flavor)),
-            (Some(KernelName::Series(series)), _) => Ok(Choice::Built(Flavor {
-                series: *series,
-                ..flavor
-            })),
+            (None | Some(KernelName::Series(_)), backend) => {
+                let default = if hosts > 1 { Backend::Qemu } else { Backend::Uml };
+                Ok(Choice::Built(Flavor {
+                    backend: backend.unwrap_or(default),
+                    debug: self.which.debug,
+                    series: match &self.kernel {
+                        Some(KernelName::Series(series)) => *series,
+                        _ => Series::BEST,
+                    },
+                }))
+            }
             (Some(KernelName::Distribution(kernel)), Some(Backend::Uml)) => anyhow::bail!(
                 "--kernel {kernel} is for a machine, which User-Mode Linux is not: leave out --backend uml"
             ),

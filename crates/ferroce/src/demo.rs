@@ -52,7 +52,7 @@ pub fn run(setup: &Setup) -> Result<i32> {
     let flavor = Flavor {
         backend: Backend::Uml,
         debug: false,
-        series: Series::default(),
+        series: Series::BEST,
     };
     let ready = Ready::ensure(setup, &Choice::Built(flavor), &[Purpose::Verbs])?;
     note(

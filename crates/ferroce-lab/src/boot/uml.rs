@@ -23,7 +23,7 @@ pub fn start(machine: &Machine) -> Result<Running> {
     let input: OwnedFd = theirs.try_clone().map_err(failed)?.into();
     let output: OwnedFd = theirs.into();
 
-    let mut command = Command::new(&image);
+    let mut command = Command::new(image);
     command
         .arg(format!("mem={}K", machine.memory >> 10))
         .arg(format!("ncpus={}", machine.cpus))

@@ -25,7 +25,7 @@ use crate::progress::{self, Task, Unit};
 pub const SERIES: [&str; 2] = ["7.2", "7.3"];
 
 /// One of [`SERIES`], or what is best of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Series(Option<&'static str>);
 
 impl FromStr for Series {
@@ -39,6 +39,9 @@ impl FromStr for Series {
 }
 
 impl Series {
+    /// The best that is there, or on offer.
+    pub const BEST: Self = Self(None);
+
     /// Those that will do, best first.
     fn all(self) -> &'static [&'static str] {
         let known = SERIES.iter().position(|known| Some(*known) == self.0);
@@ -226,7 +229,7 @@ mod tests {
 
     #[test]
     fn newer_point_releases_rank_higher_and_unknown_series_not_at_all() {
-        let rank = |version, series: &str| rank(version, series.parse().unwrap_or_default());
+        let rank = |version, series: &str| rank(version, series.parse().unwrap_or(Series::BEST));
         assert!(rank("7.2.12-1~bpo13+1", "") > rank("7.2.9-1~bpo13+1", ""));
         assert!(rank("7.2.1", "") > rank("7.3.1", ""));
         assert_eq!(rank("7.20.1", ""), None);

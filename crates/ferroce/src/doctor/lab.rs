@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use ferroce_lab::backend::{Backend, Flavor};
+use ferroce_lab::backend::{Backend, Flavor, Series};
 use ferroce_lab::cache::Cache;
+use ferroce_lab::image::Image;
 use ferroce_lab::kernel::Kernel;
 use ferroce_lab::modules::Modules;
 use ferroce_lab::prerequisites::{self, Purpose, Toolchain};
@@ -27,7 +28,12 @@ const FLAVORS: [Flavor; 4] = [
 ];
 
 const fn flavor(backend: Backend, debug: bool) -> Flavor {
-    Flavor { backend, debug }
+    let series = Series::BEST;
+    Flavor {
+        backend,
+        debug,
+        series,
+    }
 }
 
 /// How much room the demo takes where nothing has been fetched: the source, one kernel, the modules.
@@ -96,7 +102,11 @@ impl Lab {
     fn packages(&self) -> Finding {
         let name = "packages";
         let flavor = FLAVORS[0];
-        let purposes = [Purpose::Build(flavor), Purpose::Run(flavor), Purpose::Verbs];
+        let purposes = [
+            Purpose::Build(flavor),
+            Purpose::Run(flavor.backend),
+            Purpose::Verbs,
+        ];
         let Some(missing) = prerequisites::missing(&self.cache, &purposes) else {
             return Finding::new(name, State::Works, "all that the demo needs");
         };
@@ -144,14 +154,16 @@ impl Lab {
         Kernel::find(&self.cache, project, flavor).ok()?
     }
 
-    /// Whether kernel and modules are built, so that a guest can be booted.
-    fn is_built(&self, flavor: Flavor) -> bool {
-        let Ok(project) = &self.project else {
-            return false;
+    /// What a guest boots, if kernel and modules are built.
+    fn image(&self, flavor: Flavor) -> Option<Image> {
+        let project = self.project.as_ref().ok()?;
+        let kernel = self.kernel(flavor)?;
+        let folder = Modules::find(&self.cache, project, &kernel).ok()??;
+        let modules = Modules {
+            folder,
+            built_now: false,
         };
-        self.kernel(flavor).is_some_and(|kernel| {
-            Modules::find(&self.cache, project, &kernel).is_ok_and(|found| found.is_some())
-        })
+        Some(Image::built(&kernel, &modules))
     }
 
     /// Whether a guest starts: one is booted.
@@ -160,7 +172,7 @@ impl Lab {
             Backend::Uml => "UML guest",
             Backend::Qemu => "QEMU guest",
         };
-        if !self.is_built(flavor) {
+        if self.image(flavor).is_none() {
             let text = "not tried: its kernel or the modules are not built yet";
             return Finding::new(name, State::Gets, text)
                 .remedy(format!("ferroce lab build --backend {}", flavor.backend));
@@ -176,7 +188,8 @@ impl Lab {
 
     fn qemu(&self) -> Finding {
         let flavor = flavor(Backend::Qemu, false);
-        if let Some(missing) = prerequisites::missing(&self.cache, &[Purpose::Run(flavor)]) {
+        let purposes = [Purpose::Run(flavor.backend)];
+        if let Some(missing) = prerequisites::missing(&self.cache, &purposes) {
             let text = format!("without {}", missing.names.join(", "));
             return Finding::new("QEMU guest", State::None, text)
                 .remedy(missing.commands.join("; "));
@@ -186,14 +199,14 @@ impl Lab {
 
     fn accelerator(&self) -> Finding {
         let name = "KVM";
-        let Some(kernel) = self.kernel(flavor(Backend::Qemu, false)) else {
+        let Some(image) = self.image(flavor(Backend::Qemu, false)) else {
             return Finding::new(
                 name,
                 State::None,
-                "not tried: no kernel for QEMU is built yet",
+                "not tried: no kernel for QEMU with the modules is built yet",
             );
         };
-        match Accelerator::choose(&self.cache, &kernel) {
+        match Accelerator::choose(&self.cache, &image) {
             Ok(Accelerator::Kvm) => Finding::new(name, State::Works, "a test guest runs"),
             Ok(Accelerator::Tcg { why }) => Finding::new(name, State::None, why)
                 .remedy("QEMU translates instead (TCG), which is about ten times as slow"),

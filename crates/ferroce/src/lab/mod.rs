@@ -126,11 +126,10 @@ pub fn kernel_folder(name: &str) -> Result<PathBuf> {
         "" => Backend::Uml,
         _ => backend.parse().map_err(|_| unknown_kernel(name))?,
     };
-    let series = Series::default();
     let flavor = Flavor {
         backend,
         debug,
-        series,
+        series: Series::BEST,
     };
     let project = project(&crate::args::kernel_dir())?;
     let cache = Cache::open()?;

@@ -48,7 +48,7 @@ fn kernel() -> (PathBuf, LabKernel) {
     let flavor = ferroce_lab::backend::Flavor {
         backend: Backend::Uml,
         debug: false,
-        series: Default::default(),
+        series: ferroce_lab::backend::Series::BEST,
     };
     let cache = Cache::open().unwrap();
     let lab = LabKernel::ensure(&cache, &kernel_dir(), flavor).unwrap();
