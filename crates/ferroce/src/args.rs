@@ -483,7 +483,8 @@ pub struct AnyKernel {
     /// (/boot/vmlinuz-VERSION), of the folder with its modules
     /// (/lib/modules/VERSION), or of the folder that its package was unpacked in.
     /// It needs 9p and overlay as modules or built in, as distributions have them.
-    /// For a kernel of Debian's `ferroce lab build` builds the driver too, ferroce.ko.
+    /// For Debian's kernels the driver, ferroce.ko, is built when `--module ferroce`
+    /// first asks for it, in some minutes; from then on modprobe finds it.
     #[arg(long, value_name = "KERNEL")]
     kernel: Option<KernelName>,
 }
@@ -564,6 +565,9 @@ pub struct Build {
     /// Compile the modules with clippy instead, its warnings as errors
     #[arg(long)]
     pub clippy: bool,
+    /// Build the driver for a kernel of Debian's, too: some minutes the first time
+    #[arg(long)]
+    pub driver: bool,
     /// Install the verbs programs that the demo and the tests run, too:
     /// ibverbs-utils, rdmacm-utils, perftest, pyverbs
     #[arg(long)]
@@ -609,7 +613,7 @@ pub struct Machine {
     /// Make this folder writable: changes in it persist; may be given again
     #[arg(long, value_name = "DIR")]
     pub rw: Vec<PathBuf>,
-    /// Load this module first, or all of a folder; may be given again
+    /// Load this module first, or all of a folder, or `ferroce`, the driver; may be given again
     ///
     /// Its parameters follow: `--module ./x.ko name=Ada count=3`. For those of a
     /// folder with several modules: `--module ./modules x.name=Ada`.

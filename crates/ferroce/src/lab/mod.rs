@@ -85,6 +85,26 @@ impl Ready {
         })
     }
 
+    /// The driver for the kernel: with the lab's own kernels' modules, or built for Debian's.
+    pub fn driver(&self, kernel_dir: &Path) -> Result<PathBuf> {
+        let Image {
+            modules, release, ..
+        } = &self.image;
+        let own = modules.join("updates/ferroce.ko");
+        if own.exists() {
+            return Ok(own);
+        }
+        if !is_debians(release) {
+            return Err(Error::Usage(format!(
+                "the driver is built for the lab's kernels and for Debian's, which Linux {release} is not: after \
+                 `ferroce install --kernel {release}` it is one of the kernel's modules"
+            ))
+            .into());
+        }
+        let target = Target::debian(&self.cache, release)?;
+        Ok(target.driver(&self.cache, &project(kernel_dir)?)?)
+    }
+
     pub fn run(&self, session: &Session) -> Result<i32> {
         self.run_to(session, std::io::stdout())
     }
@@ -192,12 +212,9 @@ fn build(args: &Build) -> Result<i32> {
     let flavor = match args.kernel.choice(1)? {
         Choice::Built(flavor) => flavor,
         choice if !args.clippy => {
-            let Ready { cache, image, .. } = Ready::ensure(&args.setup, &choice, &more)?;
-            let driver = match is_debians(&image.release) {
-                true => {
-                    let target = Target::debian(&cache, &image.release)?;
-                    Some(target.driver(&cache, &project(&args.setup.kernel_dir)?)?)
-                }
+            let ready = Ready::ensure(&args.setup, &choice, &more)?;
+            let driver = match args.driver {
+                true => Some(ready.driver(&args.setup.kernel_dir)?),
                 false => None,
             };
             // With the driver that is there now.
@@ -242,7 +259,8 @@ fn build(args: &Build) -> Result<i32> {
 fn session(machine: &Machine, command: Vec<OsString>, terminal: bool, count: u32) -> Result<i32> {
     let choice = machine.kernel.choice(count)?;
     let counts_instructions = machine.clock.counts_instructions(choice.backend())?;
-    let ready = Ready::ensure(&machine.setup, &choice, &[])?;
+    let mut ready = Ready::ensure(&machine.setup, &choice, &[])?;
+    let module_files = ready.module_files(&machine.module, &machine.setup.kernel_dir)?;
     let session = Session {
         command,
         cpus: machine.cpus,
@@ -251,7 +269,7 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool, count: u32
         counts_instructions,
         timeout: machine.timeout,
         writable: machine.rw.clone(),
-        module_files: ready.module_files(&machine.module)?,
+        module_files,
         terminal,
         show_log: machine.kernel_log,
     };

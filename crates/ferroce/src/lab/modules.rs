@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use ferroce_kmod::check::{self, Finding, Reason, Request, Severity, Stage, Verdict};
+use ferroce_kmod::file::ModuleFile;
+use ferroce_kmod::info::Info;
 use ferroce_kmod::kernel::Kernel;
 use ferroce_kmod::linkage::name_of_path;
 use ferroce_lab::session;
@@ -15,22 +17,49 @@ use super::Ready;
 use crate::args::ModuleArg;
 use crate::module::text::paragraph;
 
+/// What the driver is called.
+const DRIVER: &str = "ferroce";
+
+/// The names of the modules that one needs.
+fn depends(path: &Path) -> Result<Vec<String>> {
+    let info = Info::of(&ModuleFile::read(path)?)?;
+    let mut fields = info.modinfo.iter();
+    let depends = fields.find_map(|(name, value)| (name == "depends").then_some(value.as_str()));
+    let names = depends.unwrap_or_default().split(',');
+    Ok(names
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect())
+}
+
 impl Ready {
     /// The files that a command line asks for, in the order to load them in.
-    pub fn module_files(&self, wanted: &[ModuleArg]) -> Result<Vec<session::ModuleFile>> {
+    ///
+    /// `ferroce` is the driver, and what that needs is loaded as well.
+    pub fn module_files(
+        &mut self,
+        wanted: &[ModuleArg],
+        kernel_dir: &Path,
+    ) -> Result<Vec<session::ModuleFile>> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
         let kernel = self.as_checked()?;
         let mut files = Vec::new();
         for module in wanted {
-            match module.path.is_dir() {
-                true => files.extend(files_of_folder(&kernel, module)?),
-                false => files.push(session::ModuleFile {
-                    path: module.path.clone(),
-                    parameters: module.parameters.clone(),
-                }),
+            let mut path = module.path.clone();
+            if path.is_dir() {
+                files.extend(files_of_folder(&kernel, module)?);
+                continue;
             }
+            if path == Path::new(DRIVER) && !path.exists() {
+                path = self.driver(kernel_dir)?;
+                self.image.stack.extend(depends(&path)?);
+            }
+            files.push(session::ModuleFile {
+                path,
+                parameters: module.parameters.clone(),
+            });
         }
         Ok(files)
     }

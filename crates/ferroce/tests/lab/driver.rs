@@ -274,7 +274,8 @@ fn ran_uninstall(root: &Root) -> Ran {
 }
 
 fn debian(_: &Flavor) {
-    let built = ran(ferroce().args(["lab", "build", "--kernel", "debian"])).ends_with(0);
+    let built =
+        ran(ferroce().args(["lab", "build", "--kernel", "debian", "--driver"])).ends_with(0);
     let after = |mark: &str| {
         let lines = built.stderr.lines().rev();
         let mut found = lines.filter_map(|line| line.trim().strip_prefix(mark));

@@ -28,6 +28,7 @@ mod errors;
 mod hostile;
 mod hosts;
 mod install;
+mod kernel_users;
 mod link;
 mod loader;
 mod modules;
@@ -139,6 +140,7 @@ fn trials() -> Vec<Trial> {
         (DEBIAN_DEVICE, bounded::TESTS),
         (DEBIAN_DEVICE, wire::TESTS),
         (DEBIAN, hosts::DEBIAN_TESTS),
+        (DEBIAN, kernel_users::long_tests()),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
         (QEMU_DEBUG, device::DEBUG_TESTS),
         (QEMU_DEBUG, cm::DEBUG_TESTS),

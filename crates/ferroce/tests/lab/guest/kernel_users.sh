@@ -6,7 +6,8 @@
 #     kernel_users.sh ferroce|rxe nvme|nfs|iser|rds [MIB]
 #
 # host2 prints a line for each user: its name, and how many MiB a second were written and read, or messages
-# exchanged. It takes no tools of these users' own but iscsid(8) and iscsiadm(8): the kernel's interfaces do.
+# exchanged. It takes no tools of these users' own, as the kernel's interfaces do, but iscsid(8) and iscsiadm(8)
+# from a folder TOOLS, which open-iscsi and what that needs were unpacked in.
 set -eu
 driver=$1 user=$2 mib=${3:-16}
 here=$(dirname "$0")
@@ -165,6 +166,8 @@ iser_server() {
 
 iser_client() {
     modprobe ib_iser
+    export PATH="$TOOLS/usr/sbin:$TOOLS/sbin:$TOOLS/usr/bin:$TOOLS/bin:$PATH"
+    export LD_LIBRARY_PATH="$TOOLS/usr/lib/$(uname -m)-linux-gnu"
     mkdir -p /run/lock/iscsi /etc/iscsi
     echo InitiatorName=iqn.2026-11.test:host2 > /etc/iscsi/initiatorname.iscsi
     [ -e /etc/iscsi/iscsid.conf ] || : > /etc/iscsi/iscsid.conf
