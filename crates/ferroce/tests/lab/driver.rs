@@ -230,7 +230,7 @@ fn round_trip(flavor: &Flavor) {
     let module = place.join("updates/ferroce.ko");
     let rule = root.path("etc/udev/rules.d/60-ferroce.rules");
     let ran = root.run(release, &[]).ends_with(0);
-    let ran = ran.says("Checked the kernel would load it");
+    let ran = ran.says(&format!("Checked Linux {release} would load it"));
     let ran = ran.says(&format!("Installed {}", module.display()));
     ran.says(&format!("Installed {}", rule.display()))
         .says("libibverbs.d/ferroce.driver");
