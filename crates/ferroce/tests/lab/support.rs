@@ -11,6 +11,8 @@ use std::process::{Command, Output, Stdio};
 pub struct Flavor {
     pub name: &'static str,
     pub args: &'static [&'static str],
+    /// What its build is told beside.
+    pub build_args: &'static [&'static str],
     /// Whether its tests run only on request, because its build takes long.
     pub on_request: bool,
 }
@@ -18,27 +20,32 @@ pub struct Flavor {
 pub const UML: Flavor = Flavor {
     name: "uml",
     args: &[],
+    build_args: &[],
     on_request: false,
 };
 pub const DEBUG: Flavor = Flavor {
     name: "uml-debug",
     args: &["--debug"],
+    build_args: &[],
     on_request: false,
 };
 pub const QEMU: Flavor = Flavor {
     name: "qemu",
     args: &["--backend", "qemu"],
+    build_args: &[],
     on_request: false,
 };
 pub const QEMU_DEBUG: Flavor = Flavor {
     name: "qemu-debug",
     args: &["--backend", "qemu", "--debug"],
+    build_args: &[],
     on_request: true,
 };
 
 pub const DEBIAN: Flavor = Flavor {
     name: "debian",
     args: &["--kernel", "debian"],
+    build_args: &["--driver"],
     on_request: false,
 };
 
@@ -61,6 +68,7 @@ impl Flavor {
         let status = ferroce()
             .args(["lab", "build", "--verbs", "--programs"])
             .args(self.args)
+            .args(self.build_args)
             .status();
         status.expect("the program starts").success()
     }
