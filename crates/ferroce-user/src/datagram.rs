@@ -9,7 +9,7 @@ use ferroce_device::send::Attempt;
 
 use crate::beside::{self, Message};
 use crate::groups;
-use crate::peer::Peer;
+use crate::peer::{Entered, Peer};
 use crate::qp::Qp;
 use crate::side::{Range, Side};
 
@@ -73,7 +73,7 @@ fn deliver<'a>(
     qpn: u32,
     qkey: u32,
 ) -> Delivery {
-    let _entered = peer.enter();
+    let _entered = Entered::new(peer);
     let Some((guard, attrs, side)) = Side::lock(own.process, peer, qpn, own.cache) else {
         return Delivery::Dropped;
     };

@@ -214,6 +214,9 @@ fn perftest() {
         &["ib_send_lat", "-n", "100", "-e"],
         &["ib_write_lat", "-n", "1000", "-s", "8"],
         &["ib_write_bw", "-n", "1000", "-q", "16"],
+        &["ib_write_bw", "-n", "10000", "-s", "8"],
+        &["ib_write_bw", "-n", "1600", "-s", "8", "-l", "16"],
+        &["ib_read_bw", "-n", "10000", "-s", "8"],
         &["ib_read_bw", "-n", "1000"],
         &["ib_atomic_bw", "-n", "1000"],
         &["ib_send_bw", "-n", "1000", "-b", "-e", "-q", "16"],
@@ -258,6 +261,14 @@ fn errnos_and_statuses_are_those_of_the_driver() {
         .run(&[], &words)
         .succeeds()
         .says("queue pairs: 3000 numbers");
+}
+
+#[test]
+fn what_is_posted_arrives_though_nobody_looks() {
+    let group = Group::new("left");
+    let words = [PYTHON, &guest("guest/left.py"), "ferroce0"];
+    let ran = group.run(&[], &words).succeeds();
+    ran.says("all that was posted has arrived");
 }
 
 #[test]
