@@ -28,16 +28,27 @@ impl<M> CompletionQueue<M> {
     /// Writes a completion. `now` is the host's clock, in nanoseconds: with the lock held, so that the
     /// times are in the order of the completions.
     pub fn complete(&mut self, cqe: &Cqe, solicited: bool, now: impl FnOnce() -> u64) -> Completed {
-        let mut cqe = *cqe;
-        if self.timestamps {
-            cqe.timestamp = now();
-        }
-        let pushed = self.producer.push(&cqe, solicited);
+        let pushed = self.push(cqe, solicited, now);
         Completed {
             notify: pushed.is_ok() && self.producer.notify(),
             is_lost: pushed.is_err(),
             has_overrun: pushed == Err(CqError::Overrun),
         }
+    }
+
+    /// Writes a completion as [`complete`](Self::complete) does, after which there is
+    /// [`notify`](Producer::notify) to be called, unless nobody can wait for an event.
+    pub fn push(
+        &mut self,
+        cqe: &Cqe,
+        solicited: bool,
+        now: impl FnOnce() -> u64,
+    ) -> Result<(), CqError> {
+        if !self.timestamps {
+            return self.producer.push(cqe, solicited);
+        }
+        let timestamp = now();
+        self.producer.push(&Cqe { timestamp, ..*cqe }, solicited)
     }
 
     /// The process has asked for an event, and says that there are completions it has not taken. Returns

@@ -4,7 +4,7 @@
 use core::hint;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::lock_api::{self, GuardNoSend, RawMutex as _};
+use parking_lot::lock_api::{self, GuardNoSend};
 
 /// What the program has promised of the threads that use a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,14 +16,14 @@ pub enum Threads {
     One,
 }
 
-/// A mutex, or, as [`Threads::One`], a flag.
+/// A spin lock, as other providers have, or, as [`Threads::One`], a flag.
 ///
-/// The flag is no lock between threads. It is there because one thread can come twice: a verb between
+/// It is released by a store: the exchange that a mutex needs, to wake who sleeps, would be a good part of
+/// what a short message costs. The flag is no lock between threads. It is there because one thread can come twice: a verb between
 /// `wr_start` and `wr_complete` of the same queue waits for ever, with the mutex as with the flag,
 /// instead of using what it must not.
 pub struct RawQueueLock {
     threads: Threads,
-    mutex: parking_lot::RawMutex,
     taken: AtomicBool,
 }
 
@@ -31,13 +31,15 @@ impl RawQueueLock {
     const fn new(threads: Threads) -> Self {
         Self {
             threads,
-            mutex: parking_lot::RawMutex::INIT,
             taken: AtomicBool::new(false),
         }
     }
 }
 
-// SAFETY: As `Threads::Many` it is the mutex. As `Threads::One` there are no two threads at a time, by
+/// How often to look before other threads run.
+const SPINS: u32 = 100;
+
+// SAFETY: As `Threads::Many` only one thread finds the lock free and takes it, until it releases it. As `Threads::One` there are no two threads at a time, by
 // the program's promise, which is part of the contract of the verbs; one thread that has the flag does
 // not get it again.
 unsafe impl lock_api::RawMutex for RawQueueLock {
@@ -48,21 +50,23 @@ unsafe impl lock_api::RawMutex for RawQueueLock {
     type GuardMarker = GuardNoSend;
 
     fn lock(&self) {
-        match self.threads {
-            Threads::Many => self.mutex.lock(),
-            Threads::One => {
-                while !self.try_lock() {
-                    hint::spin_loop();
-                }
+        let mut looks = 0_u32;
+        while !self.try_lock() {
+            looks = looks.wrapping_add(1);
+            match looks % SPINS {
+                // The holder does not run, or has more to do than to post or poll.
+                0 => std::thread::yield_now(),
+                _ => hint::spin_loop(),
             }
         }
     }
 
     fn try_lock(&self) -> bool {
+        let taken = self.taken.load(Ordering::Relaxed);
         match self.threads {
-            Threads::Many => self.mutex.try_lock(),
+            // Acquire: pairs with `unlock`.
+            Threads::Many => !taken && !self.taken.swap(true, Ordering::Acquire),
             Threads::One => {
-                let taken = self.taken.load(Ordering::Relaxed);
                 self.taken.store(true, Ordering::Relaxed);
                 !taken
             }
@@ -70,11 +74,7 @@ unsafe impl lock_api::RawMutex for RawQueueLock {
     }
 
     unsafe fn unlock(&self) {
-        match self.threads {
-            // SAFETY: By this function's contract the lock is held.
-            Threads::Many => unsafe { self.mutex.unlock() },
-            Threads::One => self.taken.store(false, Ordering::Relaxed),
-        }
+        self.taken.store(false, Ordering::Release);
     }
 }
 

@@ -67,7 +67,7 @@ struct Pieces {
     places: [[u64; PLACE]; PIECES],
     /// How many words of data there are.
     length: usize,
-    data: [u64; WORDS],
+    data: [[u8; 8]; WORDS],
 }
 
 impl Default for Pieces {
@@ -76,7 +76,7 @@ impl Default for Pieces {
             count: 0,
             places: [[0; PLACE]; PIECES],
             length: 0,
-            data: [0; WORDS],
+            data: [[0; 8]; WORDS],
         }
     }
 }
@@ -98,14 +98,17 @@ impl Message {
         }
         let place = pieces.places.get_mut(count)?;
         *place = [address, u64::from(lkey) << 32 | length as u64];
-        let mut bytes = [0; ROOM];
+        let bytes = pieces.data.get_mut(start..end)?.as_flattened_mut();
         let result = fill(bytes.get_mut(..length)?);
-        let (chunks, _) = bytes.as_chunks::<8>();
-        for (word, chunk) in pieces.data.get_mut(start..end)?.iter_mut().zip(chunks) {
-            *word = u64::from_ne_bytes(*chunk);
-        }
         (pieces.count, pieces.length) = (count + 1, end);
         Some(result)
+    }
+
+    /// Forgets it.
+    pub fn clear(&mut self) {
+        let pieces = self.pieces.get_mut();
+        (pieces.count, pieces.length) = (0, 0);
+        self.place.set(None);
     }
 
     /// Where it was written to.
@@ -122,10 +125,12 @@ impl Message {
     pub fn store(&self, slot: &Slot, place: Place) {
         self.place.set(Some(place));
         let pieces = self.pieces.borrow();
-        let places = pieces.places.iter().take(pieces.count).flatten();
-        let words = places.chain(pieces.data.iter().take(pieces.length));
-        for (to, word) in slot.words.iter().zip(words) {
+        let (places, data) = slot.words.split_at(PLACE * pieces.count);
+        for (to, word) in places.iter().zip(pieces.places.as_flattened()) {
             to.store(*word, Ordering::Relaxed);
+        }
+        for (to, word) in data.iter().zip(pieces.data.iter().take(pieces.length)) {
+            to.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
         }
         slot.count.store(pieces.count as u64, Ordering::Relaxed);
         // Release: pairs with `place`.

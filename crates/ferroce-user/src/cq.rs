@@ -4,10 +4,10 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
-use ferroce_core::ring::{CqGeometry, Cqe, Producer};
+use ferroce_core::ring::{CqError, CqGeometry, Cqe, Producer};
 use ferroce_core::uapi;
 use ferroce_core::verbs::{EventType, WcFlags};
-use ferroce_device::completion_queue::{Completed, CompletionQueue};
+use ferroce_device::completion_queue::CompletionQueue;
 use parking_lot::Mutex;
 
 use crate::beside::{Message, Place, Slot};
@@ -34,6 +34,10 @@ pub struct Cq {
     channel: Option<Arc<Events>>,
     rings: Mutex<Rings>,
     keys: Checked,
+    /// How often the program has looked at it.
+    looks: AtomicU32,
+    /// The number of a queue pair with requests that are executed when the program looks; zero if none has.
+    deferred: AtomicU32,
     /// How many events were told.
     told: AtomicU32,
     told_errors: AtomicU32,
@@ -70,6 +74,8 @@ impl Cq {
             channel,
             rings: Mutex::new(rings),
             keys: Checked::default(),
+            looks: AtomicU32::new(0),
+            deferred: AtomicU32::new(0),
             told: AtomicU32::new(0),
             told_errors: AtomicU32::new(0),
         });
@@ -78,6 +84,9 @@ impl Cq {
         record
             .timestamps
             .store(timestamps.into(), Ordering::Relaxed);
+        record
+            .has_channel
+            .store(cq.channel.is_some().into(), Ordering::Relaxed);
         record.producer.store([0; Producer::WORDS]);
         record.offset.store(response.ring.offset, Ordering::Relaxed);
         record.slots.store(slots, Ordering::Relaxed);
@@ -123,6 +132,43 @@ impl Cq {
         // nothing there.
         *self.rings.lock() = rings;
         Ok(response)
+    }
+
+    /// The program is about to look for completions, or asks for an event. (No two threads call this at the same
+    /// time.)
+    #[inline]
+    pub fn look(&self) {
+        let looks = self.looks.load(Ordering::Relaxed);
+        self.looks.store(looks.wrapping_add(1), Ordering::Relaxed);
+        if self.deferred.load(Ordering::Relaxed) != 0 {
+            self.flush();
+        }
+    }
+
+    #[cold]
+    fn flush(&self) {
+        let number = self.deferred.swap(0, Ordering::AcqRel);
+        let process = self.context.process;
+        if !process.is_current() {
+            // The parent has left them, and executes them.
+            return;
+        }
+        let qp = process.qps.lock().get(number).cloned();
+        if let Some(qp) = qp {
+            qp.flush_polled();
+        }
+    }
+
+    /// How often the program has looked at it.
+    pub(crate) fn looks(&self) -> u32 {
+        self.looks.load(Ordering::Relaxed)
+    }
+
+    /// Notes a queue pair with requests that are to be executed when the program looks. Returns the one that
+    /// was noted before.
+    pub(crate) fn defer(&self, number: u32) -> Option<u32> {
+        let before = self.deferred.swap(number, Ordering::AcqRel);
+        (before != 0).then_some(before)
     }
 
     /// Puts the data in place that lie beside the completion at a position, which is about to be polled.
@@ -275,8 +321,24 @@ fn producer(
 /// Delivers a completion to a queue of a process.
 pub(crate) fn complete(process: &Process, peer: &Peer, number: u32, cqe: &Cqe, solicited: bool) {
     with(process, peer, number, |queue, _| {
-        queue.complete(cqe, solicited, clock)
+        queue.push(cqe, solicited, clock)
     });
+}
+
+/// As [`complete`], of several requests.
+pub(crate) fn complete_all(
+    process: &Process,
+    peer: &Peer,
+    number: u32,
+    cqes: impl Iterator<Item = Cqe>,
+) {
+    let mut cqes = cqes.peekable();
+    if cqes.peek().is_some() {
+        with(process, peer, number, |queue, _| {
+            // After one that is lost, all are.
+            cqes.try_for_each(|cqe| queue.push(&cqe, false, clock))
+        });
+    }
 }
 
 /// As [`complete`], with a message that is to lie beside the completion.
@@ -297,7 +359,7 @@ pub(crate) fn complete_with(
             message.store(slot, Place { cq, position });
             cqe.flags = cqe.flags.union(WcFlags::WITH_DATA);
         }
-        queue.complete(&cqe, solicited, clock)
+        queue.push(&cqe, solicited, clock)
     });
 }
 
@@ -315,31 +377,24 @@ pub(crate) fn place_for(process: &'static Process, peer: &Peer, place: Place) {
     }
 }
 
-/// Whether the completion at a place was taken.
-pub(crate) fn was_taken(process: &Process, peer: &Peer, place: Place) -> bool {
-    let Some(record) = peer.segment.cq(place.cq) else {
-        return true;
-    };
+/// The position up to which completions of a queue were taken; `None` if there is no queue.
+pub(crate) fn taken_up_to(process: &Process, peer: &Peer, number: u32) -> Option<u32> {
+    let record = peer.segment.cq(number)?;
     let _guard = record.lock.lock(process);
-    open(&peer.segment, record).is_none_or(|queue| {
-        let consumer = queue.producer.positions().consumer;
-        (place.position.wrapping_sub(consumer) as i32) < 0
-    })
+    let queue = open(&peer.segment, record)?;
+    Some(queue.producer.positions().consumer)
 }
 
 /// Makes whole what a process that has ended may have left half done.
 pub(crate) fn recover(process: &Process, peer: &Peer, number: u32) {
-    with(process, peer, number, |queue, _| Completed {
-        notify: queue.producer.notify(),
-        ..Completed::default()
-    });
+    with(process, peer, number, |_, _| Ok(()));
 }
 
 fn with(
     process: &Process,
     peer: &Peer,
     number: u32,
-    op: impl FnOnce(&mut CompletionQueue<()>, &CqRecord) -> Completed,
+    op: impl FnOnce(&mut CompletionQueue<()>, &CqRecord) -> core::result::Result<(), CqError>,
 ) {
     let Some(record) = peer.segment.cq(number) else {
         return;
@@ -351,13 +406,14 @@ fn with(
     if guard.is_inherited {
         queue.producer.recover();
     }
-    let completed = op(&mut queue, record);
-    record.producer.store(queue.producer.words());
+    let pushed = op(&mut queue, record);
     let mut due = 0;
-    if completed.notify {
+    // Without a channel nobody waits for an event.
+    if record.has_channel.load(Ordering::Relaxed) != 0 && queue.producer.notify() {
         due |= work::COMPLETION;
     }
-    if completed.has_overrun {
+    record.producer.store(queue.producer.words());
+    if pushed == Err(CqError::Overrun) {
         due |= work::OVERRUN;
     }
     if due == 0 {

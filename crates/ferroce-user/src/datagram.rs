@@ -10,7 +10,7 @@ use ferroce_device::send::{Attempt, Tries};
 
 use crate::beside::{self, Message};
 use crate::groups;
-use crate::peer::Peer;
+use crate::peer::{Entered, Peer};
 use crate::qp::Qp;
 use crate::side::{Range, Side};
 
@@ -64,7 +64,7 @@ fn deliver<'a>(
     qpn: u32,
     qkey: u32,
 ) -> Result<Delivery, PortCounter> {
-    let _entered = peer.enter();
+    let _entered = Entered::new(peer);
     let found = Side::lock(own.process, peer, qpn, own.cache);
     let (guard, attrs, side) = found.ok_or(PortCounter::UnknownQp)?;
     let qp_type = crate::qp::qp_type(side.record).ok_or(PortCounter::UnknownQp)?;

@@ -17,9 +17,18 @@ use crate::{clock, cq, futex, qp, srq, Errno, Result};
 #[derive(Default)]
 pub struct Helper {
     /// Queue pairs that are to be looked at, by the times.
-    timers: Mutex<BinaryHeap<Reverse<(u64, u32)>>>,
+    timers: Mutex<BinaryHeap<Reverse<(u64, u32, Due)>>>,
     /// Descriptors that had no room for an event.
     full: Mutex<Vec<Weak<Events>>>,
+}
+
+/// What is due with a queue pair at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// A request is to be tried again.
+    Retry,
+    /// Requests were left to be executed.
+    Deferred,
 }
 
 /// How long to wait before a descriptor that had no room is tried again.
@@ -30,12 +39,12 @@ const STACK: usize = 256 << 10;
 
 impl Process {
     /// Has a queue pair looked at, at a time.
-    pub(crate) fn at(&self, time: u64, qpn: u32) {
+    pub(crate) fn at(&self, time: u64, qpn: u32, due: Due) {
         let mut timers = self.helper.timers.lock();
         let is_first = timers
             .peek()
-            .is_none_or(|Reverse((first, _))| time < *first);
-        timers.push(Reverse((time, qpn)));
+            .is_none_or(|Reverse((first, ..))| time < *first);
+        timers.push(Reverse((time, qpn, due)));
         drop(timers);
         if is_first {
             self.own.segment.wake();
@@ -119,19 +128,21 @@ fn run(process: &'static Process) {
 /// Has what is due looked at. Returns how long it is until there is more.
 fn ring_timers(process: &Process) -> Option<Duration> {
     loop {
-        let qpn = {
+        let (qpn, due) = {
             let mut timers = process.helper.timers.lock();
-            let Reverse((time, qpn)) = *timers.peek()?;
+            let Reverse((time, qpn, due)) = *timers.peek()?;
             let now = clock();
             if time > now {
                 return Some(Duration::from_nanos(time - now));
             }
             timers.pop();
-            qpn
+            (qpn, due)
         };
         let qp = process.qps.lock().get(qpn).cloned();
-        if let Some(qp) = qp {
-            qp.kick();
+        match (qp, due) {
+            (Some(qp), Due::Retry) => qp.kick(),
+            (Some(qp), Due::Deferred) => qp.flush_late(),
+            (None, _) => {}
         }
     }
 }

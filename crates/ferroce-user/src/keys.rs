@@ -253,6 +253,7 @@ fn range<'a>(
         lkey: region.key(),
         is_on_demand: region.access().intersects(AccessFlags::ON_DEMAND),
         message: None,
+        batch: None,
     })
 }
 
@@ -411,6 +412,7 @@ pub fn reregister(
     access: Option<u32>,
 ) -> Result<()> {
     process.check_current()?;
+    process.flush_all();
     let invalid = |AccessError| Errno(libc::EINVAL);
     let busy = |HasWindows| Errno(libc::EBUSY);
     let (_, before) = Keys::lock(process, &process.own)
@@ -449,6 +451,7 @@ pub fn deregister(process: &Process, key: u32) -> Result<()> {
     if !process.is_current() {
         return Ok(());
     }
+    process.flush_all();
     {
         let keys = Keys::lock(process, &process.own);
         let (record, mut region) = keys
@@ -485,6 +488,7 @@ pub fn deallocate_window(process: &Process, key: u32) -> Result<()> {
     if !process.is_current() {
         return Ok(());
     }
+    process.flush_all();
     let last = {
         let keys = Keys::lock(process, &process.own);
         let (record, mut window) = keys

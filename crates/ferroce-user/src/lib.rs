@@ -13,7 +13,8 @@
 //! - [`process`], `rings`, `table`, `helper`, [`events`]: this process.
 //! - [`keys`], [`cq`], [`srq`], [`qp`], [`ah`]: the objects of the verbs.
 //! - [`observe`]: who uses it.
-//! - `side`, `send`, `datagram`, `groups`, `beside`: the execution of requests.
+//! - `side`, `send`, `batch`, `datagram`, `groups`, `beside`: the execution of requests;
+//!   `defer`, `turn`: when, and by which thread.
 //!
 //! # Trust
 //! Peers are processes of one user, who could trace each other anyway. So what a process finds in a peer's
@@ -21,11 +22,13 @@
 //! the same.
 
 pub mod ah;
+mod batch;
 mod beside;
 pub mod broker;
 mod cm;
 pub mod cq;
 mod datagram;
+mod defer;
 pub mod device;
 pub mod events;
 mod futex;
@@ -47,6 +50,7 @@ mod side;
 pub mod socket;
 pub mod srq;
 mod table;
+mod turn;
 
 use core::ffi::c_int;
 use std::io;

@@ -4,8 +4,6 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
-use crate::futex;
-
 /// A lock in shared memory. It holds the [serial number](crate::registry) of the process that has it.
 ///
 /// It is for a few instructions: nobody waits for anything else while it has one, and no thread takes one
@@ -14,14 +12,14 @@ use crate::futex;
 #[repr(transparent)]
 pub struct Lock(AtomicU32);
 
-/// Somebody sleeps until the lock is released.
-const WAITERS: u32 = 1 << 31;
-
-/// How often to look again before sleeping. A holder that runs is done by then.
+/// How often to look again before others run. A holder that runs is done by then.
 const SPINS: u32 = 200;
 
-/// How long to sleep before looking whether the holder is still there.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often others run before this thread sleeps: the holder was interrupted.
+const YIELDS: u32 = 100;
+
+/// How long to sleep before looking again, and at whether the holder is still there.
+const LOOK: Duration = Duration::from_micros(50);
 
 /// Who takes locks, and who is alive.
 pub trait Owner {
@@ -72,20 +70,14 @@ impl Lock {
             }
             core::hint::spin_loop();
         }
+        let mut looks = 0;
         loop {
-            // From now on there may be others who sleep: whoever has it last wakes them for nothing.
-            let held = self.0.fetch_or(WAITERS, Ordering::Acquire);
-            let holder = held & !WAITERS;
+            let holder = self.0.load(Ordering::Relaxed);
             let is_dead = holder != 0 && holder != me && !owner.is_alive(holder);
             if (holder == 0 || is_dead)
                 && self
                     .0
-                    .compare_exchange(
-                        holder | WAITERS,
-                        me | WAITERS,
-                        Ordering::Acquire,
-                        Ordering::Relaxed,
-                    )
+                    .compare_exchange(holder, me, Ordering::Acquire, Ordering::Relaxed)
                     .is_ok()
             {
                 return Guard {
@@ -93,18 +85,20 @@ impl Lock {
                     is_inherited: is_dead,
                 };
             }
-            futex::wait(&self.0, held | WAITERS, Some(LOOK));
+            match looks < YIELDS {
+                true => std::thread::yield_now(),
+                false => std::thread::sleep(LOOK),
+            }
+            looks += 1;
         }
     }
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        // Release: pairs with whoever takes it next.
-        let held = self.lock.0.swap(0, Ordering::Release);
-        if held & WAITERS != 0 {
-            futex::wake(&self.lock.0, 1);
-        }
+        // Release: pairs with whoever takes it next. Nobody is to be woken, so a store will do: an exchange would be
+        // a good part of what a short message costs.
+        self.lock.0.store(0, Ordering::Release);
     }
 }
 

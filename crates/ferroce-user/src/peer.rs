@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A process as others have it, and this process as it has itself.
 
-use core::sync::atomic::{fence, Ordering};
+use core::ops::Deref;
+use core::sync::atomic::{AtomicU32, Ordering};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::reach::Reach;
-use crate::registry::slot_of;
+use crate::registry::{slot_of, SLOTS};
 use crate::segment::Segment;
 
 /// A process whose objects can be reached.
@@ -48,7 +49,7 @@ impl Peer {
         let pid = header.pid.load(Ordering::Relaxed);
         let reach = Reach::find(pid, memory, segment.probe())?;
         let own_slot = slot_of(own) as usize;
-        if let Some(users) = header.users.get(own_slot) {
+        if let Some(users) = header.users.get(place(own_slot)) {
             // Those of a process that had this slot before, and has ended.
             users
                 .iter()
@@ -61,50 +62,68 @@ impl Peer {
             own_slot,
         })
     }
-
-    /// Enters: until the answer is dropped, what is found of the process's objects stays there.
-    pub fn enter(&self) -> Entered<'_> {
-        let header = self.segment.header();
-        let phase = header.phase.load(Ordering::Relaxed) as usize & 1;
-        if let Some(users) = header.users.get(self.own_slot) {
-            users[phase].fetch_add(1, Ordering::Relaxed);
-        }
-        // Pairs with the fence in `Waiter::wait`: either that sees the count, or what is looked at from here
-        // on is what it was changed to before.
-        fence(Ordering::SeqCst);
-        Entered { peer: self, phase }
-    }
 }
 
-/// See [`Peer::enter`].
-pub struct Entered<'a> {
-    peer: &'a Peer,
+/// A thread has entered a process: until this is dropped, what is found of the process's objects stays there.
+pub struct Entered<P: Deref<Target = Peer>> {
+    /// The process.
+    pub peer: P,
     phase: usize,
 }
 
-impl Drop for Entered<'_> {
+impl<P: Deref<Target = Peer>> Entered<P> {
+    /// Enters a process.
+    pub fn new(peer: P) -> Self {
+        let header = peer.segment.header();
+        let phase = header.phase.load(Ordering::Relaxed) as usize & 1;
+        if let Some(users) = header.users.get(place(peer.own_slot)) {
+            // Of this and the first look of `wait_for_users`, both read-modify-writes, one comes first. Either that
+            // look sees the count, or (acquire) what is found from here on is what it was changed to before.
+            users[phase].fetch_add(1, Ordering::AcqRel);
+        }
+        Self { peer, phase }
+    }
+}
+
+impl<P: Deref<Target = Peer>> Drop for Entered<P> {
     fn drop(&mut self) {
         let header = self.peer.segment.header();
-        if let Some(users) = header.users.get(self.peer.own_slot) {
+        if let Some(users) = header.users.get(place(self.peer.own_slot)) {
             // Release: what was done is before what the waiter does.
             users[self.phase].fetch_sub(1, Ordering::Release);
         }
     }
 }
 
+/// Counts in a cache line.
+const IN_LINE: usize = 64 / size_of::<[AtomicU32; 2]>();
+
+/// Where the threads of the process of a slot are counted: those of neighbours in different cache lines.
+const fn place(slot: usize) -> usize {
+    let lines = SLOTS / IN_LINE;
+    slot % lines * IN_LINE + slot / lines
+}
+
+/// The slot that is counted at a place.
+const fn slot_at(place: usize) -> usize {
+    let lines = SLOTS / IN_LINE;
+    place % IN_LINE * lines + place / IN_LINE
+}
+
 /// Waits until every thread that uses objects of this process has left, of those that may have found them
 /// as they were before. Two such waits must not overlap.
 pub fn wait_for_users(own: &Peer, is_alive: impl Fn(usize) -> bool) {
     let header = own.segment.header();
-    fence(Ordering::SeqCst);
     let phase = header.phase.load(Ordering::Relaxed) as usize & 1;
     // Those of the other phase are few: since the last wait they enter by this one.
     for phase in [1 - phase, phase] {
         header.phase.store(1 - phase as u32, Ordering::SeqCst);
-        for (slot, users) in header.users.iter().enumerate() {
+        for (place, users) in header.users.iter().enumerate() {
+            let slot = slot_at(place);
             let mut looks = 0_u32;
-            // Acquire: pairs with whoever has left.
-            while users[phase].load(Ordering::Acquire) != 0 {
+            // See `Entered::new`. Acquire: pairs with whoever has left.
+            let mut count = users[phase].fetch_or(0, Ordering::AcqRel);
+            while count != 0 {
                 looks += 1;
                 if looks < 100 {
                     core::hint::spin_loop();
@@ -113,7 +132,22 @@ pub fn wait_for_users(own: &Peer, is_alive: impl Fn(usize) -> bool) {
                 } else {
                     users[phase].store(0, Ordering::Relaxed);
                 }
+                count = users[phase].load(Ordering::Acquire);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_slot_has_a_place_and_neighbours_are_not_in_one_cache_line() {
+        for slot in 0..SLOTS {
+            assert!(place(slot) < SLOTS);
+            assert_eq!(slot_at(place(slot)), slot);
+        }
+        assert!((1..SLOTS).all(|slot| place(slot) / IN_LINE != place(slot - 1) / IN_LINE));
     }
 }

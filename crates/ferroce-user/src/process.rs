@@ -3,6 +3,7 @@
 
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::time::Duration;
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::os::fd::AsRawFd;
@@ -38,6 +39,8 @@ pub struct Process {
     /// Who waits for threads that use objects has this.
     waits: Mutex<()>,
     pub(crate) helper: Helper,
+    /// How many queue pairs have requests that were left to be executed soon.
+    pub(crate) deferring: AtomicU32,
     pub(crate) qps: Mutex<Table<Arc<Qp>>>,
     pub(crate) cqs: Mutex<Table<Arc<Cq>>>,
     pub(crate) srqs: Mutex<Table<Arc<Srq>>>,
@@ -68,6 +71,16 @@ fn current() -> Option<&'static Process> {
 }
 
 pub use ferroce_core::user::PROGRAM;
+
+/// How long to wait for the table of queue pairs, which others have for some instructions.
+const FLUSH_LIMIT: Duration = Duration::from_millis(10);
+
+/// Executes what this process has left of requests: it is about to fork, or to exit.
+pub extern "C" fn flush() {
+    if let Some(process) = current() {
+        process.flush_all();
+    }
+}
 
 impl Process {
     /// This process. The first call makes it known to the others.
@@ -113,6 +126,7 @@ impl Process {
             rings: Mutex::default(),
             waits: Mutex::default(),
             helper: Helper::default(),
+            deferring: AtomicU32::new(0),
             qps: Mutex::new(crate::table::new(base, QPS)),
             cqs: Mutex::new(crate::table::new(0, CQS)),
             srqs: Mutex::new(crate::table::new(0, SRQS)),
@@ -121,6 +135,9 @@ impl Process {
         };
         let process = Box::leak(Box::new(process));
         helper::start(process)?;
+        // If there is no room for another function, what a program posts last and does not wait for is lost.
+        // SAFETY: The function is there as long as this library, which nobody unloads.
+        unsafe { libc::atexit(flush) };
         Ok(process)
     }
 
@@ -135,6 +152,25 @@ impl Process {
     /// Whether it is this process, and not one that this is a child of.
     pub fn is_current(&self) -> bool {
         current().is_some_and(|process| ptr::eq(process, self))
+    }
+
+    /// Executes what was left of the requests of a queue pair.
+    pub(crate) fn flush(&self, qpn: u32) {
+        let qp = self.qps.lock().get(qpn).cloned();
+        if let Some(qp) = qp {
+            qp.flush();
+        }
+    }
+
+    /// Executes what was left of the requests of all queue pairs. At exit a thread may have the table and not run
+    /// any more, and is not waited for.
+    pub(crate) fn flush_all(&self) {
+        if self.deferring.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let qps = self.qps.try_lock_for(FLUSH_LIMIT);
+        let qps: Vec<Arc<Qp>> = qps.map_or_else(Vec::new, |qps| qps.objects().cloned().collect());
+        qps.iter().for_each(|qp| qp.flush());
     }
 
     /// The process that has queue pairs of a number like this one.

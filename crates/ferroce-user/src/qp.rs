@@ -10,11 +10,11 @@ use ferroce_core::uapi;
 use ferroce_core::verbs::{EventType, Mtu, QpType};
 use ferroce_device::attrs::{Attrs, QpKind};
 use ferroce_device::effects::{Effect, Effects};
-use ferroce_device::kick::Kick;
 use ferroce_device::queue::WorkQueue;
-use parking_lot::Mutex;
 
+use crate::batch;
 use crate::cq::Cq;
+use crate::defer::Deferral;
 use crate::device::{Context, Gid};
 use crate::groups;
 use crate::helper::mark;
@@ -27,7 +27,11 @@ use crate::send::{self, SendSide};
 use crate::side::{self, Side};
 use crate::srq::Srq;
 use crate::table::{self, Uses};
+use crate::turn::{self, Turn};
 use crate::{Errno, Result};
+
+/// The longest request that may be [left](Qp::posted) to be executed with others, in bytes.
+pub const LONGEST_LEFT: u64 = batch::LONGEST;
 
 /// A queue pair of this process.
 pub struct Qp {
@@ -37,14 +41,13 @@ pub struct Qp {
     pub(crate) qp_type: QpType,
     pub(crate) pd: Arc<Pd>,
     pub(crate) send_cq: Arc<Cq>,
-    recv_cq: Arc<Cq>,
+    pub(crate) recv_cq: Arc<Cq>,
     srq: Option<Arc<Srq>>,
     layout: QpLayout,
     pub(crate) signal_all: bool,
     user_handle: u64,
-    pub(crate) send: Mutex<SendSide>,
-    /// Has the holder of `send` look once more.
-    kick: Kick,
+    pub(crate) send: Turn<SendSide>,
+    pub(crate) deferral: Deferral,
     /// How many events were told.
     told: AtomicU32,
     _rings: Rings,
@@ -152,8 +155,8 @@ impl Qp {
             layout,
             signal_all: init.signal_all,
             user_handle: init.user_handle,
-            send: Mutex::new(SendSide::new(WorkQueue { ring, buffer })),
-            kick: Kick::new(),
+            send: Turn::new(SendSide::new(WorkQueue { ring, buffer })),
+            deferral: Deferral::new(),
             told: AtomicU32::new(0),
             _rings: rings,
         });
@@ -170,6 +173,11 @@ impl Qp {
     /// Its capacities, which are not below those that were asked for.
     pub fn caps(&self) -> Caps {
         self.layout.caps()
+    }
+
+    /// How many requests may be posted and not executed.
+    pub(crate) fn send_entries(&self) -> u32 {
+        self.layout.send().entries()
     }
 
     /// Whether every request has a completion.
@@ -212,6 +220,7 @@ impl Qp {
     ) -> Result<()> {
         let process = self.process();
         process.check_current()?;
+        self.flush();
         let modified = self.change(|attrs| attrs.modify(self.kind(), mask, requested, sgid))?;
         let effects = modified.map_err(|error| Errno::from(error.errno()))?;
         self.carry_out(effects, Self::execute_now);
@@ -275,10 +284,11 @@ impl Qp {
         if groups::has(process, self.number) {
             return Err(Errno(libc::EBUSY));
         }
+        self.flush();
         self.change(|attrs| attrs.is_gone = true)?;
         self.record()?.number.store(0, Ordering::Release);
         process.wait_for_users();
-        self.send.lock().reset();
+        self.with_send(SendSide::reset);
         process.qps.lock().give_up(self.number, 0);
         let uses = [&self.pd.uses, &self.send_cq.uses, &self.recv_cq.uses];
         let srq_uses = self.srq.as_ref().map(|srq| &srq.uses);
@@ -313,8 +323,8 @@ impl Qp {
             self.leave(Effects::of(Effect::Execute));
             return;
         }
-        self.kick
-            .run(|| self.send.try_lock(), |send| send::drain(self, send));
+        self.deferral.end(&self.process().deferring);
+        turn::run(&self.send, |send| send::drain(self, send));
     }
 
     /// A receive was posted to a queue that flushes.
@@ -337,12 +347,14 @@ impl Qp {
 
     /// Has the send queue executed up to where its state says, before this returns.
     fn execute_now(&self) {
-        let mut send = self.send.lock();
-        self.kick.take();
-        send::drain(self, &mut send);
-        drop(send);
-        // What came in the meantime found the mutex taken.
-        if self.kick.is_requested() {
+        self.with_send(|send| send::drain(self, send));
+    }
+
+    /// Waits for the send queue, and uses it.
+    fn with_send(&self, op: impl FnOnce(&mut SendSide)) {
+        op(&mut self.send.lock());
+        // What came in the meantime found the lock taken.
+        if turn::was_requested(&self.send) {
             self.kick();
         }
     }

@@ -28,10 +28,41 @@ pub enum Fault {
     Here,
 }
 
-#[derive(Clone, Copy)]
-enum Direction {
+/// Which way data goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the process that is reached.
     Read,
+    /// To it.
     Write,
+}
+
+/// A piece of memory of whichever process.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Piece(libc::iovec);
+
+// SAFETY: It is an address and a length. Only the kernel makes use of them.
+unsafe impl Send for Piece {}
+
+impl Piece {
+    /// So many bytes from an address on.
+    pub fn new(address: u64, length: usize) -> Self {
+        Self(libc::iovec {
+            iov_base: core::ptr::with_exposed_provenance_mut(address as usize),
+            iov_len: length,
+        })
+    }
+
+    /// Its first byte.
+    pub fn address(&self) -> u64 {
+        self.0.iov_base.addr() as u64
+    }
+
+    /// In bytes.
+    pub const fn length(&self) -> usize {
+        self.0.iov_len
+    }
 }
 
 impl Reach {
@@ -111,6 +142,50 @@ impl Reach {
             }
         }
         Ok(())
+    }
+
+    /// Copies pieces of memory, one after the other: as many bytes of the one list as of the other, of no more
+    /// than `IOV_MAX` pieces each. Returns how many bytes were copied: not all, if memory is not there.
+    ///
+    /// What is read is written to memory here that the program has registered for that.
+    pub fn copy_pieces(&self, direction: Direction, here: &[Piece], there: &[Piece]) -> usize {
+        let Way::Number(pid) = self.way else {
+            return self.copy_each(direction, here, there);
+        };
+        let call = match direction {
+            Direction::Read => libc::process_vm_readv,
+            Direction::Write => libc::process_vm_writev,
+        };
+        let (heres, theres) = (here.as_ptr().cast(), there.as_ptr().cast());
+        let (count, others) = (here.len() as libc::c_ulong, there.len() as libc::c_ulong);
+        // SAFETY: The lists are there during the call, and a piece is such a structure. The kernel checks what
+        // is in them.
+        let copied = unsafe { call(pid, heres, count, theres, others, 0) };
+        usize::try_from(copied).unwrap_or(0)
+    }
+
+    /// As [`copy_pieces`](Self::copy_pieces), by a system call for each piece.
+    fn copy_each(&self, direction: Direction, here: &[Piece], there: &[Piece]) -> usize {
+        let mut copied = 0;
+        let (mut here, mut there) = (here.iter().copied(), there.iter().copied());
+        let (mut from, mut to) = (here.next(), there.next());
+        while let (Some(ours), Some(theirs)) = (from, to) {
+            let length = ours.length().min(theirs.length());
+            let done = self.copy(direction, theirs.address(), ours.address(), length);
+            if done.is_err() {
+                break;
+            }
+            copied += length;
+            let rest = |piece: Piece| {
+                let left = piece.length() - length;
+                (left > 0).then(|| Piece::new(piece.address().wrapping_add(length as u64), left))
+            };
+            (from, to) = (
+                rest(ours).or_else(|| here.next()),
+                rest(theirs).or_else(|| there.next()),
+            );
+        }
+        copied
     }
 
     fn copy_some(
@@ -253,6 +328,40 @@ mod tests {
             Err(Fault::Here)
         );
         assert!(!reach.is_gone());
+    }
+
+    #[test]
+    fn pieces_are_copied_up_to_what_is_not_there() {
+        let own = std::process::id();
+        let probe = 0x8765_4321_u64;
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/proc/self/mem");
+        let by_number = Reach::find(own, None, (&raw const probe as u64, probe)).unwrap();
+        let by_file = Reach {
+            way: Way::File(file.unwrap().into()),
+            is_gone: AtomicBool::new(false),
+        };
+        for reach in [by_number, by_file] {
+            let from: Vec<u8> = (0..100).collect();
+            let mut to = [0_u8; 100];
+            let at = |bytes: &[u8], start: usize, length| {
+                Piece::new(bytes[start..].as_ptr() as u64, length)
+            };
+            let to_at = to.as_mut_ptr() as u64;
+            let here = [at(&from, 50, 10), at(&from, 0, 20), at(&from, 90, 10)];
+            let there = [
+                Piece::new(to_at, 5),
+                Piece::new(to_at + 60, 25),
+                Piece::new(8, 10),
+            ];
+            let copied = reach.copy_pieces(Direction::Write, &here, &there);
+            assert_eq!(copied, 30);
+            assert_eq!(to[..5], from[50..55]);
+            assert_eq!(to[60..65], from[55..60]);
+            assert_eq!(to[65..85], from[..20]);
+        }
     }
 
     #[test]

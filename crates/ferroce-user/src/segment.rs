@@ -87,7 +87,7 @@ pub struct Header {
     /// Who changes the members of groups has this.
     pub groups_lock: Lock,
     _reserved: [AtomicU32; 13],
-    /// By the slot of a peer in the registry: how many of its threads use this process's objects.
+    /// How many threads of each peer use this process's objects: see [`Entered`](crate::peer::Entered).
     pub users: [[AtomicU32; 2]; SLOTS],
     /// Which objects have something to do for the helper thread: one bit each.
     pub dirty_qps: [AtomicU64; QPS / 64],
@@ -149,7 +149,8 @@ pub struct QueueRecord {
     pub executor: Words<EXECUTOR_WORDS>,
 }
 
-/// A queue pair. What peers write with each message is in the first cache line, what they only read is not.
+/// A queue pair. What peers write with each message is in the first cache line, and what its own process reads
+/// to send is not.
 #[repr(C, align(64))]
 pub struct QpRecord {
     /// Who looks at the rest has this, if it is to belong together.
@@ -158,6 +159,13 @@ pub struct QpRecord {
     pub work: AtomicU32,
     /// How many bytes of a receive were given back: the next one.
     pub given_back: AtomicU32,
+    _reserved: [AtomicU32; 5],
+    /// Its own receive queue.
+    pub receives: QueueRecord,
+    /// How often the attributes have changed.
+    pub changes: AtomicU32,
+    /// Zero if there is none here.
+    pub number: AtomicU32,
     /// The transport, as Linux numbers it.
     pub qp_type: AtomicU32,
     /// Its protection domain.
@@ -166,17 +174,10 @@ pub struct QpRecord {
     pub recv_cq: AtomicU32,
     /// Its shared receive queue, from one on; zero if it has its own.
     pub srq: AtomicU32,
-    _reserved: AtomicU32,
-    /// Its own receive queue.
-    pub receives: QueueRecord,
-    /// How often the attributes have changed.
-    pub changes: AtomicU32,
-    /// Zero if there is none here.
-    pub number: AtomicU32,
-    /// Its attributes.
-    pub attrs: Words<{ attrs::WORDS }>,
     /// The GUID of its device.
     pub device: AtomicU64,
+    /// Its attributes.
+    pub attrs: Words<{ attrs::WORDS }>,
     /// The serial number of the process that has taken a receive and not completed it; zero if none has.
     pub taken_by: AtomicU32,
     /// How many bytes that receive has.
@@ -194,24 +195,30 @@ pub struct QpRecord {
 
 const _: () = assert!(core::mem::offset_of!(QpRecord, changes) == 64);
 
-/// A completion queue.
+/// A completion queue. What peers write with each completion is in the first cache line, and what its own
+/// process reads when it polls is not.
 #[repr(C, align(64))]
 pub struct CqRecord {
     /// Who completes has this.
     pub lock: Lock,
     /// What the helper thread is to do.
     pub work: AtomicU32,
+    /// Of the producer.
+    pub producer: Words<{ Producer::WORDS }>,
+    _reserved: [AtomicU32; 8],
     /// Where its ring is, in bytes from the beginning of the segment.
     pub offset: AtomicU64,
+    /// Where its slots for data are, in bytes from the beginning of the segment; zero if it has none.
+    pub slots: AtomicU64,
     /// Its entries, zero if there is none here.
     pub entries: AtomicU32,
     /// Whether completions tell when they were written.
     pub timestamps: AtomicU32,
-    /// Where its slots for data are, in bytes from the beginning of the segment; zero if it has none.
-    pub slots: AtomicU64,
-    /// Of the producer.
-    pub producer: Words<{ Producer::WORDS }>,
+    /// Whether its completions may raise events.
+    pub has_channel: AtomicU32,
 }
+
+const _: () = assert!(core::mem::offset_of!(CqRecord, offset) == 64);
 
 /// A shared receive queue.
 #[repr(C, align(64))]

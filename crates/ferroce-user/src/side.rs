@@ -17,6 +17,7 @@ use ferroce_device::key::Access;
 use ferroce_device::queue::WorkQueue;
 use ferroce_device::receive::{self, GivenBack, Looked, ReceiveQueue, Return};
 
+use crate::batch::Batch;
 use crate::beside::Message;
 use crate::helper::mark;
 use crate::keys::Cache;
@@ -46,6 +47,8 @@ pub struct Side<'a> {
     pub cache: &'a Cache,
     /// A short message that is for this queue pair, on its way beside its completion.
     pub message: Option<&'a Message>,
+    /// The batch of which the request is to be one: it is checked, and nothing else.
+    pub batch: Option<&'a Batch>,
 }
 
 /// The attributes of a queue pair, with its lock held.
@@ -91,6 +94,7 @@ impl<'a> Side<'a> {
             changes: record.changes.load(Ordering::Relaxed),
             cache,
             message: None,
+            batch: None,
         };
         Some((guard, attrs, side))
     }
@@ -364,7 +368,9 @@ impl<'a> Responder for Side<'a> {
         access: AccessFlags,
     ) -> Result<Range<'a>, AccessError> {
         let access = Access::remote(self.pd(), self.number, remote, length, access);
-        keys::remote(self.process, self.peer, self.cache, &access)
+        let range = keys::remote(self.process, self.peer, self.cache, &access)?;
+        let batch = self.batch;
+        Ok(Range { batch, ..range })
     }
 
     fn remote_key(&self, rkey: u32, access: AccessFlags) -> Result<(), AccessError> {
@@ -422,7 +428,10 @@ impl<'a> Responder for Side<'a> {
     }
 
     fn fail(&self, event: Option<EventType>) {
-        self.fail_receiving(event);
+        // What fails in a batch is executed once more, after those before it.
+        if self.batch.is_none() {
+            self.fail_receiving(event);
+        }
     }
 }
 
@@ -441,6 +450,8 @@ pub struct Range<'a> {
     pub is_on_demand: bool,
     /// What is written goes there first.
     pub message: Option<&'a Message>,
+    /// What is copied is noted there, and copied later.
+    pub batch: Option<&'a Batch>,
 }
 
 impl Range<'_> {
@@ -486,7 +497,16 @@ impl local::Region for Range<'_> {
                 return read.map_err(CopyFault::Source);
             }
         }
-        let (to, source, length) = (self.at(at), from.at(from_at), length as usize);
+        let (to, source) = (self.at(at), from.at(from_at));
+        if let Some(batch) = self.batch {
+            batch.add(source, to, length);
+            return Ok(());
+        }
+        if let Some(batch) = from.batch {
+            batch.add(to, source, length);
+            return Ok(());
+        }
+        let length = length as usize;
         let is_target_here = core::ptr::eq(self.peer, &*self.process.own);
         // One of the two is here: requests are executed by the process that has posted them.
         let (result, here_is_target) = if is_target_here && !self.is_own(from) {
@@ -514,6 +534,10 @@ impl local::Region for Range<'_> {
             if added.is_some() {
                 return Ok(());
             }
+        }
+        if let Some(batch) = self.batch {
+            batch.add_inline(bytes, self.at(at));
+            return Ok(());
         }
         self.peer.reach.write(self.at(at), bytes).map_err(gone)
     }

@@ -24,7 +24,7 @@ use core::sync::atomic::{fence, AtomicU64, Ordering};
 
 use crate::ring::cqe::ENCODED_LEN;
 use crate::ring::layout::{CqHeader, CQE_LEN, CQE_WORDS};
-use crate::ring::memory::{copy_out, Memory, Writer};
+use crate::ring::memory::{copy_in, copy_out, Memory};
 use crate::ring::{CqGeometry, Cqe, GeometryError};
 use crate::verbs::{Errno, WcStatus};
 
@@ -248,9 +248,7 @@ impl Producer {
             self.failed = true;
             return Err(CqError::Overrun);
         }
-        let mut writer = Writer::new(completion_words(&self.memory, self.position));
-        writer.write(&cqe.encode());
-        writer.finish();
+        copy_in(completion_words(&self.memory, self.position), &cqe.encode());
         let next = self.position.wrapping_add(1);
         // Barrier D: pairs with the acquire load in `Poller::poll`, which thereby sees the words.
         self.memory
@@ -504,9 +502,7 @@ impl Poller {
             if cqe.qp_num == qp_num {
                 cqe.qp_num = 0;
                 // The slot is this side's until it is handed back.
-                let mut writer = Writer::new(words);
-                writer.write(&cqe.encode());
-                writer.finish();
+                copy_in(words, &cqe.encode());
             }
             disown.next = position.wrapping_add(1);
         }

@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use crate::ring::layout::{get, put, RawCqe, CQE_WORDS};
+use crate::ring::layout::{get, RawCqe, Words, CQE_WORDS};
 use crate::verbs::{ImmData, WcFlags, WcOpcode, WcStatus};
 
 /// Bytes of a completion but its last eight.
@@ -92,33 +92,27 @@ impl Cqe {
             .then(|| u32::from_ne_bytes(self.imm_or_rkey))
     }
 
-    pub(super) fn encode(&self) -> [u8; ENCODED_LEN] {
-        let mut bytes = [0; ENCODED_LEN];
-        let to = &mut bytes;
-        put(to, offset_of!(RawCqe, wr_id), self.wr_id.to_ne_bytes());
-        let timestamp = self.timestamp.to_ne_bytes();
-        put(to, offset_of!(RawCqe, timestamp), timestamp);
-        put(
-            to,
-            offset_of!(RawCqe, byte_len),
-            self.byte_len.to_ne_bytes(),
-        );
-        put(to, offset_of!(RawCqe, imm_or_rkey), self.imm_or_rkey);
-        put(to, offset_of!(RawCqe, qp_num), self.qp_num.to_ne_bytes());
-        put(to, offset_of!(RawCqe, src_qp), self.src_qp.to_ne_bytes());
+    pub(super) fn encode(&self) -> [u64; CQE_WORDS] {
+        let mut to = Words::new();
+        to.put(offset_of!(RawCqe, wr_id), self.wr_id.to_ne_bytes());
+        to.put(offset_of!(RawCqe, timestamp), self.timestamp.to_ne_bytes());
+        to.put(offset_of!(RawCqe, byte_len), self.byte_len.to_ne_bytes());
+        to.put(offset_of!(RawCqe, imm_or_rkey), self.imm_or_rkey);
+        to.put(offset_of!(RawCqe, qp_num), self.qp_num.to_ne_bytes());
+        to.put(offset_of!(RawCqe, src_qp), self.src_qp.to_ne_bytes());
         let vendor_err = self.vendor_err.to_ne_bytes();
-        put(to, offset_of!(RawCqe, vendor_err), vendor_err);
+        to.put(offset_of!(RawCqe, vendor_err), vendor_err);
         let pkey_index = self.pkey_index.to_ne_bytes();
-        put(to, offset_of!(RawCqe, pkey_index), pkey_index);
+        to.put(offset_of!(RawCqe, pkey_index), pkey_index);
         // Every flag is in the low byte.
         let flags = (self.flags.bits() as u16).to_ne_bytes();
-        put(to, offset_of!(RawCqe, flags), flags);
-        put(to, offset_of!(RawCqe, status), [self.status.number()]);
-        put(to, offset_of!(RawCqe, opcode), [self.opcode.number()]);
-        put(to, offset_of!(RawCqe, sl), [self.sl]);
+        to.put(offset_of!(RawCqe, flags), flags);
+        to.put(offset_of!(RawCqe, status), [self.status.number()]);
+        to.put(offset_of!(RawCqe, opcode), [self.opcode.number()]);
+        to.put(offset_of!(RawCqe, sl), [self.sl]);
         let network_hdr_type = [self.network_hdr_type];
-        put(to, offset_of!(RawCqe, network_hdr_type), network_hdr_type);
-        bytes
+        to.put(offset_of!(RawCqe, network_hdr_type), network_hdr_type);
+        to.0
     }
 
     /// Takes any bytes at all: the kernel wrote them, but another thread of the process can have

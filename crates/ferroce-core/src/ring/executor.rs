@@ -252,6 +252,11 @@ impl<Q: Queue> Executor<Q> {
         self.publish_consumer();
     }
 
+    /// Has the entries that were fetched and not handed back fetched once more.
+    pub fn rewind(&mut self) {
+        self.fetched = self.released;
+    }
+
     /// Moves the entries that are posted and not handed back to another ring, whose entries are as long
     /// (Modify SRQ). They keep their positions, and so does the poster, by
     /// [`Poster::resume`](crate::ring::Poster::resume); it posts nothing meanwhile. An entry that has been

@@ -261,7 +261,37 @@ pub(super) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {
     }
 }
 
+/// Words of an entry that are put together in registers. A word that is written to memory in pieces and then
+/// read as a whole has to wait until the pieces have left the processor's store buffer.
+pub(super) struct Words<const N: usize>(pub(super) [u64; N]);
+
+impl<const N: usize> Words<N> {
+    /// All zero.
+    pub(super) const fn new() -> Self {
+        Self([0; N])
+    }
+
+    /// Puts `value` at `at`, in bytes, where there is nothing yet, and which is within a word.
+    #[inline(always)]
+    pub(super) fn put<const M: usize>(&mut self, at: usize, value: [u8; M]) {
+        let mut word = [0; 8];
+        put(&mut word, at % 8, value);
+        if let Some(place) = self.0.get_mut(at / 8) {
+            *place |= u64::from_ne_bytes(word);
+        }
+    }
+}
+
 impl Sge {
+    /// Its words in a ring.
+    pub(super) fn words(self) -> [u64; SGE_LEN / 8] {
+        let mut words = Words::new();
+        words.put(offset_of!(Self, addr), self.addr.to_ne_bytes());
+        words.put(offset_of!(Self, length), self.length.to_ne_bytes());
+        words.put(offset_of!(Self, lkey), self.lkey.to_ne_bytes());
+        words.0
+    }
+
     pub(super) fn from_bytes(bytes: &[u8; SGE_LEN]) -> Self {
         Self {
             addr: u64::from_ne_bytes(get(bytes, offset_of!(Self, addr))),
@@ -272,13 +302,9 @@ impl Sge {
 
     pub(crate) fn to_bytes(self) -> [u8; SGE_LEN] {
         let mut bytes = [0; SGE_LEN];
-        put(&mut bytes, offset_of!(Self, addr), self.addr.to_ne_bytes());
-        put(
-            &mut bytes,
-            offset_of!(Self, length),
-            self.length.to_ne_bytes(),
-        );
-        put(&mut bytes, offset_of!(Self, lkey), self.lkey.to_ne_bytes());
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.words()) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
+        }
         bytes
     }
 }

@@ -117,6 +117,13 @@ pub(super) fn copy_out(words: &[AtomicU64], into: &mut [u8]) {
     }
 }
 
+/// Copies words into those of a ring, as many as both sides have.
+pub(super) fn copy_in(words: &[AtomicU64], from: &[u64]) {
+    for (to, word) in words.iter().zip(from) {
+        to.store(*word, Ordering::Relaxed);
+    }
+}
+
 /// Copies bytes into words of a ring, piece by piece.
 pub(super) struct Writer<'a> {
     words: slice::Iter<'a, AtomicU64>,

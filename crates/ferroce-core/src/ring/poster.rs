@@ -6,8 +6,8 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{fence, Ordering};
 
-use crate::ring::layout::{Sge, WqHeader, NEED_DOORBELL};
-use crate::ring::memory::{Memory, Writer};
+use crate::ring::layout::{Sge, WqHeader, NEED_DOORBELL, SGE_LEN};
+use crate::ring::memory::{copy_in, Memory, Writer};
 use crate::ring::{
     GeometryError, Queue, RecvQueue, RecvRequest, SendQueue, SendRequest, WqGeometry,
 };
@@ -144,17 +144,22 @@ impl<Q: Queue> Poster<Q> {
         self.staged
     }
 
+    /// Publishes what is staged, for an executor that is woken each time by way of a lock: nobody looks at
+    /// whether it sleeps. Returns whether there was anything.
+    pub fn publish_and_ring(&mut self) -> bool {
+        if self.published == self.staged {
+            return false;
+        }
+        self.store_producer();
+        true
+    }
+
     /// Publishes what is staged, and says whether to ring the doorbell.
     pub fn publish(&mut self) -> Doorbell {
         if self.published == self.staged {
             return Doorbell::Skip;
         }
-        self.published = self.staged;
-        // Barrier A: pairs with the acquire load in `Executor::refresh`, which thereby sees the
-        // entries' words.
-        self.memory
-            .header::<{ offset_of!(WqHeader, producer) }>()
-            .store(self.staged, Ordering::Release);
+        self.store_producer();
         // Barrier C: pairs with the fence in `Executor::sleep`. If the load below does not see that
         // executor's NEED_DOORBELL, then its load of `producer` sees the store above. Nothing less
         // than a full fence keeps a store before a later load.
@@ -168,6 +173,15 @@ impl<Q: Queue> Poster<Q> {
         } else {
             Doorbell::Skip
         }
+    }
+
+    fn store_producer(&mut self) {
+        self.published = self.staged;
+        // Barrier A: pairs with the acquire load in `Executor::refresh`, which thereby sees the
+        // entries' words.
+        self.memory
+            .header::<{ offset_of!(WqHeader, producer) }>()
+            .store(self.staged, Ordering::Release);
     }
 
     /// Forgets what is staged and not published (`ibv_wr_abort`).
@@ -200,12 +214,14 @@ impl<Q: Queue> Poster<Q> {
         Ok(())
     }
 
-    fn stage(&mut self, header: &[u8], sges: &[Sge], inline: &[&[u8]]) {
-        let mut writer = Writer::new(self.memory.entry(self.staged));
-        writer.write(header);
-        for sge in sges {
-            writer.write(&sge.to_bytes());
+    fn stage(&mut self, header: &[u64], sges: &[Sge], inline: &[&[u8]]) {
+        let words = self.memory.entry(self.staged);
+        copy_in(words, header);
+        let payload = words.get(header.len()..).unwrap_or(&[]);
+        for (words, sge) in payload.chunks(SGE_LEN / 8).zip(sges) {
+            copy_in(words, &sge.words());
         }
+        let mut writer = Writer::new(payload);
         for piece in inline {
             writer.write(piece);
         }

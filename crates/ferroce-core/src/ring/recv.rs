@@ -3,7 +3,7 @@
 
 use core::mem::offset_of;
 
-use crate::ring::layout::{get, put, RecvWqe, RECV_HEADER_LEN, SGE_LEN};
+use crate::ring::layout::{get, RecvWqe, Words, RECV_HEADER_LEN, SGE_LEN};
 use crate::ring::{SgeList, WqeError};
 
 /// A receive work request but its scatter list (IBTA 11.4.1.2).
@@ -45,18 +45,10 @@ impl RecvRequest {
     }
 
     /// The header of an entry with this many SGEs.
-    pub(super) fn encode(&self, num_sge: u32) -> [u8; RECV_HEADER_LEN] {
-        let mut header = [0; RECV_HEADER_LEN];
-        put(
-            &mut header,
-            offset_of!(RecvWqe, wr_id),
-            self.wr_id.to_ne_bytes(),
-        );
-        put(
-            &mut header,
-            offset_of!(RecvWqe, num_sge),
-            num_sge.to_ne_bytes(),
-        );
-        header
+    pub(super) fn encode(&self, num_sge: u32) -> [u64; RECV_HEADER_LEN / 8] {
+        let mut header = Words::new();
+        header.put(offset_of!(RecvWqe, wr_id), self.wr_id.to_ne_bytes());
+        header.put(offset_of!(RecvWqe, num_sge), num_sge.to_ne_bytes());
+        header.0
     }
 }

@@ -6,8 +6,8 @@
 use core::mem::offset_of;
 
 use crate::ring::layout::{
-    get, put, AtomicArguments, BindMwArguments, DatagramArguments, FlushArguments, RdmaArguments,
-    RegMrArguments, SendWqe, Sge, SEND_HEADER_LEN, SGE_LEN,
+    get, AtomicArguments, BindMwArguments, DatagramArguments, FlushArguments, RdmaArguments,
+    RegMrArguments, SendWqe, Sge, Words, SEND_HEADER_LEN, SGE_LEN,
 };
 use crate::ring::WqeError;
 use crate::verbs::limits::{ATOMIC_LENGTH, MAX_MESSAGE_LENGTH};
@@ -341,8 +341,12 @@ impl SendRequest {
     }
 
     /// The header of an entry with this much data.
-    pub(super) fn encode(&self, num_sge: u8, inline_length: Option<u32>) -> [u8; SEND_HEADER_LEN] {
-        let mut header = Header([0; SEND_HEADER_LEN]);
+    pub(super) fn encode(
+        &self,
+        num_sge: u8,
+        inline_length: Option<u32>,
+    ) -> [u64; SEND_HEADER_LEN / 8] {
+        let mut header = Header(Words::new());
         header.u64(header!(wr_id), self.wr_id);
         header.u32(header!(inline_length), inline_length.unwrap_or(0));
         let mut flags = self.flags.without(SendFlags::INLINE);
@@ -352,7 +356,7 @@ impl SendRequest {
         let opcode = self.operation.opcode().number();
         // Every flag is in the low four bits.
         let first = [opcode, flags.bits() as u8, num_sge, 0];
-        put(&mut header.0, header!(opcode), first);
+        header.0.put(header!(opcode), first);
 
         match self.operation {
             Operation::Send => {}
@@ -406,30 +410,29 @@ impl SendRequest {
             header.u32(argument!(DatagramArguments, ah), to.ah);
             header.u32(argument!(DatagramArguments, remote_qpn), to.remote_qpn);
             header.u32(argument!(DatagramArguments, remote_qkey), to.remote_qkey);
-            put(
-                &mut header.0,
-                argument!(DatagramArguments, pkey_index),
-                to.pkey_index.to_ne_bytes(),
-            );
+            let pkey_index = to.pkey_index.to_ne_bytes();
+            header
+                .0
+                .put(argument!(DatagramArguments, pkey_index), pkey_index);
         }
-        header.0
+        header.0 .0
     }
 }
 
 /// A header that is being put together.
-struct Header([u8; SEND_HEADER_LEN]);
+struct Header(Words<{ SEND_HEADER_LEN / 8 }>);
 
 impl Header {
     fn u32(&mut self, at: usize, value: u32) {
-        put(&mut self.0, at, value.to_ne_bytes());
+        self.0.put(at, value.to_ne_bytes());
     }
 
     fn u64(&mut self, at: usize, value: u64) {
-        put(&mut self.0, at, value.to_ne_bytes());
+        self.0.put(at, value.to_ne_bytes());
     }
 
     fn imm(&mut self, ImmData(bytes): ImmData) {
-        put(&mut self.0, header!(imm_or_rkey), bytes);
+        self.0.put(header!(imm_or_rkey), bytes);
     }
 
     fn rdma(&mut self, remote: Remote) {

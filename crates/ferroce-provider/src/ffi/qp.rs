@@ -23,7 +23,7 @@ use crate::abi::{
 use crate::lock::{queue_lock, QueueLock};
 use crate::mapping::Mapping;
 use crate::queue::receive::Receiver;
-use crate::queue::send::Sender;
+use crate::queue::send::{Sender, Wake};
 use crate::queue::state::State;
 use crate::user;
 
@@ -43,12 +43,28 @@ pub type Qp = Object<VerbsQp, QpData>;
 
 impl QpData {
     /// Tells the driver to look at the send queue.
-    pub fn ring_send(&self, qp: *mut IbvQp) -> c_int {
+    pub fn ring_send(&self, qp: *mut IbvQp, wake: Wake) -> c_int {
+        match (wake, &self.send_bell) {
+            (Wake::Not, _) => return 0,
+            (Wake::Soon, Bell::Here(qp, _)) => {
+                qp.posted();
+                return 0;
+            }
+            _ => {}
+        }
         self.send_bell.ring(|| {
             let mut none = ptr::null_mut();
             // SAFETY: By the contract of the verbs that led here; the list is empty.
             unsafe { (Library::get().common.ibv_cmd_post_send)(qp, ptr::null_mut(), &raw mut none) }
         })
+    }
+
+    /// Several requests are about to be posted: has those executed that were left, for which there may be no
+    /// room beside them.
+    pub fn make_room(&self) {
+        if let Bell::Here(qp, _) = &self.send_bell {
+            qp.flush();
+        }
     }
 
     /// Tells the driver to look at the receive queue.
@@ -150,7 +166,11 @@ fn map(
     // SAFETY: The ring is mapped, as long as the mapping that is kept beside the poster; nobody in this
     // process has it but the poster: the receive queue lies behind it. The kernel has zeroed it.
     let poster = unsafe { Poster::new(rings.base(), rings.len(), send) };
-    let sender = Sender::new(qp_type, poster.map_err(|_| Failure::PROTOCOL)?);
+    let sender = Sender::new(
+        qp_type,
+        poster.map_err(|_| Failure::PROTOCOL)?,
+        user::is_here(),
+    );
     Ok((sender, receiver, rings))
 }
 

@@ -5,7 +5,7 @@
 
 use core::ffi::{c_int, c_void};
 
-use ferroce_core::ring::{Doorbell, Operation, Remote, Sge};
+use ferroce_core::ring::{Operation, Remote, Sge};
 use ferroce_core::verbs::limits::ATOMIC_LENGTH;
 use ferroce_core::verbs::{FlushPlacement, FlushSelectivity, ImmData, InvalidValue};
 
@@ -92,7 +92,9 @@ unsafe fn begin<'a>(qp: *mut IbvQpEx, operation: Operation) -> &'a mut Sender {
 
 unsafe extern "C" fn wr_start(qp: *mut IbvQpEx) {
     // SAFETY: By the contract of the verbs.
-    let mut sender = unsafe { Qp::from_ptr(qp) }.data().send.lock();
+    let data = unsafe { Qp::from_ptr(qp) }.data();
+    data.make_room();
+    let mut sender = data.send.lock();
     sender.start();
     core::mem::forget(sender);
 }
@@ -104,8 +106,7 @@ unsafe extern "C" fn wr_complete(qp: *mut IbvQpEx) -> c_int {
     // SAFETY: By the contract of the verbs this thread has the lock. The reference is not used after.
     unsafe { data.send.force_unlock() };
     match result {
-        Ok(Doorbell::Skip) => 0,
-        Ok(Doorbell::Ring) => data.ring_send(qp.cast()),
+        Ok(wake) => data.ring_send(qp.cast(), wake),
         Err(error) => error.errno().number(),
     }
 }

@@ -245,19 +245,19 @@ pub unsafe extern "C" fn post_send(
     bad_wr: *mut *mut IbvSendWr,
 ) -> c_int {
     // SAFETY: By the contract of the verbs.
-    let data = unsafe { Qp::from_ptr(qp) }.data();
+    let (data, first) = unsafe { (Qp::from_ptr(qp).data(), wr.as_ref()) };
+    if first.is_some_and(|first| !first.next.is_null()) {
+        data.make_room();
+    }
     let mut sender = data.send.lock();
     let bad = match data.state.check_send() {
         Err(error) => Some((wr, error)),
         // SAFETY: By the contract of the verbs.
         Ok(()) => unsafe { walk(wr, |wr| wr.next, |wr| push(&mut sender, wr)) },
     };
-    let doorbell = sender.publish();
+    let wake = sender.publish();
     drop(sender);
-    let rung = match doorbell {
-        Doorbell::Ring => data.ring_send(qp),
-        Doorbell::Skip => 0,
-    };
+    let rung = data.ring_send(qp, wake);
     // SAFETY: By the contract of the verbs.
     unsafe { posted(wr, bad, bad_wr, rung) }
 }
@@ -341,8 +341,7 @@ pub unsafe extern "C" fn bind_mw(qp: *mut IbvQp, mw: *mut IbvMw, mw_bind: *mut I
     drop(sender);
     let rung = match result {
         Err(error) => return error.errno().number(),
-        Ok(Doorbell::Skip) => 0,
-        Ok(Doorbell::Ring) => data.ring_send(qp),
+        Ok(wake) => data.ring_send(qp, wake),
     };
     if rung == 0 {
         // SAFETY: By the contract of the verbs. The program has to take it back if the bind fails.

@@ -5,11 +5,11 @@
 //! operation or the end completes it. They are collected here, since what they point to is good during
 //! the call alone. If anything is wrong with any work request, none is posted: the end says what it was.
 
-use ferroce_core::ring::{self, Destination, Doorbell, Operation, Payload, SendRequest, Sge};
+use ferroce_core::ring::{self, Destination, Operation, Payload, SendRequest, Sge};
 use ferroce_core::verbs::limits::{MAX_INLINE_DATA, MAX_SEND_SGE};
 use ferroce_core::verbs::SendFlags;
 
-use super::send::Sender;
+use super::send::{Sender, Wake};
 use super::state::State;
 use super::PostError;
 
@@ -109,7 +109,7 @@ impl Sender {
     }
 
     /// Ends the batch: posts all of it, or nothing.
-    pub fn complete(&mut self, state: &State) -> Result<Doorbell, PostError> {
+    pub fn complete(&mut self, state: &State) -> Result<Wake, PostError> {
         if let Err(error) = state.check_send() {
             self.reject(error);
         }

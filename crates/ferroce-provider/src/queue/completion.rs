@@ -42,6 +42,7 @@ impl CompletionQueue {
     /// Takes completions, no more than `limit`, and returns how many. Each goes to `take`, with its
     /// index.
     pub fn poll(&mut self, limit: usize, mut take: impl FnMut(usize, IbvWc)) -> usize {
+        self.look();
         let mut count = 0;
         while count < limit
             && let Some(cqe) = self.take()
@@ -58,12 +59,14 @@ impl CompletionQueue {
     /// Asks for an event. Returns whether there are completions to take: then the driver is to look, which
     /// raises the event at once.
     pub fn arm(&mut self, notify: Notify) -> bool {
+        self.look();
         self.poller.arm(notify);
         self.poller.has_completion()
     }
 
     /// Begins to read completions one by one.
     pub fn start(&mut self) -> Result<&Cqe, Empty> {
+        self.look();
         self.next()?;
         self.reading = true;
         Ok(&self.current)
@@ -96,6 +99,13 @@ impl CompletionQueue {
         let mut disown = self.poller.begin_disown(qp_num);
         let all = self.poller.geometry().entries();
         while self.poller.disown(&mut disown, all) {}
+    }
+
+    /// The program waits for what it has posted.
+    fn look(&self) {
+        if let Some(device) = &self.device {
+            device.look();
+        }
     }
 
     fn take(&mut self) -> Option<Cqe> {

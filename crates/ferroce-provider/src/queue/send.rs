@@ -3,6 +3,7 @@
 
 use ferroce_core::ring::{Doorbell, Payload, Poster, SendQueue, SendRequest};
 use ferroce_core::verbs::{QpType, SendOpcode};
+use ferroce_user::qp::LONGEST_LEFT;
 
 use super::batch::Batch;
 use super::PostError;
@@ -17,6 +18,31 @@ pub struct Sender {
 pub(super) struct Queue {
     qp_type: QpType,
     poster: Poster<SendQueue>,
+    staged: Staged,
+    /// The device is in this process: the thread that posts executes, or leaves it to the one that does.
+    is_here: bool,
+}
+
+/// What was staged since something was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Staged {
+    Nothing,
+    /// One WRITE or READ that the device in user space may leave.
+    Short,
+    /// More than that.
+    More,
+}
+
+/// Whether the executor is to be woken, and how soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "an executor that sleeps has to be woken"]
+pub enum Wake {
+    /// It is at work.
+    Not,
+    /// Now.
+    Now,
+    /// It may wait for what is posted next.
+    Soon,
 }
 
 impl Queue {
@@ -39,15 +65,34 @@ impl Queue {
             _ if opcode.has_no_data() => Payload::NONE,
             _ => payload,
         };
-        Ok(self.poster.push(request, payload)?)
+        self.poster.push(request, payload)?;
+        let is_short = matches!(opcode, SendOpcode::RdmaWrite | SendOpcode::RdmaRead)
+            && length(payload) <= LONGEST_LEFT;
+        self.staged = match (self.staged, is_short) {
+            (Staged::Nothing, true) => Staged::Short,
+            _ => Staged::More,
+        };
+        Ok(())
+    }
+}
+
+fn length(payload: Payload<'_>) -> u64 {
+    match payload {
+        Payload::Sges(sges) => sges.iter().map(|sge| u64::from(sge.length)).sum(),
+        Payload::Inline(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
     }
 }
 
 impl Sender {
     /// The send queue of a new queue pair.
-    pub fn new(qp_type: QpType, poster: Poster<SendQueue>) -> Self {
+    pub fn new(qp_type: QpType, poster: Poster<SendQueue>, is_here: bool) -> Self {
         Self {
-            queue: Queue { qp_type, poster },
+            queue: Queue {
+                qp_type,
+                poster,
+                staged: Staged::Nothing,
+                is_here,
+            },
             batch: Batch::default(),
         }
     }
@@ -63,13 +108,24 @@ impl Sender {
     }
 
     /// Publishes what is staged.
-    pub fn publish(&mut self) -> Doorbell {
-        self.queue.poster.publish()
+    pub fn publish(&mut self) -> Wake {
+        let queue = &mut self.queue;
+        let staged = core::mem::replace(&mut queue.staged, Staged::Nothing);
+        let is_asleep = match queue.is_here {
+            true => queue.poster.publish_and_ring(),
+            false => queue.poster.publish() == Doorbell::Ring,
+        };
+        match (is_asleep, staged) {
+            (false, _) => Wake::Not,
+            (true, Staged::Short) => Wake::Soon,
+            (true, _) => Wake::Now,
+        }
     }
 
     /// Forgets what is staged and not published.
     pub fn abort(&mut self) {
         self.queue.poster.abort();
+        self.queue.staged = Staged::Nothing;
     }
 
     /// Stages the work request that the batch has put together, if there is one.

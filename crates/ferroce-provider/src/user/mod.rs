@@ -112,11 +112,12 @@ thread_local! {
     static HELD: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes all locks before a fork: no other thread is to have one, which the child would wait for in vain.
+/// Executes what was posted, and takes all locks before a fork: no other thread is to have one, which the child would wait for in vain.
 extern "C" fn before_fork() {
     fn hold<T: 'static>(held: &mut Vec<Box<dyn Any>>, table: &'static Mutex<T>) {
         held.push(Box::new(lock(table)));
     }
+    ferroce_user::process::flush();
     HELD.with_borrow_mut(|held| {
         hold(held, &CONTEXTS.0);
         hold(held, &memory::PDS.0);

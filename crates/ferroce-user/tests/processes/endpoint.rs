@@ -16,7 +16,7 @@ use ferroce_user::cq::Cq;
 use ferroce_user::device::Context;
 use ferroce_user::events::Events;
 use ferroce_user::keys::{self, Memory, Pd};
-use ferroce_user::qp::{Caps, Init, Qp};
+use ferroce_user::qp::{Caps, Init, Qp, LONGEST_LEFT};
 use ferroce_user::socket;
 
 /// The address of this host.
@@ -207,11 +207,8 @@ impl Endpoint {
         };
         let mut send = self.send.borrow_mut();
         send.push(&request, Payload::Sges(&[sge])).unwrap();
-        let doorbell = send.publish();
         drop(send);
-        if doorbell == Doorbell::Ring {
-            self.qp.kick();
-        }
+        self.publish();
     }
 
     pub fn post_receive(&self, wr_id: u64, sge: Sge) {
@@ -222,30 +219,52 @@ impl Endpoint {
         }
     }
 
-    /// Posts a request. Returns whether there was room.
-    pub fn post(&self, wr_id: u64, operation: Operation, sge: Sge) -> bool {
+    /// Stages a request, to be posted with others. Returns whether there was room.
+    pub fn stage(&self, wr_id: u64, flags: SendFlags, operation: Operation, sge: Sge) -> bool {
         let request = SendRequest {
             wr_id,
-            flags: SendFlags::SIGNALED,
+            flags,
             operation,
             destination: None,
         };
         let mut send = self.send.borrow_mut();
         match send.push(&request, Payload::Sges(&[sge])) {
-            Ok(()) => {}
-            Err(PostError::Full) => return false,
+            Ok(()) => true,
+            Err(PostError::Full) => false,
             Err(error) => panic!("{error}"),
         }
-        let doorbell = send.publish();
-        drop(send);
-        if doorbell == Doorbell::Ring {
+    }
+
+    /// Posts what is staged.
+    pub fn publish(&self) {
+        if self.send.borrow_mut().publish_and_ring() {
             self.qp.kick();
+        }
+    }
+
+    /// Posts a request, as the plug-in does. Returns whether there was room.
+    pub fn post(&self, wr_id: u64, operation: Operation, sge: Sge) -> bool {
+        self.post_with(wr_id, SendFlags::SIGNALED, operation, sge)
+    }
+
+    /// As [`post`](Self::post), with these flags.
+    pub fn post_with(&self, wr_id: u64, flags: SendFlags, operation: Operation, sge: Sge) -> bool {
+        if !self.stage(wr_id, flags, operation, sge) {
+            return false;
+        }
+        let may_wait = matches!(operation, Operation::RdmaWrite(_) | Operation::RdmaRead(_))
+            && u64::from(sge.length) <= LONGEST_LEFT;
+        self.send.borrow_mut().publish_and_ring();
+        match may_wait {
+            false => self.qp.kick(),
+            true => self.qp.posted(),
         }
         true
     }
 
     /// The next completion.
     pub fn poll(&self) -> Option<Cqe> {
+        self.cq.look();
         let mut poller = self.poller.borrow_mut();
         let position = poller.position();
         let cqe = poller.poll()?;

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use ferroce_core::ring::{Operation, Remote, Sge};
-use ferroce_core::verbs::{WcOpcode, WcStatus};
+use ferroce_core::verbs::{SendFlags, WcOpcode, WcStatus};
 
 use super::endpoint::Endpoint;
 use super::{device_folder, hear, is_long, open, say, wait_for_broker, Process};
@@ -68,11 +68,23 @@ pub fn victim() {
     (0..DEPTH).for_each(|_| endpoint.post_receive(0, sge));
     endpoint.connect(peer);
     let word = Sge { length: 8, ..sge };
+    let mut rounds = 0;
     loop {
         let _ = endpoint.post(1, Operation::Send, sge);
-        let _ = endpoint.post(2, Operation::RdmaWrite(remote), sge);
-        let _ = endpoint.post(3, Operation::RdmaRead(remote), sge);
+        // Some of these stay in the send queue for a while, or are a batch.
+        for _ in 0..3 {
+            let _ = endpoint.post(2, Operation::RdmaWrite(remote), sge);
+        }
+        for _ in 0..3 {
+            let read = Operation::RdmaRead(remote);
+            let _ = endpoint.stage(3, SendFlags::SIGNALED, read, word);
+        }
+        endpoint.publish();
         let _ = endpoint.post(4, Operation::FetchAdd { remote, add: 1 }, word);
+        rounds += 1;
+        if rounds % 4 != 0 {
+            continue;
+        }
         while let Some(cqe) = endpoint.poll() {
             if cqe.opcode == WcOpcode::Recv {
                 endpoint.post_receive(0, sge);
@@ -107,7 +119,9 @@ pub fn survivor(kills: usize) {
         let mut is_broken = false;
         while !is_broken {
             let _ = endpoint.post(1, Operation::Send, sge);
-            let _ = endpoint.post(2, Operation::RdmaRead(remote), sge);
+            for _ in 0..3 {
+                let _ = endpoint.post(2, Operation::RdmaRead(remote), sge);
+            }
             while let Some(cqe) = endpoint.poll() {
                 match (cqe.opcode, cqe.status) {
                     (WcOpcode::Recv, WcStatus::Success) => endpoint.post_receive(0, sge),

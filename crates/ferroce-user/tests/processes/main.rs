@@ -4,6 +4,7 @@
 //!
 //! `FERROCE_LONG=1` has as many operations, and kills, as the card is meant to bear.
 
+mod batches;
 mod endpoint;
 mod groups;
 mod kill;
@@ -42,6 +43,14 @@ fn main() -> ExitCode {
             groups::sender();
             ExitCode::SUCCESS
         }
+        ["child", "target"] => {
+            batches::target();
+            ExitCode::SUCCESS
+        }
+        ["child", "initiator"] => {
+            batches::initiator();
+            ExitCode::SUCCESS
+        }
         ["child", "victim"] => {
             kill::victim();
             ExitCode::SUCCESS
@@ -58,6 +67,10 @@ fn main() -> ExitCode {
                 }),
                 Trial::test("what is sent to a group comes to its members", || {
                     groups::test();
+                    Ok(())
+                }),
+                Trial::test("requests that share a system call", || {
+                    batches::test();
                     Ok(())
                 }),
                 Trial::test("a process that is killed harms no other", || {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ferroce_core::ring::{Operation, Remote, Sge};
-use ferroce_core::verbs::{WcOpcode, WcStatus};
+use ferroce_core::verbs::{SendFlags, WcOpcode, WcStatus};
 
 use super::endpoint::{Device, Endpoint};
 use super::{device_folder, hear, is_long, open, say, wait_for_broker, Process};
@@ -224,9 +224,13 @@ impl Running<'_> {
         let begin = Instant::now();
         while posted < operations || self.under_way.iter().any(|requests| !requests.is_empty()) {
             let peer = random.usize(..self.endpoints.len());
-            if posted < operations && self.post(peer, &mut random) {
-                posted += 1;
+            // One, or a list.
+            for _ in 0..random.usize(1..=6) {
+                if posted < operations && self.stage(peer, &mut random) {
+                    posted += 1;
+                }
             }
+            self.endpoints[peer].publish();
             self.poll(peer);
             assert!(
                 begin.elapsed() < Duration::from_secs(600),
@@ -246,7 +250,7 @@ impl Running<'_> {
         })
     }
 
-    fn post(&mut self, peer: usize, random: &mut fastrand::Rng) -> bool {
+    fn stage(&mut self, peer: usize, random: &mut fastrand::Rng) -> bool {
         let under_way = &self.under_way[peer];
         let Some(slot) = (0..DEPTH).find(|slot| !under_way.contains_key(slot)) else {
             return false;
@@ -297,7 +301,8 @@ impl Running<'_> {
         };
         let sge = self.memory.sge(at, length, self.key);
         self.under_way[peer].insert(slot, sent);
-        assert!(self.endpoints[peer].post(slot as u64, operation, sge));
+        let flags = SendFlags::SIGNALED;
+        assert!(self.endpoints[peer].stage(slot as u64, flags, operation, sge));
         true
     }
 

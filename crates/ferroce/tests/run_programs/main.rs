@@ -216,6 +216,9 @@ fn perftest() {
         &["ib_send_lat", "-n", "100", "-e"],
         &["ib_write_lat", "-n", "1000", "-s", "8"],
         &["ib_write_bw", "-n", "1000", "-q", "16"],
+        &["ib_write_bw", "-n", "10000", "-s", "8"],
+        &["ib_write_bw", "-n", "1600", "-s", "8", "-l", "16"],
+        &["ib_read_bw", "-n", "10000", "-s", "8"],
         &["ib_read_bw", "-n", "1000"],
         &["ib_atomic_bw", "-n", "1000"],
         &["ib_send_bw", "-n", "1000", "-b", "-e", "-q", "16"],
@@ -269,6 +272,14 @@ fn top_tells_what_queue_pairs_do_and_wait_for() {
     let words = [PYTHON, &guest("guest/top.py"), ferroce, "ferroce0"];
     let ran = group.run(&[], &words).succeeds();
     ran.says("all of it is told");
+}
+
+#[test]
+fn what_is_posted_arrives_though_nobody_looks() {
+    let group = Group::new("left");
+    let words = [PYTHON, &guest("guest/left.py"), "ferroce0"];
+    let ran = group.run(&[], &words).succeeds();
+    ran.says("all that was posted has arrived");
 }
 
 #[test]
