@@ -3,7 +3,7 @@
 //! them with.
 //!
 //! The file is a `.tar.gz`, so that tar(1) gets the program out of it: [`PROGRAM`] comes first, then
-//! [`RECORD`], then the kernel and its modules.
+//! `lab.json`, then the kernel and its modules.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};

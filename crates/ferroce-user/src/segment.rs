@@ -87,7 +87,7 @@ pub struct Header {
     /// Who changes the members of groups has this.
     pub groups_lock: Lock,
     _reserved: [AtomicU32; 13],
-    /// How many threads of each peer use this process's objects: see [`Entered`](crate::peer::Entered).
+    /// How many threads of each peer use this process's objects: see `Entered`.
     pub users: [[AtomicU32; 2]; SLOTS],
     /// Which objects have something to do for the helper thread: one bit each.
     pub dirty_qps: [AtomicU64; QPS / 64],

@@ -4,7 +4,7 @@
 //!
 //! The program that starts a guest is also the program that runs as its first
 //! process, from the host's files: nothing needs to be built or copied for it.
-//! A kernel that cannot mount these by itself has it in an initramfs ([`early`]).
+//! A kernel that cannot mount these by itself has it in an initramfs (`early`).
 
 mod command;
 mod early;

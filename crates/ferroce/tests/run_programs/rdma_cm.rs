@@ -34,7 +34,8 @@ impl Group {
             if is_late || serving.child.try_wait().unwrap().is_some() {
                 // A client with several connections may have been too early with the first ones only. Then a
                 // server ends that has begun with the others.
-                let was_early = ran.output.contains("REJECTED, error: 8");
+                let rejected = ["REJECTED, error: 8", "REJECTED; error: 8"];
+                let was_early = rejected.iter().any(|text| ran.output.contains(text));
                 let served = serving.end();
                 assert!(was_early && !is_late, "{ran:#?}\n{served:#?}");
                 serving = self.start(&[], server);
