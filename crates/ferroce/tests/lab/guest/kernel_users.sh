@@ -15,7 +15,8 @@ server=10.0.0.1
 device=r$HOST
 
 rdma_device() {
-    modprobe "$1"
+    # The driver is loaded by --module.
+    [ -d "/sys/module/$1" ] || modprobe "$1"
     rdma link add "$device" type "$2" netdev eth0
 }
 
