@@ -165,6 +165,7 @@ fn build(args: &Build) -> Result<i32> {
             if is_debians(&image.release) {
                 let target = Target::debian(&cache, &image.release)?;
                 let driver = target.driver(&cache, &project(&args.setup.kernel_dir)?)?;
+                note("Headers", &target.tree.display().to_string());
                 note("Driver", &driver.display().to_string());
             }
             return Ok(0);
