@@ -169,9 +169,14 @@ impl Plan {
     /// Has `ferroce module check` look at the module that was built.
     fn check(&self, target: &Target, module: &Path, bytes: &[u8]) -> Result<()> {
         let modules = self.system.modules();
-        let kernel = match self.system.has_kernel() {
-            true => Kernel::installed(&modules)?,
-            false => Kernel::build_tree(&target.tree)?,
+        let installed = match self.system.has_kernel() {
+            true => Some(Kernel::installed(&modules)?),
+            false => None,
+        };
+        // Where the headers are not installed, what the kernel exports is with those that were fetched.
+        let kernel = match installed.filter(Kernel::knows_exports) {
+            Some(kernel) => kernel,
+            None => Kernel::build_tree(&target.tree)?,
         };
         // Whom the firmware trusts is not to be seen: who signs the driver says that it will be trusted.
         // DKMS signs it later.

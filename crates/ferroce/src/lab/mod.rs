@@ -223,6 +223,9 @@ fn build(args: &Build) -> Result<i32> {
             note("Kernel", &image.file.display().to_string());
             note("Modules", &image.modules.display().to_string());
             if let Some(driver) = driver {
+                if let Some(target) = Target::find_debian(&ready.cache, &image.release) {
+                    note("Headers", &target.tree.display().to_string());
+                }
                 note("Driver", &driver.display().to_string());
             }
             return Ok(0);

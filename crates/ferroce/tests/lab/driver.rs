@@ -241,10 +241,15 @@ fn round_trip(flavor: &Flavor) {
 
     // Headers of another build than the kernel: told before anything is built.
     let other = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(&build).unwrap().flatten() {
-        if entry.file_name() != "include" {
-            symlink(entry.path(), other.path().join(entry.file_name())).unwrap();
-        }
+    for name in [
+        ".config",
+        "Makefile",
+        "Module.symvers",
+        "rust",
+        "scripts",
+        "source",
+    ] {
+        symlink(build.join(name), other.path().join(name)).unwrap();
     }
     let generated = other.path().join("include/generated");
     fs::create_dir_all(&generated).unwrap();
@@ -286,7 +291,17 @@ fn debian(_: &Flavor) {
         )
     };
     let modules = after("Modules ");
-    let kernel = Kernel::installed(&modules).unwrap();
+    // As it is where the headers are installed too: in the packages the symbols are with these.
+    let system = Root(tempfile::tempdir().unwrap());
+    let installed = system
+        .path("lib/modules")
+        .join(modules.file_name().unwrap());
+    fs::create_dir_all(&installed).unwrap();
+    for entry in fs::read_dir(&modules).unwrap().flatten() {
+        symlink(entry.path(), installed.join(entry.file_name())).unwrap();
+    }
+    symlink(after("Headers "), installed.join("build")).unwrap();
+    let kernel = Kernel::installed(&installed).unwrap();
     let report = check(&kernel, &[Request::new(after("Driver "))]);
     assert_eq!(report.verdict(), Verdict::Loads, "{report:#?}");
 
