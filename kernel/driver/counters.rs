@@ -25,7 +25,7 @@ counters! {
         Polled = c"polled_requests",
         /// Queues looked at by a thread of the kernel's: after a wait, or to flush.
         Deferred = c"deferred",
-        /// Completion events: whoever waits is woken.
+        /// Completion events, each of which wakes the threads that wait.
         CompletionEvents = c"completion_events",
         /// Completions that were lost, since there was no room.
         CqOverflow = c"cq_overflow",

@@ -145,7 +145,7 @@ impl Ferroce {
         if self.netns_mismatch() {
             return None;
         }
-        // Pairs with the addition in `set_share`: whoever sees this number finds what it counted.
+        // Pairs with the addition in `set_share`: a thread that sees this number finds what it counted.
         let moves = self.moves.load(Ordering::Acquire);
         if known.as_of != Some(moves) {
             known.port = self.share.lock().as_ref().map(Share::port);
@@ -365,7 +365,7 @@ impl rdma::Operations for Ferroce {
     }
 
     fn gid_removed(device: &Device<Self>, _port: u32) {
-        // Pairs with the load in `gids_removed`: whoever sees this number, and looks, does not find it.
+        // Pairs with the load in `gids_removed`: a thread that sees this number does not find the GID.
         device.gids_removed.fetch_add(1, Ordering::Release);
     }
 

@@ -37,7 +37,7 @@ pub(crate) fn mtu(device: &Device<Ferroce>) -> verbs::Mtu {
 pub(crate) struct Port {
     /// [`PortCaps`]: which of the port's managers are there.
     caps: AtomicU32,
-    /// How many Q_Key violations had been counted when that was last begun anew.
+    /// How many Q_Key violations had been counted when the counter was last reset.
     qkey_violations: AtomicU64,
 }
 

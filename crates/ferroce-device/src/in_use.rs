@@ -28,7 +28,7 @@ impl InUse {
 
     /// A thread uses it. To be called before the state is looked at.
     pub fn enter(&self) {
-        // Relaxed: whoever looks at the state takes the host's lock after this. Whoever changes the state
+        // Relaxed: a thread that looks at the state takes the host's lock after this. One that changes the state
         // takes it before it waits, and so sees the count if this thread has seen the state of before.
         self.0.fetch_add(1, Ordering::Relaxed);
     }

@@ -76,7 +76,7 @@ impl<B: DerefMut<Target = [u8]>> ReceiveQueue<B> {
     }
 
     /// Takes the next receive, unless `accept` refuses it, by copying it to `copy`. One that makes no
-    /// sense is taken, and found out by whoever decodes the copy.
+    /// sense is taken, and found out when the copy is decoded.
     pub fn take_into(
         &mut self,
         copy: &mut [u8],

@@ -38,7 +38,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HasWindows;
 
-/// What changes when a region is registered anew (`ibv_rereg_mr`).
+/// What changes when a region is re-registered (`ibv_rereg_mr`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
     /// Its rights.
@@ -237,7 +237,7 @@ impl Region {
         Ok(())
     }
 
-    /// Registers the region anew.
+    /// Re-registers the region.
     pub fn reregister(&mut self, change: &Change) -> Result<(), HasWindows> {
         if self.windows > 0 {
             return Err(HasWindows);

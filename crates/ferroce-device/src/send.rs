@@ -82,7 +82,7 @@ const fn completed(wr_id: u64, qpn: u32, opcode: WcOpcode, status: WcStatus, len
 
 impl Execution {
     /// Finds what comes next, in this state of the queue pair. If that is nothing, and execution is to end
-    /// with this (`sleep`), whoever posts next rings. `now` is the host's clock, in nanoseconds.
+    /// with this (`sleep`), the next post rings. `now` is the host's clock, in nanoseconds.
     pub fn next<B: DerefMut<Target = [u8]>>(
         &mut self,
         queue: &mut WorkQueue<SendQueue, B>,

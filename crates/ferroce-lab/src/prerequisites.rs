@@ -156,7 +156,7 @@ pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<(
         });
     }
     let _lock = cache.lock("install", "installing programs")?;
-    // Whoever had the lock may have installed them.
+    // The holder of the lock may have installed them.
     let lacks = Lacks::find(cache, purposes);
     if lacks.is_nothing() {
         return Ok(());
@@ -462,8 +462,8 @@ impl Toolchain {
         make
     }
 
-    /// The text of the makefile in a kernel's build folder, for whoever builds a module there: it has
-    /// what the kernel's own makefile has to be told, by a user who knows nothing of it.
+    /// The text of the makefile in a kernel's build folder, for users who build a module there: it has
+    /// what the kernel's own makefile has to be told.
     pub fn makefile(&self, flavor: Flavor) -> String {
         let arguments = self.make_arguments(flavor);
         let exports = arguments

@@ -113,7 +113,7 @@ impl Qp {
         if count > 1 {
             return;
         }
-        // Whoever finds it by one of these, and ends it, sees that it was counted.
+        // A thread that finds it by one of these, and ends it, sees that it was counted.
         let now = clock();
         deferral.since.store(now, Ordering::Relaxed);
         for cq in [&self.send_cq, &self.recv_cq] {

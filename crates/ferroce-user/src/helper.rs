@@ -180,7 +180,7 @@ fn for_each_bit(words: &[AtomicU64], mut op: impl FnMut(u32)) {
         if word.load(Ordering::Relaxed) == 0 {
             continue;
         }
-        // Acquire: pairs with whoever has set them.
+        // Acquire: pairs with the release that has set them.
         let mut bits = word.swap(0, Ordering::AcqRel);
         while bits != 0 {
             op(number as u32 * 64 + bits.trailing_zeros());

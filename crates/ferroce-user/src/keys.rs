@@ -97,7 +97,7 @@ struct Keys<'a> {
 
 /// Regions of two processes that were looked up lately, to be found without a lock.
 ///
-/// Whoever uses it has entered the processes (`Peer::enter`), and is waited for by whoever gives a region up.
+/// A thread that uses it has entered the processes (`Peer::enter`). Deregistering a region waits for such.
 #[derive(Default)]
 pub struct Cache {
     entries: [Cell<Option<Entry>>; CACHED],
@@ -338,7 +338,7 @@ impl Checked {
             }
         }
         let to = core::ptr::with_exposed_provenance_mut::<u8>(address as usize);
-        // SAFETY: It is memory of the region, as whoever has left the bytes has checked. The program has
+        // SAFETY: It is memory of the region, as the sender of the bytes has checked. The program has
         // registered it to be written to by the device, and has not given it up.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
@@ -403,7 +403,7 @@ pub fn register(process: &Process, pd: PdId, memory: &Memory, access: u32) -> Re
     Ok(key)
 }
 
-/// Registers a region anew.
+/// Re-registers a region.
 pub fn reregister(
     process: &Process,
     key: u32,

@@ -41,7 +41,7 @@ impl Lock {
     /// Takes the lock.
     pub fn lock(&self, owner: &impl Owner) -> Guard<'_> {
         let me = owner.serial();
-        // Acquire: pairs with the release of whoever had it.
+        // Acquire: pairs with the release of its last holder.
         match self
             .0
             .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
@@ -96,7 +96,7 @@ impl Lock {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        // Release: pairs with whoever takes it next. Nobody is to be woken, so a store will do: an exchange would be
+        // Release: pairs with the acquire of its next holder. Nobody is to be woken, so a store will do: an exchange would be
         // a good part of what a short message costs.
         self.lock.0.store(0, Ordering::Release);
     }

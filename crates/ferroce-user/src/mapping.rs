@@ -17,7 +17,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps a file for reading and writing, together with whoever else has it.
+    /// Maps a file for reading and writing, together with others that have it.
     pub fn shared(file: c_int, length: usize) -> io::Result<Self> {
         Self::map(file, length, libc::MAP_SHARED | libc::MAP_NORESERVE)
     }
@@ -57,7 +57,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `map` has mapped it, and whoever used it has gone before.
+        // SAFETY: `map` has mapped it, and its users are dropped before it.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.length) };
     }
 }

@@ -121,7 +121,7 @@ pub fn wait_for_users(own: &Peer, is_alive: impl Fn(usize) -> bool) {
         for (place, users) in header.users.iter().enumerate() {
             let slot = slot_at(place);
             let mut looks = 0_u32;
-            // See `Entered::new`. Acquire: pairs with whoever has left.
+            // See `Entered::new`. Acquire: pairs with the release of a thread that has left.
             let mut count = users[phase].fetch_or(0, Ordering::AcqRel);
             while count != 0 {
                 looks += 1;

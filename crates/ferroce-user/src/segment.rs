@@ -379,7 +379,7 @@ impl Segment {
     pub fn clear(&self, offset: usize, length: usize) {
         if let Some(start) = self.ring(offset as u64, length) {
             // SAFETY: The ring is this process's own, and nobody uses it any more. If it fails the memory
-            // stays as it is, which whoever makes a ring of it sees to.
+            // stays as it is, and is cleared when a ring is made of it.
             unsafe { libc::madvise(start.as_ptr().cast(), length, libc::MADV_REMOVE) };
         }
     }

@@ -45,7 +45,7 @@ struct Scratch {
 
 /// What is known of the peer.
 struct Known {
-    /// Its process, which is looked for anew if it has ended.
+    /// Its process, which is looked for again if it has ended.
     process: Arc<Peer>,
     /// The terms of the queue pair of this number, as of so many changes of it and of the own one.
     terms: Option<(u32, Terms, u32, u32)>,
@@ -103,7 +103,7 @@ impl SendSide {
     }
 }
 
-/// How many requests are executed, and bytes moved, before whoever waits for this thread has a chance.
+/// How many requests are executed, and bytes moved, before a call that waits for this thread has a chance.
 const BATCH: usize = 64;
 /// As above.
 const BATCH_BYTES: u32 = 1 << 20;
@@ -112,7 +112,7 @@ const BATCH_BYTES: u32 = 1 << 20;
 pub fn drain(qp: &Qp, send: &mut SendSide) {
     let mut scratch = send.scratch.take().unwrap_or_default();
     loop {
-        // Whoever gives a region of this process up waits for this thread.
+        // Deregistering a region of this process waits for this thread.
         let _entered = Entered::new(&*qp.context.process.own);
         let has_more = drain_some(qp, send, &mut scratch);
         if !settle(qp, send, &mut scratch.batch) && !has_more {
@@ -151,7 +151,7 @@ fn drain_some(qp: &Qp, send: &mut SendSide, scratch: &mut Scratch) -> bool {
         if state::send_queue(state) == Processing::Flush && settle(qp, send, batch) {
             return true;
         }
-        // It never sleeps: whoever posts finds the lock free, or leaves a request to look.
+        // It never sleeps: a thread that posts finds the lock free, or leaves a request to look.
         let next = send.execution.next(&mut send.queue, state, false, clock);
         if next != Ok(Next::Execute) && settle(qp, send, batch) {
             return true;

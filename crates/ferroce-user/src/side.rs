@@ -43,7 +43,7 @@ pub struct Side<'a> {
     pub terms: Terms,
     /// As of so many changes of its attributes.
     pub changes: u32,
-    /// Regions that were looked up before, by whoever executes the request.
+    /// Regions that were looked up before, by the thread that executes the request.
     pub cache: &'a Cache,
     /// A short message that is for this queue pair, on its way beside its completion.
     pub message: Option<&'a Message>,
@@ -66,7 +66,7 @@ fn change_locked<R>(record: &QpRecord, op: impl FnOnce(&mut Attrs) -> R) -> R {
     let mut attrs = attrs(record);
     let result = op(&mut attrs);
     record.attrs.store(attrs.words());
-    // Release: whoever sees this number, and takes the lock, finds the change.
+    // Release: a thread that sees this number, and takes the lock, finds the change.
     record.changes.fetch_add(1, Ordering::Release);
     result
 }
@@ -484,7 +484,7 @@ fn gone(_: reach::Fault) -> Fault {
 
 impl local::Region for Range<'_> {
     fn check(&self) -> Result<(), Fault> {
-        // The key was checked by a thread that is counted, for which whoever gives it up waits.
+        // The key was checked by a thread that is counted, for which deregistering it waits.
         Ok(())
     }
 

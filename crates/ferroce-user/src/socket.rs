@@ -77,7 +77,7 @@ pub fn listen(name: &[u8]) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to whoever listens at a name. `ConnectionRefused` if nobody does.
+/// Connects to the process that listens at a name. `ConnectionRefused` if nobody does.
 pub fn connect(name: &[u8]) -> io::Result<OwnedFd> {
     let socket = new()?;
     let (address, length) = address(name);

@@ -21,8 +21,8 @@ use kernel::{
 
 /// A range of a region, for a queue pair.
 ///
-/// The memory is given back, where it may sleep, by whoever deregisters the region or registers it anew.
-/// So a range must not be kept where bottom halves are on, but by a thread that may sleep.
+/// Deregistering or re-registering the region gives the memory back, which may sleep. So a range is kept
+/// with bottom halves off, or by a thread that may sleep.
 #[derive(Clone)]
 pub(crate) struct Range {
     pub(super) memory: Arc<Umem>,
@@ -33,7 +33,7 @@ pub(crate) struct Range {
     qpn: u32,
     /// As of so many changes of the region.
     changes: u32,
-    /// Whoever deregisters the region waits until nobody uses it.
+    /// Deregistering the region waits until nobody uses it.
     region: ARef<rdma::Mr<Mr>>,
 }
 
@@ -126,8 +126,8 @@ impl Range {
 
 /// Regions that were looked up lately, to be found without a lock and without a reference being taken.
 ///
-/// Whoever deregisters one of them waits until this is dropped: so it is to be, after a batch. What else
-/// may happen to a region is seen at once, by the count of its changes.
+/// Deregistering one of them waits until this is dropped, after a batch. All other changes of a region
+/// are seen at once, by their count.
 pub(crate) struct Cache {
     /// Filled from the front.
     entries: [OnceCell<Entry>; CACHED],
@@ -158,7 +158,7 @@ impl Entry {
     }
 
     fn is_current(&self) -> bool {
-        // Pairs with the store in `Mr::change`: whoever has seen that call return finds it changed.
+        // Pairs with the store in `Mr::change`: after that has returned, the change is seen.
         self.region.changes.load(Ordering::Acquire) == self.changes
     }
 
@@ -203,8 +203,8 @@ impl Cache {
         for slot in &self.entries {
             let Some(entry) = slot.get() else {
                 let entry = Entry::new(region);
-                // To reach memory on demand may take any time, which whoever deregisters it is not to wait
-                // for several times.
+                // Reaching memory on demand may take any time. Deregistering it is not to wait for that several
+                // times.
                 if entry.state.memory.is_on_demand() {
                     return range(entry.region);
                 }

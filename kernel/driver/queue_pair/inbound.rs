@@ -51,7 +51,7 @@ pub(super) struct Entered(QpRef);
 impl Entered {
     /// To be called before the state is looked at.
     pub(super) fn new(qp: QpRef) -> Self {
-        // Whoever looks at the state, or changes it, takes the lock of `Shared`.
+        // The state is read and changed under the lock of `Shared`.
         qp.inbound.threads.enter();
         Self(qp)
     }

@@ -6,7 +6,7 @@
 //!
 //! - what it *is*, [`Shared`]: its attributes and its receive queue, which peers look at. A
 //!   spinlock, held for a few instructions.
-//! - its *send queue*, [`send::SendSide`]: whoever holds this mutex executes its requests. Nobody
+//! - its *send queue*, [`send::SendSide`]: the thread that holds this mutex executes its requests. Nobody
 //!   waits for it to post: [`kick`] leaves a request to the holder.
 //!   Of a busy one, the device's [`SqPoller`] does.
 //! - its *deferred work*, [`work::Deferred`]: to execute requests later, or from where the mutex
@@ -251,7 +251,7 @@ impl Operations for Qp {
         qp.change(|attrs| attrs.is_gone = true);
         qp.deferred.detach();
         qp.device().sq_poller.forget(qp);
-        // Whoever executes its requests notices, and lets go; and from here on nobody starts a timer.
+        // A thread that executes its requests notices, and stops; from here on no timer is started.
         let mut send = qp.send.lock();
         send.forget_current();
         qp.connection.reset();

@@ -19,7 +19,7 @@ use crate::{
     roce,
 };
 
-/// What is known of a queue pair and of its peer, for a batch: whoever destroys the peer waits no longer.
+/// What is known of a queue pair and of its peer, for a batch: destroying the peer waits for the end of it.
 pub(super) struct PeerCache<'a> {
     qp: &'a rdma::Qp<Qp>,
     /// How far the thread goes.
@@ -71,7 +71,7 @@ impl<'a> PeerCache<'a> {
         }
     }
 
-    /// Looks anew, if anything has changed.
+    /// Looks again, if anything has changed.
     pub(super) fn refresh(&mut self) {
         if self.qp.changes() != self.changes {
             *self = Self::of(self.qp, self.extent);

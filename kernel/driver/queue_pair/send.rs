@@ -79,12 +79,12 @@ impl SendSide {
         self.timer = None;
     }
 
-    /// Has what is posted from now on found by whoever comes to look, without a doorbell.
+    /// Has what is posted from now on found by the next thread that looks, without a doorbell.
     pub(super) fn stay_awake(&mut self) {
         self.queue.ring.stay_awake();
     }
 
-    /// Whether there is nothing to execute now. Whoever posts something need not ring, and it is found by
+    /// Whether there is nothing to execute now. A post need not ring, and is found by
     /// the next look.
     pub(super) fn is_idle(&mut self, qp: &rdma::Qp<Qp>) -> bool {
         self.stay_awake();
@@ -113,7 +113,7 @@ impl SendSide {
 /// How far a send queue is to be executed.
 #[derive(Clone, Copy)]
 pub(super) enum Extent {
-    /// As far as it goes. Whoever posts more then rings.
+    /// As far as it goes. The next post rings.
     All,
     /// As far as it goes until then; what is left has its turn later.
     Until(Instant<Monotonic>),
@@ -122,7 +122,7 @@ pub(super) enum Extent {
 }
 
 impl Extent {
-    /// Whether the execution ends when all is executed, so that whoever posts then rings.
+    /// Whether the execution ends when all is executed, so that the next post rings.
     pub(super) fn is_to_sleep(self) -> bool {
         !matches!(self, Self::Batch)
     }
@@ -324,7 +324,7 @@ fn execute(
             send.datagrams.send(qp);
             send.finish_current();
             if let Some(cqe) = completion.done(qp.number, length) {
-                // Whoever sees the completion finds it counted.
+                // A program that sees the completion finds it counted.
                 peer_cache.add_counts();
                 cq::complete(&qp.send_cq, &cqe, false);
             }

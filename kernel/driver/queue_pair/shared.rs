@@ -47,7 +47,7 @@ impl Qp {
     pub(super) fn change_shared<R>(&self, op: impl FnOnce(&mut Shared) -> R) -> R {
         let mut shared = self.shared.lock();
         let result = op(&mut shared);
-        // Nobody else changes it at the same time. Pairs with the load in `changes`: whoever sees this
+        // Nobody else changes it at the same time. Pairs with the load in `changes`: a thread that sees this
         // number, and takes the lock, finds the change.
         let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);
         self.changes.store(changes, Ordering::Release);
@@ -55,7 +55,7 @@ impl Qp {
     }
 
     /// How often the attrs have changed: as long as this is the same, so are they, and nobody has to look
-    /// at them again. Whoever has seen a change return sees it counted.
+    /// at them again. After a change has returned, it is counted.
     pub(crate) fn changes(&self) -> u32 {
         self.changes.load(Ordering::Acquire)
     }

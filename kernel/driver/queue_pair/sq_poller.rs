@@ -116,8 +116,8 @@ const PAUSE: Delta = Delta::from_millis(5);
 /// program with a thousand queues may come back to each several times a second only.
 const LONG_PAUSE: Delta = Delta::from_millis(200);
 
-/// For how long the thread goes on without a pause. Then the programs have to ring again, and it is asked
-/// anew on which CPUs they may run: that can change at any time.
+/// For how long the thread goes on without a pause. Then the programs have to ring again, and the
+/// CPUs that they may run on are looked up again: they can change at any time.
 const LONGEST: Delta = Delta::from_millis(1000);
 
 impl SqPoller {
@@ -192,8 +192,8 @@ pub(super) fn doorbell(qp: &rdma::Qp<Qp>) {
     }
     if comes_soon {
         // What is posted from now on is found without a doorbell. Before the queue is offered: after that
-        // it may have been let go again. Whoever has the mutex asks for a doorbell in the end, and who has
-        // left a note meanwhile is served by the poller.
+        // it may have been let go again. The thread that holds the mutex asks for a doorbell in the end, and
+        // the poller serves a thread that has left a note meanwhile.
         let send = qp.send.try_lock();
         let _ = send.map(|mut send| send.stay_awake());
     }
@@ -240,7 +240,7 @@ impl Run for SqPoller {
                 self.polls_for.store(NOBODY, Relaxed);
                 polled.iter().for_each(|queue| take_turn(&queue.qp));
                 thread::give_way();
-                // Whoever wants the CPU for long has it.
+                // A thread that wants the CPU for long gets it.
                 if !thread::has_cpu_to_itself() {
                     break;
                 }

@@ -50,7 +50,7 @@ impl_has_hr_timer! {
     }
 }
 
-/// A timer that runs; dropped, it does not any more. Whoever drops it may wait for it to have run.
+/// A timer that runs. Dropping it cancels it, and waits for a callback that runs already.
 pub(super) type Timer = ArcHrTimerHandle<Deferred>;
 
 impl Deferred {

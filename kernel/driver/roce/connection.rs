@@ -55,7 +55,7 @@ impl Connection {
         })
     }
 
-    /// Whether requests go by the wire. Whoever holds the send queue's mutex sees to that.
+    /// Whether requests go by the wire. Changed under the send queue's mutex.
     pub(crate) fn is_remote(&self) -> bool {
         self.is_remote.load(Ordering::Relaxed)
     }
@@ -74,7 +74,7 @@ impl Connection {
     }
 
     /// Fetches what is posted, and sends what can be sent. Returns how many requests were fetched too. If
-    /// there were none, and nothing is left to do, whoever posts one rings, if it is to `sleep`.
+    /// there were none, and nothing is left to do, the next post rings, if it is to `sleep`.
     pub(crate) fn post(
         &self,
         qp: &rdma::Qp<Qp>,
@@ -126,7 +126,7 @@ impl Connection {
             if is_ready {
                 requesting.memory_ready();
             }
-            // If there is more, whoever looks at the send queue after this goes on with it.
+            // If there is more, the thread that looks at the send queue after this goes on with it.
             requesting.request(qp, rdma::clock());
         }
         leave_to_thread(qp, next);
@@ -164,8 +164,8 @@ impl Connection {
             }
             let made = qp.charge(|| Responding::new(qp, &attr))?;
             let mut responding = self.responding.lock();
-            // With the lock held: whoever has the queue pair begin anew, or go, takes away what is there
-            // afterwards, and nobody else would.
+            // With the lock held: reset and destroy take a responder away under it, and one that was made
+            // after them would stay.
             let is_it = qp.changes() == changes;
             if is_it && responding.is_none() {
                 *responding = Some(made);
@@ -185,7 +185,7 @@ impl Connection {
         }
     }
 
-    /// Forgets all. Whoever calls it holds the send queue's mutex, or has the queue pair to itself.
+    /// Forgets all. The caller holds the send queue's mutex, or has the queue pair to itself.
     pub(crate) fn reset(&self) {
         self.is_remote.store(false, Ordering::Relaxed);
         let requesting = self.requesting.lock().take();

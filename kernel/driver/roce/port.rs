@@ -127,7 +127,7 @@ impl Drop for Share {
         };
         entry.devices -= 1;
         if entry.devices == 0 {
-            // With the lock held: whoever opens the port next finds it closed.
+            // With the lock held: the next open finds it closed.
             self.0.sockets.revoke();
             let _ = place.map(|at| ports.remove(at));
             if ports.is_empty() {

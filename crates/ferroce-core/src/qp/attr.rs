@@ -111,7 +111,7 @@ pub struct QpAttr {
     pub sq_draining: bool,
     /// In SQD: whether an event is to tell that the send queue has drained.
     pub en_sqd_async_notify: bool,
-    /// In RTR, of a connected QP: no request of the peer's has come yet. Whoever takes the first one calls
+    /// In RTR, of a connected QP: no request of the peer's has come yet. The taker of the first one calls
     /// [`QpAttr::established`].
     pub awaits_peer: bool,
     /// The path MTU.

@@ -94,7 +94,7 @@ fn keys_give_access_to_what_the_model_says_and_to_nothing_else() {
     );
 }
 
-/// A region that windows are bound to was invalidated by a work request, and registered anew: what was
+/// A region that windows are bound to was invalidated by a work request, and registered again: what was
 /// registered then was the windows' too.
 #[test]
 fn a_window_reaches_nothing_that_was_registered_after_it_was_bound() {

@@ -74,7 +74,7 @@ impl Model {
             match to {
                 To::Group(qkey) => *place != from && takes_datagrams(place, qkey),
                 To::Datagram(_, _, qkey) => takes_datagrams(place, qkey),
-                // By the wire whoever has the host's address is taken for the peer.
+                // By the wire a packet from the host's address is taken for the peer's.
                 To::Connected(_) => match qp.state {
                     State::Ready(peer) if sender == host => {
                         qp.qp_type == QpType::Uc && peer == from

@@ -55,7 +55,7 @@ const CHANNELS: u64 = 1;
 /// Is the broker, until the last process has gone. Returns at once, with success, if there is one already;
 /// and in the process that has called it as soon as there is one: the broker itself is a child of it.
 pub fn serve() -> io::Result<()> {
-    // Whoever has the second name has the first.
+    // The process that has the second name has the first.
     let listener = match socket::listen(name(Purpose::Devices).bytes()) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(()),
         result => result?,
@@ -76,7 +76,7 @@ pub fn serve() -> io::Result<()> {
     }
 }
 
-/// Leaves the terminal, the folder, the files but `kept`, and the limits of whoever has started the broker.
+/// Leaves the terminal, the folder, the files but `kept`, and the limits of the process that has started the broker.
 fn leave_session(kept: &[RawFd]) {
     let open = std::fs::read_dir("/proc/self/fd")
         .into_iter()
@@ -140,7 +140,7 @@ impl Broker {
     fn run(&mut self, listener: &OwnedFd, channels: &OwnedFd) -> io::Result<()> {
         watch(&self.epoll, listener.as_fd(), DEVICES)?;
         watch(&self.epoll, channels.as_fd(), CHANNELS)?;
-        // Whoever has started it is about to connect.
+        // The process that has started it is about to connect.
         let mut patience = Duration::from_secs(5);
         loop {
             let is_unused = self.known.is_empty() && self.channels.is_empty();

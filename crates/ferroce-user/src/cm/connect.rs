@@ -61,7 +61,7 @@ impl Manager {
     /// Has all messages arrive. Each is answered by few, and the answers by none: that ends.
     pub(super) fn deliver(&mut self) {
         while let Some((to, message)) = self.mail.pop_front() {
-            // Whoever sends to an id that has gone has been told of its end already.
+            // A sender to an id that has gone has been told of its end already.
             if self.id_at(to).is_some() {
                 self.receive(to.number, message);
             }
@@ -326,7 +326,7 @@ impl Manager {
                 self.set_timer(number, UNANSWERED, Timer::Disconnect);
                 self.post(to, Message::Dreq);
                 if to.is_none_or(|to| self.id_at(to).is_none()) {
-                    // Whoever knows nothing of a connection confirms that it has ended.
+                    // An end that knows nothing of a connection confirms that it has ended.
                     let own = self.reference(number);
                     self.post(Some(own), Message::Drep);
                 }

@@ -141,20 +141,20 @@ impl Process {
     }
 }
 
-/// Tells whoever has started this process.
+/// Tells the process that has started this one.
 fn say(line: &str) {
     println!("{line}");
     std::io::stdout().flush().unwrap();
 }
 
-/// What whoever has started this process tells.
+/// What the process that has started this one tells.
 fn hear() -> String {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();
     line.trim_end().to_owned()
 }
 
-/// The device of this process, which whoever has started it has named.
+/// The device of this process, which its parent has named.
 fn open() -> endpoint::Device {
     let folder = std::env::var_os("FERROCE_TEST_DEVICE").unwrap();
     endpoint::Device::open(folder.as_ref())

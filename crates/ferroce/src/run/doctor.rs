@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `ferroce run --doctor`: what of this machine the devices depend on, and how fast it is.
 //!
-//! A message is copied by whoever sends it into the memory of whoever receives it. For this, a process
+//! The sender copies a message into the receiver's memory. For this, a process
 //! started from here writes into this one's memory, in the ways that there are, and this one into its.
 
 use std::fs::File;

@@ -35,7 +35,7 @@ pub fn run(args: &Trace) -> Result<i32> {
     let output = Output::create(&args.output)?;
     let mut pcap = Pcap::begin(&output, args)?;
 
-    // Before the message below: whoever reads it may send one at once.
+    // Before the message below, on which a reader may send one at once.
     let signals: SigSet = ENDS.into_iter().collect();
     signals.thread_block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;

@@ -55,7 +55,7 @@ fn run(flavor: &Flavor, before: &str, test: &str, prints: &str) {
         .sh(&format!("{before}{script}"))
         .ends_with(0)
         .prints(prints);
-    // For whoever runs the tests to see: a test does not fail for a time.
+    // To be looked at: no test fails for a time.
     for line in ran.stdout.lines().filter(|l| l.starts_with("longest: ")) {
         println!(
             "{test}{}: {line}",

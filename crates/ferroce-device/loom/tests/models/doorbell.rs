@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Work queues: what is posted is executed, by whoever is at it or by the one that is rung for.
+//! Work queues: what is posted is executed, by the thread that executes already or by the one that a doorbell wakes.
 
 use ferroce_device_loom::kick::Kick;
 use ferroce_device_loom::ring::{Doorbell, Executor, Idle, Poster, RecvQueue, RecvRequest};
@@ -18,7 +18,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// Executes all that there is, until whoever posts next rings.
+    /// Executes all that there is, until the next post rings.
     fn drain(&mut self) {
         self.executor.stay_awake();
         let mut buffer = [0; 16];
