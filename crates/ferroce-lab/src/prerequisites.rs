@@ -135,15 +135,6 @@ pub fn missing(cache: &Cache, purposes: &[Purpose]) -> Option<Missing> {
 
 /// Makes sure that everything for `purposes` is there.
 pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<()> {
-    let builds = purposes.iter().any(|p| matches!(p, Purpose::Build(_)));
-    if builds && find_program("rustc").is_none() {
-        return Err(Error::Usage(
-            "a kernel for guests is built with Rust, which is not here: get it from \
-             https://rustup.rs, or a lab that is built from another machine (ferroce lab pack \
-             there, ferroce lab unpack here)"
-                .to_owned(),
-        ));
-    }
     let lacks = Lacks::find(cache, purposes);
     if lacks.is_nothing() {
         return Ok(());
@@ -171,6 +162,7 @@ pub fn ensure(cache: &Cache, purposes: &[Purpose], install: Install) -> Result<(
 
 /// What this machine lacks.
 struct Lacks {
+    rust: bool,
     packages: Vec<String>,
     rust_src: bool,
     bindgen: bool,
@@ -180,7 +172,7 @@ impl Lacks {
     /// Looks for everything that is needed for `purposes`.
     fn find(cache: &Cache, purposes: &[Purpose]) -> Self {
         let mut packages: Vec<String> = Vec::new();
-        let mut rust_src = false;
+        let (mut rust, mut rust_src) = (false, false);
         let mut bindgen = false;
         for purpose in purposes {
             let needs: Vec<&Need> = match purpose {
@@ -194,6 +186,7 @@ impl Lacks {
             packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
             if let Purpose::Build(flavor) = purpose {
                 packages.extend(llvm_packages(flavor.debug));
+                rust |= find_program("rustc").is_none();
                 rust_src |= !rust_sources().is_some_and(|dir| dir.exists());
                 bindgen |= find_bindgen(cache).is_none();
             }
@@ -201,6 +194,7 @@ impl Lacks {
         packages.sort();
         packages.dedup();
         Self {
+            rust,
             packages,
             rust_src,
             bindgen,
@@ -208,7 +202,7 @@ impl Lacks {
     }
 
     fn is_nothing(&self) -> bool {
-        self.packages.is_empty() && !self.rust_src && !self.bindgen
+        self.packages.is_empty() && !self.rust && !self.rust_src && !self.bindgen
     }
 
     fn describe(&self, cache: &Cache) -> Missing {
@@ -216,12 +210,14 @@ impl Lacks {
         Missing {
             names: self.names(),
             commands: commands.iter().map(shell_words::join).collect(),
-            is_installable: commands.iter().all(|c| find_program(&c[0]).is_some()),
+            is_installable: !self.rust && commands.iter().all(|c| find_program(&c[0]).is_some()),
         }
     }
 
     fn names(&self) -> Vec<String> {
-        let mut names = self.packages.clone();
+        let rust = "Rust (https://rustup.rs; or use a lab of another machine: ferroce lab unpack)";
+        let mut names: Vec<String> = self.rust.then(|| rust.to_owned()).into_iter().collect();
+        names.extend_from_slice(&self.packages);
         names.extend(
             self.rust_src
                 .then(|| "rust-src (the source of Rust's library)".to_owned()),

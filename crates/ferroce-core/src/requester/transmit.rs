@@ -22,7 +22,7 @@ pub enum Transmit {
     /// Nothing, before something else happens.
     Nothing,
     /// The request in this slot concerns this host alone, and it is its turn: nothing is sent before
-    /// [`Requester::executed`].
+    /// [`Requester::executed`], and each call until then returns this.
     Local(u32),
     /// Memory on demand is not there ([`Fault::Later`]): to be called again when it may be.
     Later,
@@ -80,6 +80,10 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
     ) -> Transmit {
         if self.failed || self.resume_at.is_some() {
             return Transmit::Nothing;
+        }
+        // At each call, until it has been executed: a bottom half leaves it to a thread, which asks again.
+        if self.head != self.begun && self.waits_for_local() {
+            return Transmit::Local(self.index(self.head) as u32);
         }
         loop {
             if self
@@ -148,9 +152,6 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             self.begun = position.wrapping_add(1);
             self.current = self.begun;
             return Err(Transmit::Local(self.index(position) as u32));
-        }
-        if self.head != self.begun && self.waits_for_local() {
-            return Err(Transmit::Nothing);
         }
         if request.flags.contains(SendFlags::FENCE) && self.rd_atomic > 0 {
             return Err(Transmit::Nothing);

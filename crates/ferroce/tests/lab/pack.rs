@@ -91,7 +91,7 @@ fn packed(flavor: &Flavor) {
     };
     ran(&mut bare(&["lab", "run", "--", "true"]))
         .ends_with(125)
-        .says("built with Rust, which is not here")
+        .says("this machine lacks Rust (https://rustup.rs;")
         .says("lab unpack");
     ran(bare(&["lab", "unpack"]).arg(&file))
         .ends_with(0)
@@ -119,5 +119,5 @@ fn without_rust(_: &Flavor) {
         .prints("link fr0/1 state ACTIVE");
     ran(&mut run(&["lab", "build"]))
         .ends_with(125)
-        .says("built with Rust, which is not here");
+        .says("this machine lacks Rust (https://rustup.rs;");
 }

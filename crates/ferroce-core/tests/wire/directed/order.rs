@@ -63,8 +63,10 @@ fn a_request_of_the_hosts_own_waits_for_those_before_and_holds_those_behind() {
     assert_eq!(first.len(), 1);
     assert!(first[0].packet().bth.ack_req);
     pair.answer(&acknowledgement(first[0].psn(), Syndrome::UNLIMITED));
-    assert_eq!(pair.own.request(pair.now).err(), Some(Transmit::Local(1)));
-    assert_eq!(pair.own.request(pair.now).err(), Some(Transmit::Nothing));
+    // Until it is executed: the caller may be in a context where it cannot be.
+    for _ in 0..2 {
+        assert_eq!(pair.own.request(pair.now).err(), Some(Transmit::Local(1)));
+    }
     pair.own.requester.executed(1, Ok(()), &pair.own.queues);
     assert_eq!(pair.completed(), [WcStatus::Success; 2]);
     assert_eq!(pair.requests().len(), 1);
