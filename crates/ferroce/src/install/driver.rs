@@ -21,8 +21,9 @@ use super::obstacles::{self, Obstacle, Signing, System};
 use crate::args::{Driver, Place};
 use crate::module::text::paragraph;
 
-/// The module, in the folder of a kernel's modules: there depmod takes it before any other of its name.
-const MODULE: &str = "updates/ferroce.ko";
+/// The module, in the folder of a kernel's modules: below `updates` depmod takes it before any other of its
+/// name. The folder is its own, so that what others have put there, as the lab does, is not taken for it.
+const MODULE: &str = "updates/ferroce/ferroce.ko";
 
 /// The rule by which all users may open the devices, as they may those of hardware.
 const RULE: &str = "etc/udev/rules.d/60-ferroce.rules";
@@ -78,7 +79,8 @@ impl Plan {
             (None, None) => Signing::None,
         };
         // A package for a kernel of Debian's takes only what Debian's archive has.
-        let is_package = place.destdir.is_some() && !system.has_kernel();
+        let is_elsewhere = place.destdir.is_some() || driver.output.is_some();
+        let is_package = is_elsewhere && !system.has_kernel();
         let found = match is_package && is_debians(&system.release) {
             true => Vec::new(),
             false => system.obstacles(signing),
@@ -238,7 +240,10 @@ pub fn remove(root: &Path, mut tell: impl FnMut(&Path)) -> Result<(), Error> {
     };
     for release in system(String::new()).installed() {
         let system = system(release);
-        if remove_file(&system.modules().join(MODULE), &mut tell)? {
+        let module = system.modules().join(MODULE);
+        if remove_file(&module, &mut tell)? {
+            // Empty now.
+            let _ = module.parent().map(fs::remove_dir);
             system.index()?;
         }
     }

@@ -227,7 +227,7 @@ fn round_trip(flavor: &Flavor) {
         .says(&format!("Possible to build the driver for Linux {release}"));
     assert!(!place.join("updates").exists());
 
-    let module = place.join("updates/ferroce.ko");
+    let module = place.join("updates/ferroce/ferroce.ko");
     let rule = root.path("etc/udev/rules.d/60-ferroce.rules");
     let ran = root.run(release, &[]).ends_with(0);
     let ran = ran.says(&format!("Checked Linux {release} would load it"));
@@ -235,7 +235,11 @@ fn round_trip(flavor: &Flavor) {
     ran.says(&format!("Installed {}", rule.display()))
         .says("libibverbs.d/ferroce.driver");
     let index = || fs::read_to_string(place.join("modules.dep")).unwrap();
-    assert!(index().contains("updates/ferroce.ko: "), "{}", index());
+    assert!(
+        index().contains("updates/ferroce/ferroce.ko: "),
+        "{}",
+        index()
+    );
     let rule_text = fs::read_to_string(&rule).unwrap();
     assert!(rule_text.contains("MODE=\"0666\""), "{rule_text}");
 
@@ -330,7 +334,7 @@ fn debian(_: &Flavor) {
     let module = root
         .path("lib/modules")
         .join(release)
-        .join("updates/ferroce.ko");
+        .join("updates/ferroce/ferroce.ko");
     installed.says(&format!("Installed {}", module.display()));
     assert!(is_signed(&module));
     ran_uninstall(&root).ends_with(0).says("ferroce.ko");

@@ -621,7 +621,8 @@ def gone(state, whose, expected):
         def run():
             pair = Pair()
             client, server = getattr(pair, state)()
-            if state == "answered" and whose == "server":
+            if state == "answered":
+                # Until the answer has come the end has another reason, a time-out's.
                 pair.client.expect("CONNECT_RESPONSE")
             leaving, number, left = {"client": (pair.client, client, pair.server),
                                      "server": (pair.server, server, pair.client)}[whose]
