@@ -76,7 +76,11 @@ impl Distribution {
             Self::Debian(version) => locate(&debian::ensure(cache, version.as_deref())?)?,
             Self::Path(path) => locate(path)?,
         };
-        let driver = driver(&kernel.release)?;
+        // The modules of a kernel that is given by its path are as they are there.
+        let driver = match self {
+            Self::Debian(_) => driver(&kernel.release)?,
+            Self::Path(_) => None,
+        };
         let modules = Indexed::ensure(cache, &kernel, driver.as_deref())?;
         // The RDMA stack too: it is decompressed here, and not where each instruction is emulated.
         let early = modules.early(&kernel.release, &RDMA_STACK)?;
