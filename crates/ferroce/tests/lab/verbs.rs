@@ -59,7 +59,7 @@ pub const DEBUG_TESTS: &[Test] = &[
 pub const DEBIAN_TESTS: &[Test] = &[
     (
         "debian: every byte of random work requests is where it should be",
-        |flavor| every_byte(flavor, 100),
+        |flavor| every_byte(flavor, 300),
     ),
     ("debian: wrong arguments get their errno", errnos),
 ];
