@@ -121,7 +121,7 @@ pub(crate) fn transmit(qp_type: QpType, flow: &mut impl Flow, source: &mut impl 
             sent += batch.count();
             batch.send();
         }
-        // Each of these is said once.
+        // The first of these is said once.
         match last {
             Transmit::Later => return Stopped::Later,
             Transmit::Local(slot) => return Stopped::Local(slot),

@@ -281,9 +281,10 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         self.head == self.posted
     }
 
-    /// Whether all that is posted has been sent, and nothing has to be sent again.
+    /// Whether all that is posted has been sent, and nothing has to be sent again. A request for this host
+    /// alone counts as sent when it has been [executed](Self::executed).
     pub fn has_sent_all(&self) -> bool {
-        self.begun == self.posted && self.next == self.allotted
+        self.begun == self.posted && self.next == self.allotted && self.local().is_none()
     }
 
     /// Whether a request has failed: nothing is sent any more.

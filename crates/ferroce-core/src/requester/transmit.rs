@@ -82,8 +82,8 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
             return Transmit::Nothing;
         }
         // At each call, until it has been executed: a bottom half leaves it to a thread, which asks again.
-        if self.head != self.begun && self.waits_for_local() {
-            return Transmit::Local(self.index(self.head) as u32);
+        if let Some(slot) = self.local() {
+            return Transmit::Local(slot);
         }
         loop {
             if self
@@ -196,9 +196,10 @@ impl<S: DerefMut<Target = [Slot]>, R: Region> Requester<S, R> {
         }
     }
 
-    /// Whether the last request that was begun is for this host alone, and not done.
-    fn waits_for_local(&self) -> bool {
-        self.slot(self.begun.wrapping_sub(1)).packets == 0
+    /// The slot of the request for this host alone that has been begun and is not done. All before it are.
+    pub(super) fn local(&self) -> Option<u32> {
+        let is_local = self.head != self.begun && self.slot(self.head).packets == 0;
+        is_local.then(|| self.index(self.head) as u32)
     }
 
     /// A request cannot be sent, or sent on: it completes with this status when those before it are done.

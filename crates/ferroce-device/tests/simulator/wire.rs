@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Queue pairs whose peer is on another host, and packets that arrive.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use ferroce_core::local::Arrived;
 use ferroce_core::requester::Slot as SendSlot;
@@ -26,6 +26,8 @@ pub struct Connection {
     pub send: RefCell<RemoteSend<Box<[SendSlot]>, Bytes, Range>>,
     pub returner: RefCell<Returner>,
     pub responder: RefCell<Responder<Box<[Resource]>, Range>>,
+    /// The last visit was told of a request of this host's alone, and has left it to the next one.
+    has_left_local: Cell<bool>,
 }
 
 /// What happens to messages that may be lost, by their numbers.
@@ -59,6 +61,7 @@ impl Connection {
             // SAFETY: A queue pair has its connection no longer than its rings.
             returner: RefCell::new(unsafe { queue.ring.returner() }),
             responder: RefCell::new(Responder::new(qp_type, &attr, resources)),
+            has_left_local: Cell::new(false),
         }
     }
 }
@@ -143,7 +146,10 @@ impl World {
         let next = send.visit(self.now.get(), state, &own, &mut link);
         went_on |= link.went_on || matches!(next, Next::More | Next::Busy);
         match next {
+            // As a bottom half does, which cannot execute it.
+            Next::Local(..) if !connection.has_left_local.replace(true) => went_on = true,
             Next::Local(slot, operation) => {
+                connection.has_left_local.set(false);
                 let result = self.execute_alone(qp, &operation).unwrap();
                 send.executed(slot, result, &own);
                 went_on = true;

@@ -65,16 +65,21 @@ fn a_request_of_the_hosts_own_waits_for_those_before_and_holds_those_behind() {
     pair.answer(&acknowledgement(first[0].psn(), Syndrome::UNLIMITED));
     // Until it is executed: the caller may be in a context where it cannot be.
     for _ in 0..2 {
+        assert!(!pair.own.requester.has_sent_all());
         assert_eq!(pair.own.request(pair.now).err(), Some(Transmit::Local(1)));
     }
     pair.own.requester.executed(1, Ok(()), &pair.own.queues);
     assert_eq!(pair.completed(), [WcStatus::Success; 2]);
     assert_eq!(pair.requests().len(), 1);
 
+    // The last one that was posted as well.
     let mut pair = Pair::rc();
     pair.post(bind(), 0);
+    for _ in 0..2 {
+        assert!(!pair.own.requester.has_sent_all());
+        assert_eq!(pair.own.request(pair.now).err(), Some(Transmit::Local(0)));
+    }
     pair.post(Operation::Send, 1);
-    assert_eq!(pair.own.request(pair.now).err(), Some(Transmit::Local(0)));
     let status = WcStatus::MwBindErr;
     pair.own
         .requester
