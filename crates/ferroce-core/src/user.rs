@@ -5,8 +5,8 @@
 //! A program that opens that file gets a socket instead, of the kind `SOCK_SEQPACKET`, which is connected to
 //! the broker: a channel. The broker sends a message of one byte, a token, for each event that waits for the
 //! program, so that `poll` and `O_NONBLOCK` work as on the file. A command is a message of
-//! [`CommandHeader`], the bytes that the program has written, and an option's value; with it comes a socket for the
-//! answer, which is [`AnswerHeader`] and what goes to the program.
+//! [`CommandHeader`], the bytes that the program has written, and an option's value; with it comes a socket
+//! for the answer, which is [`AnswerHeader`] and what goes to the program.
 
 /// Changes with all that processes of different releases would have to agree on: these do not find each
 /// other, since each has a broker of its own.

@@ -249,7 +249,7 @@ fn install(all: &Path, root: &Path, kernel: &Kernel, built: &[PathBuf]) -> Resul
 
 /// Has depmod(8) write the index of the modules in `lib/modules/RELEASE` below
 /// a root.
-pub(crate) fn depmod(root: &Path, release: &str, map: Option<&Path>) -> Result<()> {
+pub fn depmod(root: &Path, release: &str, map: Option<&Path>) -> Result<()> {
     let depmod = find_program("depmod").unwrap_or_else(|| "depmod".into());
     let mut command = Command::new(depmod);
     command.arg("-b").arg(root);

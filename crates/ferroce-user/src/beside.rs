@@ -3,7 +3,7 @@
 //! send one.
 //!
 //! The sender copies the data to a slot of the completion queue's, together with where they belong, which it
-//! has checked as ever. The process that polls the completion puts them there: a process reaches its own memory. Of a
+//! has checked as ever. The process that polls the completion puts them there: it reaches its own memory. Of a
 //! region that was given up meanwhile nothing is written.
 
 use core::cell::{Cell, RefCell};

@@ -92,7 +92,8 @@ impl Deferral {
 }
 
 impl Qp {
-    /// A WRITE or READ of no more than [`LONGEST_LEFT`](crate::qp::LONGEST_LEFT) bytes was posted, by itself. Executes it, or leaves it to be executed soon.
+    /// A WRITE or READ of no more than [`LONGEST_LEFT`](crate::qp::LONGEST_LEFT) bytes was posted, by itself.
+    /// Executes it, or leaves it to be executed soon.
     pub fn posted(&self) {
         let deferral = &self.deferral;
         let looks = self.send_cq.looks().wrapping_add(self.recv_cq.looks());

@@ -96,8 +96,8 @@ impl Lock {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        // Release: pairs with the acquire of its next holder. Nobody is to be woken, so a store will do: an exchange would be
-        // a good part of what a short message costs.
+        // Release: pairs with the acquire of its next holder. Nobody is to be woken, so a store will do: an
+        // exchange would be a good part of what a short message costs.
         self.lock.0.store(0, Ordering::Release);
     }
 }

@@ -7,7 +7,8 @@ use ferroce_lab::prerequisites::Purpose;
 use ferroce_lab::progress::note;
 use ferroce_lab::session::Session;
 
-use crate::args::{Choice, Setup};
+use crate::args::Setup;
+use crate::lab::args::Choice;
 use crate::lab::Ready;
 
 /// Each step as it would be typed, with what it is for.

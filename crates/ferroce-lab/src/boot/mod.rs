@@ -91,8 +91,8 @@ impl Machine<'_> {
         self.folder.join("job")
     }
 
-    /// What every kernel is told: to run this very program as its first
-    /// process, which it does by itself if that is in an initramfs; to log everything, and to end rather than wait after a panic.
+    /// What every kernel is told: to run this very program as its first process, which it does by itself if
+    /// that is in an initramfs; to log everything, and to end rather than wait after a panic.
     fn kernel_arguments(&self) -> Vec<String> {
         let mut arguments = ["ro", "loglevel=8", "panic=-1"].map(str::to_owned).to_vec();
         // In seconds; the kernel's own 21 are soon over for a guest on a machine that others keep busy.

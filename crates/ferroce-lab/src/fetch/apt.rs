@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -181,37 +181,54 @@ impl Apt {
             offer.version,
             progress::bytes(offer.size)
         );
-        let mut task = Task::start("Fetching", &what, Unit::Bytes, offer.size);
-        let mut apt = self
-            .command("apt-get", &["download", "-qq", package])
-            .current_dir(dir)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| Error::Start {
-                program: "apt-get".to_owned(),
-                source,
-            })?;
-        let status = loop {
-            if let Some(status) = apt.try_wait().map_err(Error::file("read", dir))? {
-                break status;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-            task.set(size_of_files(dir).min(offer.size));
-        };
-        if status.success() {
-            return only_file(dir, "deb");
+        let mut apt = self.command("apt-get", &["download", "-qq", package]);
+        apt.current_dir(dir);
+        match fetch(apt, dir, &what, offer.size)? {
+            Ok(()) => only_file(dir, "deb"),
+            Err((status, output)) => Err(Error::Failed {
+                what: format!("fetching {package} with apt-get"),
+                status,
+                output,
+            }),
         }
-        let mut output = String::new();
-        if let Some(mut stderr) = apt.stderr.take() {
-            let _ = stderr.read_to_string(&mut output);
-        }
-        Err(Error::Failed {
-            what: format!("fetching {package} with apt-get"),
-            status,
-            output,
-        })
     }
+}
+
+/// How a program that failed has ended, and what it has complained of.
+pub(super) type Failure = (ExitStatus, String);
+
+/// Runs apt-get, which fetches `size` bytes into a folder, and shows how far it is.
+pub(super) fn fetch(
+    mut apt: Command,
+    folder: &Path,
+    what: &str,
+    size: u64,
+) -> Result<std::result::Result<(), Failure>> {
+    let begun = size_of_files(folder);
+    let mut task = Task::start("Fetching", what, Unit::Bytes, size);
+    let mut apt = apt
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| Error::Start {
+            program: "apt-get".to_owned(),
+            source,
+        })?;
+    let status = loop {
+        if let Some(status) = apt.try_wait().map_err(Error::file("read", folder))? {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        task.set(size_of_files(folder).saturating_sub(begun).min(size));
+    };
+    if status.success() {
+        return Ok(Ok(()));
+    }
+    let mut output = String::new();
+    if let Some(mut stderr) = apt.stderr.take() {
+        let _ = stderr.read_to_string(&mut output);
+    }
+    Ok(Err((status, output)))
 }
 
 fn only_file(dir: &Path, extension: &str) -> Result<PathBuf> {
@@ -226,7 +243,7 @@ fn only_file(dir: &Path, extension: &str) -> Result<PathBuf> {
         })
 }
 
-pub(super) fn size_of_files(dir: &Path) -> u64 {
+fn size_of_files(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else {
         return 0;
     };

@@ -3,12 +3,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
 
-use super::apt::{last_line, size_of_files, Apt, Offer};
+use super::apt::{fetch, last_line, Apt, Offer};
 use crate::error::{Error, Result};
-use crate::progress::{self, Task, Unit};
+use crate::progress;
 
 impl Apt {
     /// A package of this very version, if the suite still has it.
@@ -43,36 +41,11 @@ impl Apt {
             .collect();
         let size = sizes.iter().sum();
         let what = format!("{} packages ({})", sizes.len(), progress::bytes(size));
-        let begun = size_of_files(&archives);
-        let mut task = Task::start("Fetching", &what, Unit::Bytes, size);
-        let mut apt = self
-            .command("apt-get", &install("--download-only"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|source| Error::Start {
-                program: "apt-get".to_owned(),
-                source,
-            })?;
-        let wrap = Error::file("read", &archives);
-        let status = loop {
-            match apt.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) => {}
-                Err(error) => return Err(wrap(error)),
-            }
-            std::thread::sleep(Duration::from_millis(100));
-            task.set(size_of_files(&archives).saturating_sub(begun).min(size));
-        };
-        drop(task);
-        if !status.success() {
-            let mut output = String::new();
-            if let Some(mut stderr) = apt.stderr.take() {
-                let _ = std::io::Read::read_to_string(&mut stderr, &mut output);
-            }
-            return Err(failed(&output));
-        }
-        let files = fs::read_dir(&archives).map_err(wrap)?.flatten();
+        let apt = self.command("apt-get", &install("--download-only"));
+        fetch(apt, &archives, &what, size)?.map_err(|(_, output)| failed(&output))?;
+        let files = fs::read_dir(&archives)
+            .map_err(Error::file("read", &archives))?
+            .flatten();
         let files = files.map(|entry| entry.path());
         Ok(files
             .filter(|path| path.extension().is_some_and(|x| x == "deb"))

@@ -76,7 +76,8 @@ pub fn serve() -> io::Result<()> {
     }
 }
 
-/// Leaves the terminal, the folder, the files but `kept`, and the limits of the process that has started the broker.
+/// Leaves the terminal, the folder, the files but `kept`, and the limits of the process that has started the
+/// broker.
 fn leave_session(kept: &[RawFd]) {
     let open = std::fs::read_dir("/proc/self/fd")
         .into_iter()

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use ferroce_lab::backend::Flavor;
 
 use super::plan::Topic;
-use crate::args::{Clock, Setup, Which};
+use crate::args::Setup;
+use crate::lab::args::{Clock, Which};
 
 #[derive(Debug, clap::Args)]
 pub struct Bench {

@@ -32,7 +32,7 @@ use ferroce_lab::prerequisites::Purpose;
 use ferroce_lab::progress::{note, time, Task, Unit};
 use ferroce_lab::session::Session;
 
-use crate::args::Choice;
+use crate::lab::args::Choice;
 use crate::lab::Ready;
 use args::Bench;
 use plan::{Driver, Message, Plan, Sample, Topic};

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{bail, Context, Result};
 use ferroce_kmod::check::{self, Finding, ModuleReport, Reason, Severity, Stage};
@@ -11,14 +10,14 @@ use ferroce_kmod::file::ModuleFile;
 use ferroce_kmod::kernel::Kernel;
 use ferroce_lab::cache::Cache;
 use ferroce_lab::driver::{is_debians, Signer, Target};
-use ferroce_lab::prerequisites::find_program;
+use ferroce_lab::modules::depmod;
 use ferroce_lab::progress::note;
 use ferroce_lab::provider::write;
 use ferroce_lab::Error;
 
+use super::args::{Driver, Place};
 use super::dkms::{self, Dkms};
 use super::obstacles::{self, Obstacle, Signing, System};
-use crate::args::{Driver, Place};
 use crate::module::text::paragraph;
 
 /// The module, in the folder of a kernel's modules: below `updates` depmod takes it before any other of its
@@ -264,26 +263,12 @@ fn remove_file(path: &Path, tell: &mut impl FnMut(&Path)) -> Result<bool, Error>
 }
 
 impl System {
-    /// Has depmod list the kernel's modules anew, if the kernel is there: a package's script does that for
+    /// Has depmod list the kernel's modules again, if the kernel is there: a package's script does that for
     /// the system that it is installed on.
     fn index(&self) -> Result<(), Error> {
         if !self.has_kernel() {
             return Ok(());
         }
-        let depmod = find_program("depmod").unwrap_or_else(|| "depmod".into());
-        let mut depmod = Command::new(depmod);
-        let output = depmod.arg("-b").arg(&self.root).arg(&self.release).output();
-        let output = output.map_err(|source| Error::Start {
-            program: "depmod".to_owned(),
-            source,
-        })?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(Error::Failed {
-                what: "depmod".to_owned(),
-                status: output.status,
-                output: String::from_utf8_lossy(&output.stderr).into_owned(),
-            }),
-        }
+        depmod(&self.root, &self.release, None)
     }
 }

@@ -2,6 +2,7 @@
 //! `ferroce install` and `ferroce uninstall`: the plug-in for libibverbs and the
 //! driver, on this machine.
 
+pub mod args;
 mod dkms;
 mod driver;
 mod obstacles;
@@ -15,8 +16,8 @@ use ferroce_lab::progress::note;
 use ferroce_lab::provider::{self, Libibverbs, Provider};
 use ferroce_lab::Error;
 
-use crate::args::{Installation, Place, Removal};
 use crate::run::plugins::Plugins;
+use args::{Installation, Place, Removal};
 use driver::Plan;
 
 pub fn install(args: &Installation) -> Result<i32> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `ferroce lab`.
 
+pub mod args;
 mod modules;
 
 use std::ffi::OsString;
@@ -21,7 +22,8 @@ use ferroce_lab::provider::Provider;
 use ferroce_lab::session::{hosts, Session};
 use ferroce_lab::Error;
 
-use crate::args::{Build, Choice, Clean, Lab, Machine, Pack, Setup};
+use crate::args::Setup;
+use args::{Build, Choice, Clean, Lab, Machine, Pack};
 
 pub fn run(command: Lab) -> Result<i32> {
     match command {
@@ -212,13 +214,17 @@ fn build(args: &Build) -> Result<i32> {
     let flavor = match args.kernel.choice(1)? {
         Choice::Built(flavor) => flavor,
         choice if !args.clippy => {
-            let ready = Ready::ensure(&args.setup, &choice, &more)?;
+            let mut ready = Ready::ensure(&args.setup, &choice, &more)?;
             let driver = match args.driver {
-                true => Some(ready.driver(&args.setup.kernel_dir)?),
+                true => {
+                    let driver = ready.driver(&args.setup.kernel_dir)?;
+                    // With the driver among its modules.
+                    ready = Ready::ensure(&args.setup, &choice, &more)?;
+                    Some(driver)
+                }
                 false => None,
             };
-            // With the driver that is there now.
-            let image = Ready::ensure(&args.setup, &choice, &more)?.image;
+            let image = &ready.image;
             note("Ready", &image.to_string());
             note("Kernel", &image.file.display().to_string());
             note("Modules", &image.modules.display().to_string());

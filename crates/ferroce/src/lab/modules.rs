@@ -13,8 +13,8 @@ use ferroce_kmod::kernel::Kernel;
 use ferroce_kmod::linkage::name_of_path;
 use ferroce_lab::session;
 
+use super::args::ModuleArg;
 use super::Ready;
-use crate::args::ModuleArg;
 use crate::module::text::paragraph;
 
 /// What the driver is called.

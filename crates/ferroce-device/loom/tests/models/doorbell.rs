@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Work queues: what is posted is executed, by the thread that executes already or by the one that a doorbell wakes.
+//! Work queues: what is posted is executed, by the thread that executes already or by the one
+//! that a doorbell wakes.
 
 use ferroce_device_loom::kick::Kick;
 use ferroce_device_loom::ring::{Doorbell, Executor, Idle, Poster, RecvQueue, RecvRequest};
