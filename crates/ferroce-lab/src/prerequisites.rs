@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::backend::{Backend, Flavor};
 use crate::cache::Cache;
 use crate::error::{Error, Result};
+use crate::fetch::apt::KEYRING;
 use crate::progress::note;
 
 /// Whether missing programs may be installed.
@@ -31,6 +32,8 @@ pub enum Purpose {
     Verbs,
     /// To run programs on them that are made for other devices, as the tests do.
     Programs,
+    /// To fetch kernels and compilers of Debian's.
+    Debian,
     /// To measure without a guest.
     NativeBench,
 }
@@ -93,6 +96,10 @@ const PROGRAMS: [Need; 7] = [
     Need(Probe::Program("nc.traditional"), "netcat-traditional"),
     // To build Rust crates that bring C code of rdma-core.
     Need(Probe::Program("cmake"), "cmake"),
+];
+const DEBIAN: [Need; 2] = [
+    Need(Probe::Program("apt-get"), "apt"),
+    Need(Probe::File(KEYRING), "debian-archive-keyring"),
 ];
 const RUN_QEMU: [Need; 1] = [Need(
     Probe::Program("qemu-system-x86_64"),
@@ -181,6 +188,7 @@ impl Lacks {
                 Purpose::Run(Backend::Uml) => RUN.iter().collect(),
                 Purpose::Verbs => VERBS.iter().collect(),
                 Purpose::Programs => PROGRAMS.iter().collect(),
+                Purpose::Debian => DEBIAN.iter().collect(),
                 Purpose::NativeBench => vec![&PERFTEST, &UCX],
             };
             packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));

@@ -107,10 +107,7 @@ fn choose(
     version: Option<&str>,
     tried: &mut Vec<String>,
 ) -> Result<Option<(Apt, String, Vec<Offer>)>> {
-    let Some(mirror) = Mirror::find() else {
-        tried.push("this machine has no Debian mirror configured for apt".to_owned());
-        return Ok(None);
-    };
+    let mirror = Mirror::find()?;
     for suite in SUITES {
         let apt = Apt::new(&dir.join(format!("apt-{suite}")), &mirror, suite)?;
         note("Looking", &format!("for a kernel in Debian {suite}"));

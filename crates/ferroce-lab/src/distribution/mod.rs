@@ -99,6 +99,14 @@ impl Distribution {
         })
     }
 
+    /// Whether [`Self::ensure`] would fetch it.
+    pub fn is_to_be_fetched(&self, cache: &Cache) -> bool {
+        match self {
+            Self::Debian(version) => debian::find(cache, version.as_deref()).is_none(),
+            Self::Path(_) => false,
+        }
+    }
+
     /// The folder of its modules, if it is in the cache, or need not be.
     pub fn find_modules(&self, cache: &Cache) -> Result<Option<PathBuf>> {
         let kernel = match self {

@@ -123,7 +123,6 @@ fn make(place: &Place, release: &str) -> Result<Target> {
     packages.push(&offer.package);
     let debs = apt.download_all(&packages, &apt_dir)?;
     root::unpack(&debs, &place.root())?;
-    root.check()?;
     let headers = headers(&place.root(), release);
     let config = headers.join(".config");
     let config = fs::read_to_string(&config).map_err(Error::file("read", &config))?;
@@ -179,13 +178,8 @@ struct Offers {
 
 impl Offers {
     fn find(place: &Place, release: &str) -> Result<Self> {
-        let Some(mirror) = Mirror::find().filter(|_| root::can_unpack()) else {
-            return Err(Error::Usage(
-                "Debian's packages are fetched by apt and unpacked by dpkg-deb, which this machine does not \
-                 have"
-                    .to_owned(),
-            ));
-        };
+        let mirror = Mirror::find()?;
+        root::check()?;
         let apt = Apt::new(&place.apt(), &mirror, SUITES)?;
         note(
             "Looking",

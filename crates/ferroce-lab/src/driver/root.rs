@@ -37,11 +37,8 @@ impl Root {
         let mut command = match self {
             Self::Host => Command::new(program),
             Self::Folder(dir) => {
-                let mut command = Command::new("unshare");
-                if !rustix::process::geteuid().is_root() {
-                    command.args(["--user", "--map-root-user"]);
-                }
-                command.args(["--mount", "sh", "-c", ENTER]).arg(dir);
+                let mut command = unshare();
+                command.args(["sh", "-c", ENTER]).arg(dir);
                 command.args(shared).arg("--").arg(program);
                 command
             }
@@ -62,24 +59,42 @@ impl Root {
         let line = text.lines().next()?.to_owned();
         output.status.success().then_some(line)
     }
+}
 
-    /// Whether programs can run there.
-    pub fn check(&self) -> Result<()> {
-        let output = self.command("true", &[]).output();
-        let output = output.map_err(|source| Error::Start {
-            program: "unshare".to_owned(),
-            source,
-        })?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::Usage(format!(
-            "the distribution's compilers run in a mount namespace of their own, which this user cannot \
-             have here ({}). Run it as root, or allow user namespaces (sysctl \
-             kernel.apparmor_restrict_unprivileged_userns=0, or kernel.unprivileged_userns_clone=1)",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )))
+/// The command that runs another with mounts of its own.
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
     }
+    command.arg("--mount");
+    command
+}
+
+/// Whether this machine can unpack packages and run programs in them.
+pub fn check() -> Result<()> {
+    for program in ["dpkg-deb", "unshare"] {
+        if find_program(program).is_none() {
+            let lack = format!("the distribution's compilers need {program}, which is not here");
+            return Err(Error::Usage(lack));
+        }
+    }
+    let output = unshare()
+        .args(["mount", "--bind", "/proc", "/proc"])
+        .output();
+    let output = output.map_err(|source| Error::Start {
+        program: "unshare".to_owned(),
+        source,
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "the distribution's compilers run in a mount namespace of their own, which this user cannot \
+         have here ({}). Run it as root, or allow user namespaces (sysctl \
+         kernel.apparmor_restrict_unprivileged_userns=0, or kernel.unprivileged_userns_clone=1)",
+        String::from_utf8_lossy(&output.stderr).trim()
+    )))
 }
 
 /// The packages that are unpacked in a folder.
@@ -151,11 +166,4 @@ pub fn unpack(debs: &[PathBuf], dir: &Path) -> Result<()> {
     let record = dir.join(RECORD);
     let text = serde_json::to_vec(&unpacked).expect("plain data");
     fs::write(&record, text).map_err(Error::file("write", &record))
-}
-
-/// Whether this machine has what unpacks packages and runs programs in them.
-pub fn can_unpack() -> bool {
-    ["dpkg-deb", "unshare"]
-        .iter()
-        .all(|program| find_program(program).is_some())
 }

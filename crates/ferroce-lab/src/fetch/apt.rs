@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 use crate::prerequisites::find_program;
 use crate::progress::{self, Task, Unit};
 
+/// The keys of Debian's archive, as the package debian-archive-keyring has them.
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// A Debian mirror, and the keyring that the machine trusts it with.
 #[derive(Debug)]
 pub struct Mirror {
@@ -21,9 +24,24 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// The machine's own.
-    pub fn find() -> Option<Self> {
-        find_program("apt-get")?;
+    /// The machine's own, or Debian's where it has none, as on Ubuntu.
+    pub fn find() -> Result<Self> {
+        let default = || {
+            Path::new(KEYRING).is_file().then(|| Self {
+                uri: "http://deb.debian.org/debian".to_owned(),
+                keyring: KEYRING.to_owned(),
+            })
+        };
+        let mirror = find_program("apt-get").and_then(|_| Self::configured().or_else(default));
+        mirror.ok_or_else(|| {
+            let lack =
+                "Debian's packages are fetched by apt, and checked with the keys of the package \
+                        debian-archive-keyring, which this machine does not have";
+            Error::Usage(lack.to_owned())
+        })
+    }
+
+    fn configured() -> Option<Self> {
         let format = "$(REPO_URI)|$(COMPONENT)|$(ORIGIN)|$(SIGNED_BY)";
         let output = Command::new("apt-get")
             .args(["indextargets", "--format", format, "Created-By: Packages"])
@@ -41,7 +59,7 @@ impl Mirror {
                 return None;
             }
             // apt leaves a field that it does not know as it stands.
-            let keyrings = [signed_by, "/usr/share/keyrings/debian-archive-keyring.gpg"];
+            let keyrings = [signed_by, KEYRING];
             let keyring = keyrings.into_iter().find(|k| Path::new(k).is_file())?;
             Some(Self {
                 uri: uri.to_owned(),

@@ -17,9 +17,12 @@ const SUITES: [&str; 3] = ["trixie-backports", "forky", "sid"];
 /// Fetches and unpacks the newest supported source on offer; `None`, with the
 /// reasons added to `tried`, where there is none.
 pub fn fetch(dir: &Path, series: Series, tried: &mut Vec<String>) -> Result<Option<Source>> {
-    let Some(mirror) = Mirror::find() else {
-        tried.push("apt: this machine has no Debian mirror configured".to_owned());
-        return Ok(None);
+    let mirror = match Mirror::find() {
+        Ok(mirror) => mirror,
+        Err(error) => {
+            tried.push(format!("apt: {error}"));
+            return Ok(None);
+        }
     };
     for suite in SUITES {
         let apt = Apt::new(&dir.join(format!("apt-{suite}")), &mirror, suite)?;

@@ -227,7 +227,7 @@ impl Lab {
     fn further_packages(&self) -> Finding {
         let name = "packages";
         let flavor = flavor(Backend::Qemu, true);
-        let purposes = [Purpose::Build(flavor), Purpose::Programs];
+        let purposes = [Purpose::Build(flavor), Purpose::Programs, Purpose::Debian];
         match prerequisites::missing(&self.cache, &purposes) {
             None => Finding::new(name, State::Works, "all for --debug, and for all tests"),
             Some(missing) => Finding::new(

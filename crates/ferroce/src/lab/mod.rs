@@ -63,6 +63,14 @@ impl Ready {
                 }
             },
             Choice::Distribution(kernel) => {
+                // What was unpacked serves where Debian is not to be reached.
+                let packed = match kernel {
+                    Distribution::Debian(None) => pack::find(&cache, "debian"),
+                    _ => None,
+                };
+                if packed.is_none() && kernel.is_to_be_fetched(&cache) {
+                    purposes.push(Purpose::Debian);
+                }
                 prerequisites::ensure(&cache, &purposes, setup.install())?;
                 let found = kernel.ensure(&cache, |release| {
                     let target = Target::find_debian(&cache, release);
@@ -71,12 +79,7 @@ impl Ready {
                         found.map(|(target, project)| target.find_driver(&cache, &project));
                     Ok(driver.transpose()?.flatten())
                 });
-                // What was unpacked serves where Debian is not to be reached.
-                let packed = match (&found, kernel) {
-                    (Err(_), Distribution::Debian(None)) => pack::find(&cache, "debian"),
-                    _ => None,
-                };
-                packed.map_or(found, Ok)?
+                found.or_else(|error| packed.ok_or(error))?
             }
         };
         let provider = Provider::for_guests(crate::install::carried)?;
