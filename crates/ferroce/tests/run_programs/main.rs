@@ -141,8 +141,18 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(5));
         };
+        self.ran(success)
+    }
+
+    fn kill(mut self) -> Ran {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.ran(false)
+    }
+
+    fn ran(self, success: bool) -> Ran {
         Ran {
-            words: self.words.clone(),
+            words: self.words,
             success,
             output: fs::read_to_string(&self.output).unwrap(),
         }
