@@ -167,6 +167,8 @@ iser_server() {
 
 iser_client() {
     modprobe ib_iser
+    # There is no udev(7) to load it when the disk comes.
+    modprobe sd_mod
     export PATH="$TOOLS/usr/sbin:$TOOLS/sbin:$TOOLS/usr/bin:$TOOLS/bin:$PATH"
     export LD_LIBRARY_PATH="$TOOLS/usr/lib/$(uname -m)-linux-gnu"
     mkdir -p /run/lock/iscsi /etc/iscsi
