@@ -32,6 +32,8 @@ pub enum Purpose {
     Verbs,
     /// To run programs on them that are made for other devices, as the tests do.
     Programs,
+    /// To try the kernel's own users of RDMA.
+    KernelUsers,
     /// To fetch kernels and compilers of Debian's.
     Debian,
     /// To measure without a guest.
@@ -97,6 +99,7 @@ const PROGRAMS: [Need; 7] = [
     // To build Rust crates that bring C code of rdma-core.
     Need(Probe::Program("cmake"), "cmake"),
 ];
+const FIO: Need = Need(Probe::Program("fio"), "fio");
 const DEBIAN: [Need; 2] = [
     Need(Probe::Program("apt-get"), "apt"),
     Need(Probe::File(KEYRING), "debian-archive-keyring"),
@@ -188,6 +191,7 @@ impl Lacks {
                 Purpose::Run(Backend::Uml) => RUN.iter().collect(),
                 Purpose::Verbs => VERBS.iter().collect(),
                 Purpose::Programs => PROGRAMS.iter().collect(),
+                Purpose::KernelUsers => vec![&FIO],
                 Purpose::Debian => DEBIAN.iter().collect(),
                 Purpose::NativeBench => vec![&PERFTEST, &UCX],
             };

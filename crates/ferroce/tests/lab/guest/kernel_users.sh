@@ -1,23 +1,25 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # The kernel's own users of RDMA, between two hosts (`lab run --hosts 2`): host1 serves, host2 uses, and
-# compares what it reads back with what it has written.
+# compares what it reads back with what it has written. Without HOST one host is both.
 #
-#     kernel_users.sh ferroce|rxe nvme|nfs|iser|rds [MIB]
+#     kernel_users.sh SERVER CLIENT nvme|nfs|iser|rds [LOSS [MIB]]
 #
-# host2 prints a line for each user: its name, and how many MiB a second were written and read, or messages
-# exchanged. It takes no tools of these users' own, as the kernel's interfaces do, but iscsid(8) and iscsiadm(8)
-# from a folder TOOLS, which open-iscsi and what that needs were unpacked in.
+# SERVER and CLIENT are the drivers that the two have, ferroce or rxe, and LOSS is how much of what is sent is
+# lost, such as 1%. The client prints a line for each user: its name, and how many MiB a second were written and
+# read, or messages exchanged. It takes no tools of these users' own, as the kernel's interfaces do, but iscsid(8)
+# and iscsiadm(8) from a folder TOOLS, which open-iscsi and what that needs were unpacked in, and fio(1).
 set -eu
-driver=$1 user=$2 mib=${3:-16}
+serving=$1 using=$2 user=$3 loss=${4:-0} mib=${5:-16}
 here=$(dirname "$0")
 server=10.0.0.1
-device=r$HOST
+device=r${HOST:-1}
 
 rdma_device() {
     # The driver is loaded by --module.
     [ -d "/sys/module/$1" ] || modprobe "$1"
     rdma link add "$device" type "$2" netdev eth0
+    [ "$loss" = 0 ] || tc qdisc add dev eth0 root netem loss "$loss"
 }
 
 # Tries a command until it does it, for the server may not be ready yet.
@@ -36,42 +38,19 @@ disk() {
     modprobe null_blk nr_devices=1 memory_backed=1 gb=1
 }
 
-# seconds FILE: runs a command and writes how long it took into a file.
-seconds() {
-    file=$1
-    shift
-    begin=$(date +%s.%N)
-    "$@"
-    echo "$(date +%s.%N) $begin" | awk '{ print $1 - $2 }' > "$file"
-}
-
-# Writes random bytes to a file or a disk, reads them back past all caches, and compares.
+# Writes a file or a disk past all caches and reads it back, by the MiB and then by pieces of many lengths, from
+# four programs at once, each with a part of it. fio(1) compares the checksums.
 verify() {
-    dd if=/dev/urandom of=/tmp/bytes bs=1M count="$mib" status=none
-    seconds /tmp/wrote dd if=/tmp/bytes of="$1" bs=1M oflag=direct conv=notrunc status=none
-    sync
-    echo 3 > /proc/sys/vm/drop_caches
-    seconds /tmp/read dd if="$1" of=/tmp/back bs=1M count="$mib" iflag=direct status=none
-    cmp /tmp/bytes /tmp/back
-    # And small pieces, at places by chance, from several programs at once.
-    for writer in 1 2 3 4; do
-        small_pieces "$1" "$writer" &
-        pids="${pids:-} $!"
-    done
-    for pid in $pids; do wait "$pid"; done
-    awk -v user="$user" -v mib="$mib" '{ s[NR] = $1 } END {
-        printf "%s: verified %d MiB, written at %.1f MiB/s, read at %.1f MiB/s\n", user, mib, mib / s[1], mib / s[2] }' \
-        /tmp/wrote /tmp/read
-}
-
-# Each writer has every fourth block of 4 KiB.
-small_pieces() {
-    for step in $(seq 16); do
-        block=$((step * 7 % (mib * 64) * 4 + $2 - 1))
-        dd if=/dev/urandom of="/tmp/piece$2" bs=4k count=1 status=none
-        dd if="/tmp/piece$2" of="$1" bs=4k seek=$block oflag=direct conv=notrunc status=none
-        dd if="$1" of="/tmp/again$2" bs=4k skip=$block count=1 iflag=direct status=none
-        cmp "/tmp/piece$2" "/tmp/again$2"
+    common="--filename=$1 --direct=1 --verify=crc32c --verify_fatal=1 --minimal --group_reporting"
+    fio --name=mib $common --rw=write --bs=1M --size="${mib}M" > /tmp/mib
+    quarter=$((mib / 4))M
+    fio --name=pieces $common --rw=randwrite --bsrange=4k-64k --numjobs=4 --size=$quarter \
+        --offset_increment=$quarter > /tmp/pieces
+    # fio(1), "Terse output": KiB a second of reads, and those of writes.
+    for name in mib pieces; do
+        tail -n 1 /tmp/$name | awk -F ';' -v name=$name -v user="$user" '{
+            printf "%s: %s verified, written at %.1f MiB/s, read at %.1f MiB/s\n", user, name, $48 / 1024, $7 / 1024
+        }'
     done
 }
 
@@ -118,7 +97,7 @@ nfs_server() {
     never=2147483647
     # NFSEXP_INSECURE_PORT, _NOSUBTREECHECK, _FSID (include/uapi/linux/nfsd/export.h)
     flags=$((0x0002 | 0x0400 | 0x2000))
-    echo "nfsd 10.0.0.2 $never all" > /proc/net/rpc/auth.unix.ip/channel
+    echo "nfsd $client $never all" > /proc/net/rpc/auth.unix.ip/channel
     echo "all /tmp/export $never $flags 65534 65534 0" > /proc/net/rpc/nfsd.export/channel
     # FSID_NUM, fsid 0: the root of NFSv4.
     echo "all 1 \\x00000000 $never /tmp/export" > /proc/net/rpc/nfsd.fh/channel
@@ -127,14 +106,14 @@ nfs_server() {
 }
 
 nfs_mount() {
-    mount -i -t nfs4 -o "addr=$server,clientaddr=10.0.0.2,proto=rdma,port=20049,$1" $server:/ /mnt
+    mount -i -t nfs4 -o "addr=$server,clientaddr=$client,proto=rdma,port=20049,$1" $server:/ /mnt
 }
 
 nfs_client() {
     modprobe nfsv4
     modprobe rpcrdma
     until_done nfs_mount vers=4.2,nconnect=2
-    : > /mnt/bytes
+    truncate -s "${mib}M" /mnt/bytes
     verify /mnt/bytes
     # A tree of files.
     cp -r "$here" /mnt/tree
@@ -191,14 +170,28 @@ rds_server() {
 
 rds_client() {
     modprobe rds_rdma
-    python3 "$here/rds.py" use $server 10.0.0.2
+    python3 "$here/rds.py" use $server "$client"
 }
 
-case $driver in
-ferroce) rdma_device ferroce ferroce ;;
-rxe) rdma_device rdma_rxe rxe ;;
-esac
-case $HOST in
-1) "${user}_server" ;;
-2) "${user}_client" ;;
+driver() {
+    case $1 in
+    ferroce) rdma_device ferroce ferroce ;;
+    rxe) rdma_device rdma_rxe rxe ;;
+    esac
+}
+
+client=10.0.0.2
+case ${HOST:-} in
+1) driver "$serving" && "${user}_server" ;;
+2) driver "$using" && "${user}_client" ;;
+*)
+    client=$server
+    ip link add eth0 type dummy
+    ip addr add $server/24 dev eth0
+    ip link set eth0 up
+    driver "$using"
+    # RDS' server is a process; the others' are the kernel.
+    "${user}_server" &
+    "${user}_client"
+    ;;
 esac
