@@ -39,8 +39,11 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
     let listener = UnixListener::bind(&socket).map_err(Error::file("create", &socket))?;
     let (log, log_writer) = io::pipe().map_err(failed)?;
 
-    // The way to restart that every machine has, a triple fault.
-    let mut arguments = ["console=ttyS0", "reboot=t"].map(str::to_owned).to_vec();
+    // The way to restart that every machine has is a triple fault. And the timer works, which the kernel may
+    // not see in time where each instruction is emulated.
+    let mut arguments = ["console=ttyS0", "reboot=t", "no_timer_check"]
+        .map(str::to_owned)
+        .to_vec();
     let initramfs = match &machine.image.early {
         Some(modules) => {
             let place = machine.folder.join("initramfs");
