@@ -24,6 +24,7 @@ import time
 import pyverbs.enums as e
 from pyverbs.mr import MR, MW, MWBind, MWBindInfo
 from pyverbs.pd import PD
+from pyverbs.qp import QP, QPCap, QPInitAttr
 from pyverbs.pyverbs_error import PyverbsError, PyverbsRDMAError
 
 from rig import *
@@ -720,9 +721,58 @@ def starved(device, rounds):
     post_again, check = post()
     post_again()
     check(None)
+    numbers(mine, fail)
 
 
-ATTACKS = [scribbled, fed, commands, handles, killed, forked, link_goes, module_goes, unmapped, memlock, starved]
+def numbers(mine, fail):
+    """A queue pair that could not be made has given its number up, which comes again when 1024 others were
+    used."""
+    cq = mine.cq()
+
+    def number(nth=0):
+        """That of a queue pair, unless the nth allocation fails. Whether it did."""
+        os.pwrite(fail, str(nth).encode(), 0)
+        qp = ignored(QP, mine.pd, QPInitAttr(qp_type=RC, scq=cq, rcq=cq, cap=QPCap(8, 8, 1, 1, 0)))
+        left = os.pread(fail, 20, 0).strip(b"\n\0")
+        os.pwrite(fail, b"0", 0)
+        found = qp.qp_num if qp else None
+        if qp:
+            qp.close()
+        return found, left == b"0"
+
+    def since(before):
+        return (number()[0] - before) % (1 << 24)
+
+    # Those allocations that fail when there is a number already.
+    late, nth, failed = [], 0, True
+    while failed:
+        nth += 1
+        before, _ = number()
+        made, failed = number(nth)
+        if made is None and since(before) == 2:
+            late.append(nth)
+    times = 1500
+    for nth in late:
+        before, _ = number()
+        for _ in range(times):
+            number(nth)
+        assert not times // 2 < since(before) < 1 << 23, f"numbers are lost when allocation {nth} fails"
+    print(f"numbers: {len(late)} allocations failed {times} times", flush=True)
+
+
+ATTACKS = [
+    scribbled,
+    fed,
+    commands,
+    handles,
+    killed,
+    forked,
+    link_goes,
+    module_goes,
+    unmapped,
+    memlock,
+    starved,
+]
 
 
 def main():
