@@ -346,7 +346,7 @@ fn execute(
     }
 }
 
-/// Executes an operation that concerns this host alone.
+/// Executes an operation that concerns this host alone. It may sleep.
 pub(super) fn execute_local(
     qp: &rdma::Qp<Qp>,
     operation: &Operation,
@@ -354,7 +354,8 @@ pub(super) fn execute_local(
     let (keys, alone) = (&qp.device().keys, Alone::of(operation)?);
     let result = match &alone {
         Alone::Bind(bind) => mw::bind(qp, qp.pd, bind),
-        Alone::Invalidate(rkey) => mr::invalidate(keys, qp.pd, *rkey, qp.number),
+        Alone::Invalidate(rkey) => mr::invalidate(keys, qp.pd, *rkey, qp.number)
+            .map(|invalidated| invalidated.wait_for_users()),
         Alone::Register(registration) => mr::register(keys, qp.pd, registration),
     };
     Some(alone.end(result))
