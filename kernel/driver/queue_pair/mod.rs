@@ -471,11 +471,19 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
 fn execute_now(qp: &rdma::Qp<Qp>) {
     let mut send = qp.send.lock();
     qp.kick.take();
-    send::drain_all(qp, &mut send, Extent::All);
+    let flushes = qp.shared.lock().flushes_sends();
+    let extent = match flushes {
+        // A process that goes on posting does not keep the thread, which may be one that takes the device
+        // away. When a queue's worth of requests has been fetched, and another flushed, all are done that
+        // were posted before.
+        true => Extent::Flushed(2 * qp.caps.layout.send().entries()),
+        false => Extent::All,
+    };
+    send::drain_all(qp, &mut send, extent);
     drop(send);
     // What came in the meantime found the mutex taken.
     if qp.kick.is_requested() {
-        kick(qp);
+        qp.deferred.queue();
     }
 }
 

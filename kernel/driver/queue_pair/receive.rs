@@ -228,7 +228,7 @@ impl<L: Lookup> Responder for Peer<'_, L> {
             return true;
         };
         rdma::cond_resched();
-        self.qp.changes() == turn.changes && !turn.extent.is_over()
+        self.qp.changes() == turn.changes && !turn.extent.is_over(self.qp)
     }
 
     fn complete(&self, received: &Received) {
