@@ -128,11 +128,23 @@ impl Mr {
 }
 
 /// Ends the access by a key (IBTA 10.6.5), for a queue pair of that protection domain and number. Regions
-/// of processes have no such keys.
-pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<(), AccessError> {
-    match keys.get(key::number(key)).ok_or(AccessError)? {
-        Named::Window(window) => window.invalidate(key, qpn),
-        Named::Region(region) => region.invalidate(pd, key),
+/// of processes have no such keys. Returns what the key named.
+pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<Named, AccessError> {
+    let named = keys.get(key::number(key)).ok_or(AccessError)?;
+    match &named {
+        Named::Window(window) => window.invalidate(key, qpn)?,
+        Named::Region(region) => region.invalidate(pd, key)?,
+    }
+    Ok(named)
+}
+
+impl Named {
+    /// Waits for those who have found memory by a key that was [invalidated](invalidate). (Of a region, that
+    /// has done so.) It sleeps.
+    pub(crate) fn wait_for_users(&self) {
+        if let Self::Window(window) = self {
+            window.wait_for_users();
+        }
     }
 }
 

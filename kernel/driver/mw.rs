@@ -9,6 +9,7 @@ use super::{
     quota::{Counted, Kind},
 };
 use crate::{
+    in_use::InUse,
     key::{self, Access, PdId},
     local::AccessError,
     net::SpinLockBh,
@@ -17,10 +18,14 @@ use crate::{
     ring::BindMw,
     window::{self, Bind, Window},
 };
-use core::ops::Deref;
+use core::{
+    ops::Deref,
+    sync::atomic::{AtomicU32, Ordering},
+};
 use kernel::{
     prelude::*,
     sync::{aref::ARef, static_lock_class},
+    time::{delay::fsleep, Delta},
 };
 
 /// The driver's data for memory windows.
@@ -30,8 +35,40 @@ pub(crate) struct Mw {
     /// Taken before that of the region which it is bound to.
     #[pin]
     window: SpinLockBh<Window<BoundRegion>>,
+    /// Counts the changes of the window, as a region does.
+    changes: AtomicU32,
+    /// Those who have memory that was found by the window.
+    users: InUse,
     _counted: Counted,
 }
+
+/// A window that memory was found by: deallocating it waits until this is dropped, and so does who binds or
+/// invalidates it.
+pub(crate) struct Through(ARef<rdma::Mw<Mw>>);
+
+impl Through {
+    /// To be called before the window is looked at.
+    fn new(window: ARef<rdma::Mw<Mw>>) -> Self {
+        window.users.enter();
+        Self(window)
+    }
+
+    /// How often the window has changed.
+    pub(crate) fn changes(&self) -> u32 {
+        // Pairs with the store in `Mw::change`.
+        self.0.changes.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Through {
+    fn drop(&mut self) {
+        // Who waits looks again by itself: this may be a bottom half, and takes no lock.
+        let _ = self.0.users.leave();
+    }
+}
+
+/// How long who waits for users sleeps: about as long as [a part](crate::local::PART) of a message takes.
+const PART_TIME: Delta = Delta::from_micros(20);
 
 /// A region that a window is bound to, which [counts](Mr::bind) it as long as this exists.
 struct BoundRegion(ARef<rdma::Mr<Mr>>);
@@ -74,6 +111,8 @@ impl mw::Operations for Mw {
         Ok(try_pin_init!(Mw {
             number: key::number(key),
             window <- SpinLockBh::new(window, c"ferroce::Mw::window", static_lock_class!()),
+            changes: AtomicU32::new(0),
+            users: InUse::new(),
             _counted: counted,
         }? Error))
     }
@@ -86,10 +125,8 @@ impl mw::Operations for Mw {
     }
 
     fn dealloc(mw: &rdma::Mw<Self>) {
-        let (bound, key) = {
-            let mut window = mw.window.lock();
-            (window.deallocate(), window.key())
-        };
+        // A message that is being copied goes no further: after this, deallocation waits for its reference.
+        let (bound, key) = mw.change(|window| (window.deallocate(), window.key()));
         give_up_key(&mw.device().keys, key);
         // Dropped with the lock released.
         drop(bound);
@@ -97,9 +134,27 @@ impl mw::Operations for Mw {
 }
 
 impl Mw {
+    /// Changes the window.
+    fn change<R>(&self, op: impl FnOnce(&mut Window<BoundRegion>) -> R) -> R {
+        let mut window = self.window.lock();
+        let result = op(&mut window);
+        // Nobody else changes it at the same time. Pairs with the load in `Through::changes`.
+        let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);
+        self.changes.store(changes, Ordering::Release);
+        result
+    }
+
+    /// Waits for those who have found memory by the window before it changed: they copy a part of a message
+    /// at most, and look again. It sleeps.
+    pub(crate) fn wait_for_users(&self) {
+        while self.users.is_used() {
+            fsleep(PART_TIME);
+        }
+    }
+
     /// Binds the window, or has it be bound to nothing.
     fn rebind(&self, request: &BindMw, bound: Option<Bound>) -> Result<(), AccessError> {
-        let (result, unbound) = self.window.lock().bind(request, bound);
+        let (result, unbound) = self.change(|window| window.bind(request, bound));
         // Dropped with the lock released.
         drop(unbound);
         result
@@ -110,23 +165,27 @@ impl Mw {
         self.window.lock().check_key(access)
     }
 
-    /// Checks a remote access by the window.
-    pub(crate) fn remote(&self, access: &Access) -> Result<Range, AccessError> {
-        let window = self.window.lock();
-        let (region, addr) = window.check(access)?;
-        Range::of(region, addr, access)
+    /// Checks a remote access by a window.
+    pub(crate) fn remote(
+        window: ARef<rdma::Mw<Self>>,
+        access: &Access,
+    ) -> Result<Range, AccessError> {
+        let through = Through::new(window.clone());
+        let locked = window.window.lock();
+        let (region, addr) = locked.check(access)?;
+        Range::of(region, addr, access, through)
     }
 
     /// Ends the access by a key, as the owner or its peer asks.
     pub(crate) fn invalidate(&self, key: u32, qpn: u32) -> Result<(), AccessError> {
-        let bound = self.window.lock().invalidate(key, qpn)?;
+        let bound = self.change(|window| window.invalidate(key, qpn))?;
         // Dropped with the lock released.
         drop(bound);
         Ok(())
     }
 }
 
-/// Binds a window for a queue pair.
+/// Binds a window for a queue pair. Nobody reaches by it any more what it was bound to before. It sleeps.
 pub(crate) fn bind(qp: &rdma::Qp<Qp>, pd: PdId, request: &BindMw) -> Result<(), AccessError> {
     let keys = &qp.device().keys;
     let Some(Named::Window(window)) = keys.get(key::number(request.mw_rkey)) else {
@@ -143,5 +202,7 @@ pub(crate) fn bind(qp: &rdma::Qp<Qp>, pd: PdId, request: &BindMw) -> Result<(), 
             Some(Bound::new(BoundRegion(region), request, qp.number()))
         }
     };
-    window.rebind(request, bound)
+    window.rebind(request, bound)?;
+    window.wait_for_users();
+    Ok(())
 }

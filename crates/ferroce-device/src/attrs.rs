@@ -170,6 +170,12 @@ impl Attrs {
         processing == Some(state::Processing::Flush)
     }
 
+    /// Whether requests of the send queue are flushed.
+    pub fn flushes_sends(&self) -> bool {
+        let processing = self.state().map(state::send_queue);
+        processing == Some(state::Processing::Flush)
+    }
+
     fn accepts_requests(&self) -> bool {
         self.state().is_some_and(state::accepts_requests)
     }

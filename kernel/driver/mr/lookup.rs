@@ -6,6 +6,7 @@ use super::{Keys, Mr, Named, State};
 use crate::{
     key::{self, Access},
     local::{self, AccessError, AtomicChange, CopyFault, Fault},
+    mw::{Mw, Through},
     rdma::{
         self,
         umem::{CopyError, Umem},
@@ -23,7 +24,6 @@ use kernel::{
 ///
 /// Deregistering or re-registering the region gives the memory back, which may sleep. So a range is kept
 /// with bottom halves off, or by a thread that may sleep.
-#[derive(Clone)]
 pub(crate) struct Range {
     pub(super) memory: Arc<Umem>,
     pub(super) offset: usize,
@@ -35,6 +35,9 @@ pub(crate) struct Range {
     changes: u32,
     /// Deregistering the region waits until nobody uses it.
     region: ARef<rdma::Mr<Mr>>,
+    /// As of so many changes of the window that it was found by.
+    window_changes: u32,
+    through: Option<Through>,
 }
 
 /// How the keys of work requests are looked up.
@@ -61,7 +64,7 @@ impl Lookup for Uncached {
 
     fn remote(&self, keys: &Keys, access: &Access) -> Result<Range, AccessError> {
         match keys.get(key::number(access.key)) {
-            Some(Named::Window(window)) => window.remote(access),
+            Some(Named::Window(window)) => Mw::remote(window, access),
             Some(Named::Region(region)) => Range::new(region, access),
             None => Err(AccessError),
         }
@@ -90,14 +93,21 @@ impl Range {
         }
     }
 
-    /// By a window that allows the access, which begins at this address of the region.
+    /// By a window that allows the access, which begins at this address of the region. Its lock is held.
     pub(crate) fn of(
         region: &ARef<rdma::Mr<Mr>>,
         addr: u64,
         access: &Access,
+        through: Through,
     ) -> Result<Self, AccessError> {
-        Self::with(region.clone(), access, |region| {
+        let range = Self::with(region.clone(), access, |region| {
             region.offset_of(addr, access.length)
+        })?;
+        Ok(Self {
+            // With the lock held under which it changes.
+            window_changes: through.changes(),
+            through: Some(through),
+            ..range
         })
     }
 
@@ -120,6 +130,8 @@ impl Range {
             qpn: access.qpn,
             changes,
             region,
+            window_changes: 0,
+            through: None,
         })
     }
 }
@@ -237,7 +249,7 @@ impl<'a> Lookup for &'a Cache {
             return found;
         }
         match keys.get(key::number(access.key)) {
-            Some(Named::Window(window)) => window.remote(access).map(CachedRange::Range),
+            Some(Named::Window(window)) => Mw::remote(window, access).map(CachedRange::Range),
             Some(Named::Region(region)) => self.add(region, access),
             None => Err(AccessError),
         }
@@ -312,7 +324,9 @@ impl Located for Range {
     }
 
     fn is_current(&self) -> bool {
+        let is_of_window = |through: &Through| through.changes() == self.window_changes;
         self.region.changes.load(Ordering::Acquire) == self.changes
+            && self.through.as_ref().is_none_or(is_of_window)
     }
 
     fn accessed<T>(
@@ -329,8 +343,15 @@ impl Located for Range {
             let Some(qp) = self.region.device().qps.get(self.qpn) else {
                 return Fault::Gone;
             };
+            let range = Range {
+                memory: self.memory.clone(),
+                region: self.region.clone(),
+                // To have memory be there is not to access it, and can take any time.
+                through: None,
+                ..*self
+            };
             let missing = Missing {
-                range: self.clone(),
+                range,
                 at,
                 length,
                 write,

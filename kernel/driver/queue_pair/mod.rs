@@ -186,11 +186,6 @@ impl Operations for Qp {
         };
         let deferred = work::Deferred::new(queue, UserCall::flags(call))?;
         let payer = call.map_or_else(MemCgroup::none, |_| MemCgroup::current());
-        let number = match qp_type {
-            QpType::Gsi => qp.device().claim_gsi()?,
-            _ => qp.device().qps.reserve(UserCall::flags(call))?.keep(),
-        };
-        qp.set_number(number);
         let stride = match &srq {
             Some(srq) => srq.stride(),
             None => layout.recv().map_or(0, |size| size.stride()),
@@ -198,6 +193,12 @@ impl Operations for Qp {
         let flags = UserCall::flags(call);
         let shared = Shared::new(receive::receives(receives, qp_type, stride, flags)?);
         let send = send::SendSide::new(send);
+        // Last: the queue pair gives it up, and nothing fails before there is one.
+        let number = match qp_type {
+            QpType::Gsi => qp.device().claim_gsi()?,
+            _ => qp.device().qps.reserve(flags)?.keep(),
+        };
+        qp.set_number(number);
         Ok(try_pin_init!(Qp {
             number,
             kind: QpKind {
@@ -470,11 +471,19 @@ fn modify(qp: &rdma::Qp<Qp>, attr: &rdma::QpAttr<'_>) -> Result {
 fn execute_now(qp: &rdma::Qp<Qp>) {
     let mut send = qp.send.lock();
     qp.kick.take();
-    send::drain_all(qp, &mut send, Extent::All);
+    let flushes = qp.shared.lock().flushes_sends();
+    let extent = match flushes {
+        // A process that goes on posting does not keep the thread, which may be one that takes the device
+        // away. When a queue's worth of requests has been fetched, and another flushed, all are done that
+        // were posted before.
+        true => Extent::Flushed(2 * qp.caps.layout.send().entries()),
+        false => Extent::All,
+    };
+    send::drain_all(qp, &mut send, extent);
     drop(send);
     // What came in the meantime found the mutex taken.
     if qp.kick.is_requested() {
-        kick(qp);
+        qp.deferred.queue();
     }
 }
 

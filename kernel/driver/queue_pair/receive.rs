@@ -228,7 +228,7 @@ impl<L: Lookup> Responder for Peer<'_, L> {
             return true;
         };
         rdma::cond_resched();
-        self.qp.changes() == turn.changes && !turn.extent.is_over()
+        self.qp.changes() == turn.changes && !turn.extent.is_over(self.qp)
     }
 
     fn complete(&self, received: &Received) {
@@ -238,7 +238,10 @@ impl<L: Lookup> Responder for Peer<'_, L> {
     }
 
     fn invalidate(&self, rkey: u32) -> Result<(), AccessError> {
-        mr::invalidate(&self.qp.device().keys, self.qp.pd, rkey, self.qp.number)
+        // Nobody has to be waited for: by a window of a queue pair's its peer alone reaches memory, whose
+        // requests come one after the other.
+        let keys = &self.qp.device().keys;
+        mr::invalidate(keys, self.qp.pd, rkey, self.qp.number).map(drop)
     }
 
     fn fail(&self, event: Option<EventType>) {

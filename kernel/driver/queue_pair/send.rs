@@ -115,6 +115,9 @@ impl SendSide {
 pub(super) enum Extent {
     /// As far as it goes. The next post rings.
     All,
+    /// About so many requests, to be flushed: what is posted meanwhile has its turn later. The next post
+    /// rings.
+    Flushed(u32),
     /// As far as it goes until then; what is left has its turn later.
     Until(Instant<Monotonic>),
     /// A batch at most. This side comes back by itself.
@@ -127,11 +130,14 @@ impl Extent {
         !matches!(self, Self::Batch)
     }
 
-    /// Whether the thread has other things to do.
-    pub(super) fn is_over(self) -> bool {
+    /// Whether the thread that executes requests of a queue pair has other things to do.
+    pub(super) fn is_over(self, qp: &rdma::Qp<Qp>) -> bool {
         match self {
-            // One that is to end does not wait for another that goes on posting: its child, say.
-            Self::All => kernel::current!().signal_pending(),
+            // A thread that is to end does not wait for another that goes on posting: its child, say. Nor does
+            // who takes the device away, and waits for calls to end.
+            Self::All => kernel::current!().signal_pending() || qp.device().is_removed(),
+            // To flush them takes no time to speak of.
+            Self::Flushed(_) => false,
             Self::Until(end) => (end - Instant::<Monotonic>::now()).is_negative(),
             Self::Batch => true,
         }
@@ -142,7 +148,8 @@ impl Extent {
         if let Self::Batch = self {
             return Some(Stopped::After(executed));
         }
-        if !self.is_over() {
+        let are_enough = matches!(self, Self::Flushed(most) if executed >= most);
+        if !are_enough && !self.is_over(qp) {
             rdma::cond_resched();
             return None;
         }
@@ -166,8 +173,10 @@ pub(super) fn drain_all(qp: &rdma::Qp<Qp>, send: &mut SendSide, extent: Extent) 
         true => drain_by_wire(qp, send, extent),
         false => drain(qp, send, extent, &Cache::new()),
     };
+    let mut total: u32 = 0;
     while let Stopped::After(executed @ BATCH..) = batch() {
-        if extent.pause(qp, executed).is_some() {
+        total = total.saturating_add(executed);
+        if extent.pause(qp, total).is_some() {
             return;
         }
     }
@@ -224,7 +233,7 @@ pub(super) fn drain(
                 Then::Stop => return Stopped::Waiting,
                 // The thread comes back by itself. That it was busy it has seen.
                 Then::Pause if !extent.is_to_sleep() => return Stopped::After(executed.max(1)),
-                Then::Pause if extent.is_over() => {
+                Then::Pause if extent.is_over(qp) => {
                     qp.deferred.queue();
                     return Stopped::Waiting;
                 }
@@ -346,7 +355,7 @@ fn execute(
     }
 }
 
-/// Executes an operation that concerns this host alone.
+/// Executes an operation that concerns this host alone. It may sleep.
 pub(super) fn execute_local(
     qp: &rdma::Qp<Qp>,
     operation: &Operation,
@@ -354,7 +363,8 @@ pub(super) fn execute_local(
     let (keys, alone) = (&qp.device().keys, Alone::of(operation)?);
     let result = match &alone {
         Alone::Bind(bind) => mw::bind(qp, qp.pd, bind),
-        Alone::Invalidate(rkey) => mr::invalidate(keys, qp.pd, *rkey, qp.number),
+        Alone::Invalidate(rkey) => mr::invalidate(keys, qp.pd, *rkey, qp.number)
+            .map(|invalidated| invalidated.wait_for_users()),
         Alone::Register(registration) => mr::register(keys, qp.pd, registration),
     };
     Some(alone.end(result))

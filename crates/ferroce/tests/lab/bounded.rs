@@ -17,6 +17,10 @@ pub const TESTS: &[Test] = &[
     ),
     ("nothing is written after RESET or ERR has returned", reset),
     (
+        "nothing is written by a window that was deallocated, unbound or invalidated",
+        window,
+    ),
+    (
         "a datagram that is too long has a status, however long it is",
         too_long,
     ),
@@ -42,6 +46,10 @@ pub const DEBUG_TESTS: &[Test] = &[
     (
         "debug: nothing is written after RESET or ERR has returned",
         reset,
+    ),
+    (
+        "debug: nothing is written by a window that was deallocated, unbound or invalidated",
+        window,
     ),
     (
         "debug: a device that goes leaves no request without a completion, by the wire too",
@@ -78,6 +86,10 @@ fn interrupted(flavor: &Flavor) {
 
 fn reset(flavor: &Flavor) {
     run(flavor, "", "reset", "nothing is written");
+}
+
+fn window(flavor: &Flavor) {
+    run(flavor, "", "window", "by a window that is gone");
 }
 
 fn too_long(flavor: &Flavor) {

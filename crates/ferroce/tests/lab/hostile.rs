@@ -49,7 +49,11 @@ const ATTACKS: [Attack; 9] = [
 
 /// Attacks after which kmemleak is not asked: where an open fails half-way, Linux itself (7.2) forgets
 /// a process (`UVERBS_METHOD_GET_CONTEXT` frees the context without `rdma_restrack_put()`).
-const DEPARTURES: [Attack; 2] = [("link_goes", 3, 100), ("module_goes", 3, 100)];
+const DEPARTURES: [Attack; 3] = [
+    ("link_goes", 3, 100),
+    ("fed_goes", 1, 20),
+    ("module_goes", 3, 100),
+];
 
 fn rounds(short: u32, long: u32) -> u32 {
     match std::env::var_os("FERROCE_LONG") {

@@ -20,6 +20,7 @@ import time
 
 import pyverbs.enums as e
 from pyverbs.cq import CompChannel
+from pyverbs.mr import MW, MWBind, MWBindInfo
 
 from rig import *
 from hostile import Child
@@ -223,9 +224,9 @@ class Long:
     def digest(self):
         return hashlib.sha1(ctypes.string_at(self.address, self.PART)).digest()
 
-    def write_to(self, qp, to):
+    def write_to(self, qp, to, rkey=None):
         wr = send_wr(WRITE_OP, [(self.address, self.LENGTH, self.region.lkey)])
-        wr.set_wr_rdma(to.region.rkey, to.address)
+        wr.set_wr_rdma(rkey or to.region.rkey, to.address)
         qp.qp.post_send(wr)
 
 
@@ -274,6 +275,16 @@ def reset_in_time(device, source, target, state):
     """Whether the messages were not done yet."""
     one, other = Qp(device, RC), Qp(device, RC)
     connect(one, other, timeout=8, retry_cnt=1)
+    status = written_until(one, source, target, target.region.rkey, MESSAGES, lambda: other.to(state))
+    for qp in (one, other):
+        qp.close()
+    assert status in (e.IBV_WC_SUCCESS, e.IBV_WC_RETRY_EXC_ERR), status
+    return status != e.IBV_WC_SUCCESS
+
+
+def written_until(qp, source, target, rkey, messages, end):
+    """Another process posts messages, and this one ends the access that they have, after which nothing is
+    written any more. Returns how they have ended."""
     # So that each part of a message changes something.
     noise = b"\x01" + os.urandom(source.PART - 1)
     ctypes.memmove(source.address, noise, len(noise))
@@ -281,21 +292,72 @@ def reset_in_time(device, source, target, state):
     pid = os.fork()
     if pid == 0:
         # This process's interpreter would be stopped while it posts.
-        for _ in range(MESSAGES):
-            source.write_to(one, target)
+        for _ in range(messages):
+            source.write_to(qp, target, rkey)
         os._exit(0)
     until("the first byte", lambda: target.first() != b"\0")
-    other.to(state)
+    end()
     ctypes.memset(target.address, 0, target.PART)
     os.waitpid(pid, 0)
     found = []
-    until("all completions", lambda: found.extend(one.send_cq.poll(MESSAGES)[1]) or len(found) == MESSAGES)
-    assert ctypes.string_at(target.address, target.PART) == bytes(target.PART), f"written after {state}"
+    until("all completions", lambda: found.extend(qp.send_cq.poll(messages)[1]) or len(found) == messages)
+    assert ctypes.string_at(target.address, target.PART) == bytes(target.PART), "written after the end"
+    failed = [wc.status for wc in found if wc.status != e.IBV_WC_SUCCESS]
+    return failed[0] if failed else e.IBV_WC_SUCCESS
+
+
+def window(name):
+    """After a window has been deallocated, unbound or invalidated, nothing is written by it any more."""
+    device = Device(name)
+    source, target = Long(device.pd), Long(device.pd)
+    for how in ("deallocated", "unbound", "invalidated"):
+        for _ in range(10):
+            if window_in_time(device, source, target, how):
+                break
+        else:
+            raise InVain("waited in vain for a message that was not done yet")
+    print("nothing is written by a window that is gone")
+
+
+def window_in_time(device, source, target, how):
+    """Whether the message was not done yet."""
+    one, other = Qp(device, RC), Qp(device, RC)
+    connect(one, other)
+    mw = MW(device.pd, e.IBV_MW_TYPE_2 if how == "invalidated" else e.IBV_MW_TYPE_1)
+
+    def bind(length):
+        info = MWBindInfo(target.region, target.address, length, REMOTE_WRITE if length else 0)
+        other.qp.bind_mw(mw, MWBind(info, e.IBV_SEND_SIGNALED))
+
+    if how == "invalidated":
+        wr = send_wr(e.IBV_WR_BIND_MW, [])
+        wr.set_bind_wr(mw, MWBindInfo(target.region, target.address, target.LENGTH, REMOTE_WRITE))
+        other.qp.post_send(wr)
+        rkey = wr.rkey
+        end = lambda: other.qp.post_send(send_wr(e.IBV_WR_LOCAL_INV, [], imm=rkey))
+    else:
+        bind(target.LENGTH)
+        rkey = mw.rkey
+        end = mw.close if how == "deallocated" else lambda: bind(0)
+
+    def has_succeeded():
+        (sent,) = other.sent()
+        assert sent.status == e.IBV_WC_SUCCESS, str(sent)
+
+    def end_access():
+        end()
+        if how != "deallocated":
+            has_succeeded()
+
+    has_succeeded()
+
+    status = written_until(one, source, target, rkey, 1, end_access)
+    if how != "deallocated":
+        mw.close()
     for qp in (one, other):
         qp.close()
-    failed = [wc for wc in found if wc.status != e.IBV_WC_SUCCESS]
-    assert not failed or failed[0].status == e.IBV_WC_RETRY_EXC_ERR, str(failed[0])
-    return bool(failed)
+    assert status in (e.IBV_WC_SUCCESS, e.IBV_WC_REM_ACCESS_ERR), status
+    return status != e.IBV_WC_SUCCESS
 
 
 def counter(name, what):

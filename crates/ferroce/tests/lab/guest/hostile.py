@@ -24,6 +24,7 @@ import time
 import pyverbs.enums as e
 from pyverbs.mr import MR, MW, MWBind, MWBindInfo
 from pyverbs.pd import PD
+from pyverbs.qp import QP, QPCap, QPInitAttr
 from pyverbs.pyverbs_error import PyverbsError, PyverbsRDMAError
 
 from rig import *
@@ -205,6 +206,18 @@ def feed(ends, headers, entries):
                 struct.pack_into("I", view, at, struct.unpack_from("I", view, at + 64)[0] + entries & 0xFFFFFFFF)
 
 
+def headers_of(*counts):
+    """Where the indexes of rings are, by how much was posted to each, and nothing of that executed."""
+    headers = [
+        (view, at)
+        for view in rings()
+        for at in range(0, len(view) - 128, 64)
+        if struct.unpack_from("I", view, at)[0] in counts and not any(view[at + 64 : at + 68])
+    ]
+    assert len(headers) == len(counts), f"{len(headers)} rings found"
+    return headers
+
+
 def fed(device, rounds):
     """A child posts as fast as the kernel executes or flushes: neither calls of its parent, nor its
     end, nor those of a peer take for ever."""
@@ -222,15 +235,7 @@ def fed(device, rounds):
         qp.to(SQD)
         qp.post_recv([(1, [])] * 11)
         qp.qp.post_send(chain([send_wr(RDMA_WRITE, []) for _ in range(13)]))
-        # The rings, by what was just posted.
-        headers = [
-            (view, at)
-            for view in rings()
-            for at in range(0, len(view) - 128, 64)
-            if struct.unpack_from("I", view, at)[0] in (11, 13) and not any(view[at + 64 : at + 68])
-        ]
-        assert len(headers) == 2, f"{len(headers)} rings found"
-        Child(feed, headers, entries)
+        Child(feed, headers_of(11, 13), entries)
         ends.tell(1)
         ends.hear()
         ends.tell(1)
@@ -562,6 +567,41 @@ def link_goes(device, rounds):
         until("the device", lambda: ignored(Device, device))
 
 
+def fed_goes(device, rounds):
+    """`rdma link delete` while a child posts as fast as the kernel executes: neither the call that does so nor
+    what is flushed in the end takes for ever."""
+
+    def attacker(ends):
+        mine = Device(device)
+        memory = Memory(256 * PAGE)
+        mr = memory.region(mine.pd)
+        entries = mine.context.query_device().max_qp_wr
+        qp = Qp(mine, RC, max_send_wr=entries, max_send_sge=1, max_recv_wr=1, max_recv_sge=1, max_inline_data=0)
+        connect(qp, qp)
+        qp.to(SQD)
+        wr = send_wr(RDMA_WRITE, [(memory.address, memory.length // 2, mr.lkey)], flags=0)
+        wr.set_wr_rdma(mr.rkey, memory.address + memory.length // 2)
+        for _ in range(entries):
+            qp.qp.post_send(wr)
+        # What was posted stays in the ring, and is posted again.
+        Child(feed, headers_of(entries), entries)
+        ends.tell(1)
+        qp.to(RTS)
+        signal.pause()
+
+    for _ in range(rounds):
+        child = Child(attacker)
+        child.ends.hear()
+        time.sleep(0.5)
+        deleting = subprocess.Popen(["rdma", "link", "delete", device])
+        until("the end of the device", lambda: deleting.poll() is not None)
+        assert deleting.returncode == 0
+        child.kill()
+        add = ["rdma", "link", "add", device, "type", "ferroce", "netdev", "eth0"]
+        subprocess.run(add, check=True)
+        until("the device", lambda: ignored(Device, device))
+
+
 def module_goes(device, rounds):
     """The module is removed while processes open the device and close it again."""
 
@@ -720,9 +760,59 @@ def starved(device, rounds):
     post_again, check = post()
     post_again()
     check(None)
+    numbers(mine, fail)
 
 
-ATTACKS = [scribbled, fed, commands, handles, killed, forked, link_goes, module_goes, unmapped, memlock, starved]
+def numbers(mine, fail):
+    """A queue pair that could not be made has given its number up, which comes again when 1024 others were
+    used."""
+    cq = mine.cq()
+
+    def number(nth=0):
+        """That of a queue pair, unless the nth allocation fails. Whether it did."""
+        os.pwrite(fail, str(nth).encode(), 0)
+        qp = ignored(QP, mine.pd, QPInitAttr(qp_type=RC, scq=cq, rcq=cq, cap=QPCap(8, 8, 1, 1, 0)))
+        left = os.pread(fail, 20, 0).strip(b"\n\0")
+        os.pwrite(fail, b"0", 0)
+        found = qp.qp_num if qp else None
+        if qp:
+            qp.close()
+        return found, left == b"0"
+
+    def since(before):
+        return (number()[0] - before) % (1 << 24)
+
+    # Those allocations that fail when there is a number already.
+    late, nth, failed = [], 0, True
+    while failed:
+        nth += 1
+        before, _ = number()
+        made, failed = number(nth)
+        if made is None and since(before) == 2:
+            late.append(nth)
+    times = 1500
+    for nth in late:
+        before, _ = number()
+        for _ in range(times):
+            number(nth)
+        assert not times // 2 < since(before) < 1 << 23, f"numbers are lost when allocation {nth} fails"
+    print(f"numbers: {len(late)} allocations failed {times} times", flush=True)
+
+
+ATTACKS = [
+    scribbled,
+    fed,
+    commands,
+    handles,
+    killed,
+    forked,
+    link_goes,
+    fed_goes,
+    module_goes,
+    unmapped,
+    memlock,
+    starved,
+]
 
 
 def main():
