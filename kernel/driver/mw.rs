@@ -4,20 +4,20 @@
 
 use super::{
     device::Ferroce,
-    mr::{give_up_key, pd_id, reserve_key, Mr, Named, Range},
+    mr::{find_region, find_window, give_up_key, pd_id, publish, reserve_key, FoundMr, Mr, Range},
     queue_pair::Qp,
     quota::{Counted, Kind},
 };
 use crate::{
-    key::{self, Access, PdId},
+    key::{Access, PdId},
     local::AccessError,
     net::SpinLockBh,
-    rdma::{self, mw, MwType, NewMw, UserCall},
+    published::Published,
+    rdma::{self, mw, rcu::RcuSlot, MwType, NewMw, UserCall},
     region::Part,
     ring::BindMw,
     window::{self, Bind, Window},
 };
-use core::ops::Deref;
 use kernel::{
     prelude::*,
     sync::{aref::ARef, static_lock_class},
@@ -26,25 +26,20 @@ use kernel::{
 /// The driver's data for memory windows.
 #[pin_data]
 pub(crate) struct Mw {
-    number: u32,
     /// Taken before that of the region which it is bound to.
     #[pin]
     window: SpinLockBh<Window<BoundRegion>>,
+    /// The region that the window is bound to. It changes with the lock held.
+    region: RcuSlot<ARef<rdma::Mr<Mr>>>,
+    /// The window, for lookups.
+    published: Published<{ window::WORDS }>,
     _counted: Counted,
 }
 
 /// A region that a window is bound to, which [counts](Mr::bind) it as long as this exists.
-struct BoundRegion(ARef<rdma::Mr<Mr>>);
+struct BoundRegion(FoundMr);
 
 type Bound = window::Bound<BoundRegion>;
-
-impl Deref for BoundRegion {
-    type Target = ARef<rdma::Mr<Mr>>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
 
 impl Drop for BoundRegion {
     fn drop(&mut self) {
@@ -72,73 +67,86 @@ impl mw::Operations for Mw {
         mw.set_rkey(key);
         let window = Window::new(kind, pd, key);
         Ok(try_pin_init!(Mw {
-            number: key::number(key),
+            region: RcuSlot::default(),
+            published: Published::new(window.words(|_| 0)),
             window <- SpinLockBh::new(window, c"ferroce::Mw::window", static_lock_class!()),
             _counted: counted,
         }? Error))
     }
 
     fn created(mw: &rdma::Mw<Self>) -> Result {
-        mw.device()
-            .keys
-            .put(mw.number, Named::Window(ARef::from(mw)));
-        Ok(())
+        publish(&mw.device().keys, mw.rkey(), ARef::from(mw), |named| {
+            &named.window
+        })
     }
 
     fn dealloc(mw: &rdma::Mw<Self>) {
-        let (bound, key) = {
-            let mut window = mw.window.lock();
-            (window.deallocate(), window.key())
-        };
+        let (key, bound) = mw.change(|window| (window.key(), window.deallocate()));
         give_up_key(&mw.device().keys, key);
-        // Dropped with the lock released.
         drop(bound);
     }
 }
 
 impl Mw {
+    /// Changes the window. What `op` returns is dropped by the caller, with the lock released.
+    fn change<R>(&self, op: impl FnOnce(&mut Window<BoundRegion>) -> R) -> R {
+        let mut window = self.window.lock();
+        let (result, before) = self.published.change(|| {
+            let result = op(&mut window);
+            let region = window.region().map(|BoundRegion(region)| region.clone());
+            let before = self.region.replace(region);
+            (window.words(|_| 0), (result, before))
+        });
+        // In this order.
+        drop(window);
+        drop(before);
+        result
+    }
+
+    /// The window as it is now, and the region that it is bound to. Without a lock, unless it is just being
+    /// changed.
+    fn state(&self) -> (Window<u32>, Option<FoundMr>) {
+        let read = |words| (Window::from_words(&words), self.region.get());
+        let read = self.published.read(read).map(|(state, _)| state);
+        read.unwrap_or_else(|| {
+            let window = self.window.lock();
+            (Window::from_words(&window.words(|_| 0)), self.region.get())
+        })
+    }
+
     /// Binds the window, or has it be bound to nothing.
     fn rebind(&self, request: &BindMw, bound: Option<Bound>) -> Result<(), AccessError> {
-        let (result, unbound) = self.window.lock().bind(request, bound);
-        // Dropped with the lock released.
-        drop(unbound);
+        let (result, _unbound) = self.change(|window| window.bind(request, bound));
         result
     }
 
     /// Checks that the window's key allows an access, wherever in it.
     pub(crate) fn check_key(&self, access: &Access) -> Result<(), AccessError> {
-        self.window.lock().check_key(access)
+        self.state().0.check_key(access)
     }
 
     /// Checks a remote access by the window.
     pub(crate) fn remote(&self, access: &Access) -> Result<Range, AccessError> {
-        let window = self.window.lock();
-        let (region, addr) = window.check(access)?;
-        Range::of(region, addr, access)
+        let (window, region) = self.state();
+        let (_, addr) = window.check(access)?;
+        Range::of(&region.ok_or(AccessError)?, addr, access)
     }
 
     /// Ends the access by a key, as the owner or its peer asks.
     pub(crate) fn invalidate(&self, key: u32, qpn: u32) -> Result<(), AccessError> {
-        let bound = self.window.lock().invalidate(key, qpn)?;
-        // Dropped with the lock released.
-        drop(bound);
-        Ok(())
+        self.change(|window| window.invalidate(key, qpn)).map(drop)
     }
 }
 
 /// Binds a window for a queue pair.
 pub(crate) fn bind(qp: &rdma::Qp<Qp>, pd: PdId, request: &BindMw) -> Result<(), AccessError> {
     let keys = &qp.device().keys;
-    let Some(Named::Window(window)) = keys.get(key::number(request.mw_rkey)) else {
-        return Err(AccessError);
-    };
-    let bind = window.window.lock().check_bind(pd, request)?;
+    let window = find_window(keys, request.mw_rkey)?;
+    let bind = window.state().0.check_bind(pd, request)?;
     let bound = match bind {
         Bind::Nothing => None,
         Bind::To(lkey) => {
-            let Some(Named::Region(region)) = keys.get(key::number(lkey)) else {
-                return Err(AccessError);
-            };
+            let region = find_region(keys, lkey)?;
             region.bind(pd, &Part::from(request))?;
             Some(Bound::new(BoundRegion(region), request, qp.number()))
         }
