@@ -11,7 +11,8 @@ use crate::{
     address::Address,
     qp::{AddressVector, AttrMask, QpAttr, RequestedAttr},
     rdma::{
-        self, ah, qp_attr::QpAttrOut, AccessFlags, AhAttr, MigState, Mtu, NewAh, QpState, UserCall,
+        self, ah, qp_attr::QpAttrOut, rcu::RcuArc, AccessFlags, AhAttr, MigState, Mtu, NewAh,
+        QpState, UserCall,
     },
     roce, uapi,
 };
@@ -58,7 +59,6 @@ impl ah::Operations for Ah {
                 number: reserved.number(),
             })?;
         }
-        let number = reserved.keep();
         let address = Address {
             pd: mr::pd_id(ah.pd()),
             dgid: attr.dgid().0,
@@ -67,7 +67,8 @@ impl ah::Operations for Ah {
             flow_label: attr.flow_label(),
             hop_limit: attr.hop_limit(),
         };
-        device.ahs.put(number, address);
+        let (number, address) = (reserved.number(), RcuArc::new(address, flags)?);
+        device.ahs.put(reserved.keep(), address);
         Ok(try_init!(Ah {
             number,
             _counted: counted,

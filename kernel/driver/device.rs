@@ -25,7 +25,7 @@ use crate::{
     groups::{MAX_GROUP_MEMBERS, MAX_MEMBERS},
     key,
     net::SpinLockBh,
-    rdma::{self, workqueue::WorkQueue, *},
+    rdma::{self, rcu::RcuSlot, workqueue::WorkQueue, *},
     ring, uapi,
     verbs::limits,
 };
@@ -65,12 +65,12 @@ pub(crate) struct Ferroce {
     /// How often that has changed: see [`KnownPort`].
     moves: AtomicU32,
     #[pin]
-    pub(crate) qps: Table<QpRef>,
+    pub(crate) qps: Table<RcuSlot<QpRef>>,
     #[pin]
     pub(crate) keys: Keys,
     #[pin]
     /// The kernel makes its own in any context.
-    pub(crate) ahs: Table<Address, lock::IrqSave>,
+    pub(crate) ahs: Table<RcuSlot<Address>, lock::IrqSave>,
     #[pin]
     pub(crate) groups: Groups,
 }

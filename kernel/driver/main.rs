@@ -79,6 +79,9 @@ pub mod kick;
 #[path = "../../crates/ferroce-device/src/numbers.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod numbers;
+#[path = "../../crates/ferroce-device/src/published.rs"]
+#[allow(dead_code, unused_imports)]
+pub mod published;
 #[path = "../../crates/ferroce-device/src/queue.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod queue;

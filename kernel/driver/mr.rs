@@ -14,34 +14,70 @@ use crate::{
     key::{self, Access, PdId},
     local::AccessError,
     net::SpinLockBh,
+    published::Published,
     rdma::{
         self, eopnotsupp,
         mr::{self, Rereg, UserMemory},
+        rcu::{RcuArc, RcuSlot},
         umem::{MappedPage, PageList, Umem},
         Details, Device, MrAdvice, MrType, NewMr, UserCall,
     },
-    region::{Change, HasWindows, Part, Region, ReregisterError},
+    region::{self, Change, HasWindows, Part, Region, ReregisterError},
     ring::{RegMr, Sge},
     verbs::AccessFlags,
 };
-use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
     alloc::Flags,
     prelude::*,
-    sync::{aref::ARef, static_lock_class, Arc},
+    sync::{
+        aref::{ARef, AlwaysRefCounted},
+        static_lock_class,
+    },
 };
 
 pub(crate) use lookup::{check_key, Cache, Lookup, Missing, Place, Range, Uncached};
 
-/// What a key names.
-#[derive(Clone)]
-pub(crate) enum Named {
-    Region(ARef<rdma::Mr<Mr>>),
-    Window(ARef<rdma::Mw<Mw>>),
+/// A region that was found by a key.
+pub(crate) type FoundMr = RcuArc<ARef<rdma::Mr<Mr>>>;
+
+/// A window that was found by a key.
+pub(crate) type FoundMw = RcuArc<ARef<rdma::Mw<Mw>>>;
+
+/// What a key names: one of them at most.
+#[derive(Default)]
+pub(crate) struct Named {
+    pub(crate) region: RcuSlot<ARef<rdma::Mr<Mr>>>,
+    pub(crate) window: RcuSlot<ARef<rdma::Mw<Mw>>>,
 }
 
 /// All keys of a device.
 pub(crate) type Keys = Table<Named>;
+
+/// What was found by a key.
+pub(crate) enum Found {
+    Region(FoundMr),
+    Window(FoundMw),
+}
+
+/// Finds what a key names.
+fn find(keys: &Keys, key: u32) -> Result<Found, AccessError> {
+    let named = keys.entry(key::number(key)).ok_or(AccessError)?;
+    let region = named.region.get().map(Found::Region);
+    let found = region.or_else(|| named.window.get().map(Found::Window));
+    found.ok_or(AccessError)
+}
+
+/// Finds the region that a key names.
+pub(crate) fn find_region(keys: &Keys, key: u32) -> Result<FoundMr, AccessError> {
+    let named = keys.entry(key::number(key)).ok_or(AccessError)?;
+    named.region.get().ok_or(AccessError)
+}
+
+/// Finds the window that a key names.
+pub(crate) fn find_window(keys: &Keys, key: u32) -> Result<FoundMw, AccessError> {
+    let named = keys.entry(key::number(key)).ok_or(AccessError)?;
+    named.window.get().ok_or(AccessError)
+}
 
 /// The number of a protection domain. A domain outlives what is in it.
 pub(crate) fn pd_id(pd: &rdma::Pd<Pd>) -> PdId {
@@ -54,19 +90,22 @@ pub(crate) struct Mr {
     number: u32,
     /// Of a region that is registered by work requests: its memory, for pages to be mapped in any
     /// context.
-    listed: Option<Arc<Umem>>,
+    listed: Option<RcuArc<Umem>>,
     #[pin]
-    state: SpinLockBh<State>,
-    /// Counts the changes of the state: see [`Cache`].
-    changes: AtomicU32,
+    region: SpinLockBh<Region>,
+    /// The memory behind the region. It changes with the lock held.
+    memory: RcuSlot<Umem>,
+    /// The region, and the number of its changes and those of its memory, for lookups.
+    published: Published<{ region::WORDS }>,
     _counted: Counted,
 }
 
 /// A region, and the memory behind it.
-#[derive(Clone)]
 struct State {
     region: Region,
-    memory: Arc<Umem>,
+    memory: RcuArc<Umem>,
+    /// As of so many changes.
+    changes: u32,
 }
 
 /// How many pages can be registered by a work request.
@@ -78,14 +117,27 @@ impl Mr {
         self.number
     }
 
-    /// Changes the state.
-    fn change<R>(&self, op: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.state.lock();
-        let result = op(&mut state);
-        // Nobody else changes it at the same time. Pairs with the load in `Entry::is_current`.
-        let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);
-        self.changes.store(changes, Ordering::Release);
-        result
+    /// Changes the region, and its memory.
+    fn change<R>(&self, op: impl FnOnce(&mut Region) -> R) -> R {
+        let mut region = self.region.lock();
+        self.published.change(|| {
+            let result = op(&mut region);
+            (region.words(), result)
+        })
+    }
+
+    /// The region and its memory as they are now. Without a lock, unless they are just being changed.
+    fn state(&self) -> Result<State, AccessError> {
+        let read = |words| (Region::from_words(&words), self.memory.get());
+        let ((region, memory), changes) = self.published.read(read).unwrap_or_else(|| {
+            let region = self.region.lock();
+            ((*region, self.memory.get()), self.published.changes())
+        });
+        Ok(State {
+            region,
+            memory: memory.ok_or(AccessError)?,
+            changes,
+        })
     }
 
     /// The pages of a region that is registered by work requests.
@@ -96,49 +148,49 @@ impl Mr {
     fn register(mr: &rdma::Mr<Self>, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
         let list = mr.page_list().ok_or(AccessError)?;
         let (start, length) = mr.mapped();
-        mr.change(|state| {
-            state.region.may_register(pd, request)?;
+        mr.change(|region| {
+            region.may_register(pd, request)?;
             // SAFETY: The request is one of the kernel user that has mapped the pages: only a kernel user
             // can post it, and the domain is the region's. `invalidate` closes the list before it is
             // completed, and deregistration waits until nobody has the region.
             let offset = unsafe { list.open(start, length) }.map_err(|_| AccessError)?;
             let offset = offset as u64;
-            state.region.register(pd, request, (start, length), offset)
+            region.register(pd, request, (start, length), offset)
         })
     }
 
     fn invalidate(&self, pd: PdId, key: u32) -> Result<(), AccessError> {
         let list = self.page_list().ok_or(AccessError)?;
-        self.change(|state| state.region.begin_invalidate(pd, key))?;
+        self.change(|region| region.begin_invalidate(pd, key))?;
         // After this its pages are the owner's again, to do with them what it likes.
         list.close();
-        self.change(|state| state.region.end_invalidate());
+        self.change(Region::end_invalidate);
         Ok(())
     }
 
     /// Counts a window that is bound to a part of the region, if it may be.
     pub(crate) fn bind(&self, pd: PdId, part: &Part) -> Result<(), AccessError> {
-        self.state.lock().region.bind(pd, part)
+        self.region.lock().bind(pd, part)
     }
 
     /// Counts a window out that is not bound to the region any more.
     pub(crate) fn unbind(&self) {
-        self.state.lock().region.unbind();
+        self.region.lock().unbind();
     }
 }
 
 /// Ends the access by a key (IBTA 10.6.5), for a queue pair of that protection domain and number. Regions
 /// of processes have no such keys. Returns what the key named.
-pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<Named, AccessError> {
-    let named = keys.get(key::number(key)).ok_or(AccessError)?;
-    match &named {
-        Named::Window(window) => window.invalidate(key, qpn)?,
-        Named::Region(region) => region.invalidate(pd, key)?,
+pub(crate) fn invalidate(keys: &Keys, pd: PdId, key: u32, qpn: u32) -> Result<Found, AccessError> {
+    let found = find(keys, key)?;
+    match &found {
+        Found::Window(window) => window.invalidate(key, qpn)?,
+        Found::Region(region) => region.invalidate(pd, key)?,
     }
-    Ok(named)
+    Ok(found)
 }
 
-impl Named {
+impl Found {
     /// Waits for those who have found memory by a key that was [invalidated](invalidate). (Of a region, that
     /// has done so.) It sleeps.
     pub(crate) fn wait_for_users(&self) {
@@ -150,10 +202,9 @@ impl Named {
 
 /// Registers the memory that has been mapped in a region (IBTA 10.6.4.4, Fast Register).
 pub(crate) fn register(keys: &Keys, pd: PdId, request: &RegMr) -> Result<(), AccessError> {
-    match keys.get(request.mr).ok_or(AccessError)? {
-        Named::Region(region) => Mr::register(&region, pd, request),
-        Named::Window(_) => Err(AccessError),
-    }
+    let named = keys.entry(request.mr).ok_or(AccessError)?;
+    let region = named.region.get().ok_or(AccessError)?;
+    Mr::register(&region, pd, request)
 }
 
 /// The access flags of the core's, of those of `ib_core`: both have Linux's numbers.
@@ -165,9 +216,9 @@ fn get(
     device: &Device<Ferroce>,
     memory: UserMemory,
     access: rdma::AccessFlags,
-) -> Result<Arc<Umem>> {
+) -> Result<RcuArc<Umem>> {
     let length = usize::try_from(memory.length)?;
-    Ok(Arc::new(
+    Ok(RcuArc::new(
         Umem::get(device, memory.start, length, access)?,
         GFP_KERNEL_ACCOUNT,
     )?)
@@ -180,9 +231,30 @@ pub(crate) fn reserve_key(keys: &Keys, flags: Flags) -> Result<u32> {
     Ok(key::new(reserved.keep(), variant))
 }
 
+/// Lets an object be found by its key, in the place that is for its kind.
+pub(crate) fn publish<T>(
+    keys: &Keys,
+    key: u32,
+    object: ARef<T>,
+    place: impl Fn(&Named) -> &RcuSlot<ARef<T>>,
+) -> Result
+where
+    T: AlwaysRefCounted,
+{
+    let found = RcuArc::new(object, GFP_KERNEL_ACCOUNT).inspect_err(|_| give_up_key(keys, key))?;
+    if let Some(named) = keys.entry(key::number(key)) {
+        place(named).replace(Some(found));
+    }
+    Ok(())
+}
+
 /// Gives the number of a key up. The key is the last one that the number had.
 pub(crate) fn give_up_key(keys: &Keys, key: u32) {
-    keys.remove_variant(key::number(key), key::variant(key));
+    if let Some(named) = keys.entry(key::number(key)) {
+        named.region.replace(None);
+        named.window.replace(None);
+    }
+    keys.give_up(key::number(key), key::variant(key));
 }
 
 /// Gives a region a key of its own.
@@ -193,13 +265,14 @@ fn reserve(mr: &mut NewMr<'_, Mr>, pd: &rdma::Pd<Pd>, flags: Flags) -> Result<u3
 }
 
 /// Makes the driver's data of a region.
-fn mr(counted: Counted, state: State) -> impl PinInit<Mr, Error> {
-    let listed = state.memory.page_list().map(|_| state.memory.clone());
+fn mr(counted: Counted, region: Region, memory: RcuArc<Umem>) -> impl PinInit<Mr, Error> {
+    let listed = memory.page_list().map(|_| memory.clone());
     try_pin_init!(Mr {
-        number: key::number(state.region.key()),
+        number: key::number(region.key()),
         listed,
-        state <- SpinLockBh::new(state, c"ferroce::Mr::state", static_lock_class!()),
-        changes: AtomicU32::new(0),
+        published: Published::new(region.words()),
+        region <- SpinLockBh::new(region, c"ferroce::Mr::region", static_lock_class!()),
+        memory: RcuSlot::new(memory),
         _counted: counted,
     }? Error)
 }
@@ -228,20 +301,14 @@ impl mr::Operations for Mr {
         let umem = get(device, memory, access)?;
         let key = reserve(mr, pd, UserCall::flags(call))?;
         let (start, length) = (memory.virt_addr, memory.length);
-        Ok(self::mr(
-            counted,
-            State {
-                region: Region::registered(key, pd_id(pd), flags, start, length),
-                memory: umem,
-            },
-        ))
+        let region = Region::registered(key, pd_id(pd), flags, start, length);
+        Ok(self::mr(counted, region, umem))
     }
 
     fn created(mr: &rdma::Mr<Self>) -> Result {
-        mr.device()
-            .keys
-            .put(mr.number, Named::Region(ARef::from(mr)));
-        Ok(())
+        publish(&mr.device().keys, mr.lkey(), ARef::from(mr), |named| {
+            &named.region
+        })
     }
 
     fn rereg_user(
@@ -252,10 +319,11 @@ impl mr::Operations for Mr {
         if let Some(call) = call {
             call.none()?;
         }
-        let (before, mut memory) = {
-            let state = mr.state.lock();
-            (state.region, state.memory.clone())
-        };
+        let State {
+            region: before,
+            mut memory,
+            ..
+        } = mr.state().map_err(|_| EINVAL)?;
         let access = change.access.map(access_flags).transpose()?;
         let checked =
             before.check_reregister(access, change.memory.is_some(), memory.is_writable());
@@ -274,12 +342,9 @@ impl mr::Operations for Mr {
             memory: change.memory.map(|new| (new.virt_addr, new.length)),
         };
         // A window may have been bound in the meantime.
-        let before = mr.change(|state| -> Result<_> {
-            state
-                .region
-                .reregister(&wanted)
-                .map_err(|HasWindows| EBUSY)?;
-            Ok(core::mem::replace(&mut state.memory, memory))
+        let before = mr.change(|region| -> Result<_> {
+            region.reregister(&wanted).map_err(|HasWindows| EBUSY)?;
+            Ok(mr.memory.replace(Some(memory)))
         })?;
         if change.memory.is_some() {
             // That gives pages back, where it may sleep: whatever packet still has them is done after this.
@@ -297,16 +362,11 @@ impl mr::Operations for Mr {
         let counted = pd.device().quota.add(Kind::Mr)?;
         // SAFETY: `Region::check` lets nobody at it but by a key of the region, in its domain, which is one
         // of the kernel's, as are all of its queue pairs.
-        let memory = Arc::new(unsafe { Umem::kernel() }, GFP_KERNEL)?;
+        let memory = RcuArc::new(unsafe { Umem::kernel() }, GFP_KERNEL)?;
         let access = access_flags(access)?;
         let key = reserve(mr, pd, GFP_KERNEL)?;
-        Ok(self::mr(
-            counted,
-            State {
-                region: Region::registered(key, pd_id(pd), access, 0, u64::MAX),
-                memory,
-            },
-        ))
+        let region = Region::registered(key, pd_id(pd), access, 0, u64::MAX);
+        Ok(self::mr(counted, region, memory))
     }
 
     fn alloc(
@@ -322,15 +382,9 @@ impl mr::Operations for Mr {
             return Err(EINVAL);
         }
         let counted = pd.device().quota.add(Kind::Mr)?;
-        let memory = Arc::new(Umem::listed(max_pages)?, GFP_KERNEL)?;
+        let memory = RcuArc::new(Umem::listed(max_pages)?, GFP_KERNEL)?;
         let key = reserve(mr, pd, GFP_KERNEL)?;
-        Ok(self::mr(
-            counted,
-            State {
-                region: Region::free(key, pd_id(pd)),
-                memory,
-            },
-        ))
+        Ok(self::mr(counted, Region::free(key, pd_id(pd)), memory))
     }
 
     fn map_start(mr: &rdma::Mr<Self>, page_size: u32) -> Result {
@@ -342,7 +396,7 @@ impl mr::Operations for Mr {
     }
 
     fn details(mr: &rdma::Mr<Self>, details: &mut Details<'_>) -> Result {
-        let region = mr.state.lock().region;
+        let region = *mr.region.lock();
         let access = region.access();
         details
             .hex_u32(c"access", access.bits())?
@@ -386,9 +440,9 @@ impl mr::Operations for Mr {
     fn dereg(mr: &rdma::Mr<Self>) -> Result {
         // A message that is being copied goes no further: this waits for its reference. Nor may a window be
         // bound from here on, which would have one.
-        let key = mr.change(|state| -> Result<_> {
-            state.region.deregister().map_err(|HasWindows| EBUSY)?;
-            Ok(state.region.key())
+        let key = mr.change(|region| -> Result<_> {
+            region.deregister().map_err(|HasWindows| EBUSY)?;
+            Ok(region.key())
         })?;
         give_up_key(&mr.device().keys, key);
         Ok(())

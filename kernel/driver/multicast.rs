@@ -9,18 +9,14 @@
 
 use super::{
     device::Ferroce,
-    queue_pair::{Qp, QpRef},
+    queue_pair::{FoundQp, Qp},
 };
 use crate::{
     groups::{self, Attach, Full},
     net::SpinLockBh,
     rdma::{self, Device, Gid, NetDevice, Rtnl},
 };
-use kernel::{
-    prelude::*,
-    sync::{aref::ARef, static_lock_class},
-    task::Kuid,
-};
+use kernel::{prelude::*, sync::static_lock_class, task::Kuid};
 
 /// The members of all groups of a device. They change with the RTNL lock held.
 #[pin_data]
@@ -34,7 +30,7 @@ type Members = KVVec<Member>;
 
 struct Member {
     group: Gid,
-    qp: QpRef,
+    qp: FoundQp,
     /// The user who has attached it, unless that is the kernel.
     owner: Option<Kuid>,
     /// `ib_core` counts by GID and LID, and on Ethernet any LID will do: a program can attach a queue pair to
@@ -101,7 +97,7 @@ impl Groups {
         };
         let member = Member {
             group: *group,
-            qp: ARef::from(qp),
+            qp: qp.device().qps.get(qp.number).ok_or(EINVAL)?,
             owner,
             times: 1,
             has_joined,
@@ -152,7 +148,7 @@ impl Groups {
     }
 
     /// The member of a group after the first `skip` ones.
-    pub(crate) fn member(&self, group: &[u8; 16], skip: usize) -> Option<QpRef> {
+    pub(crate) fn member(&self, group: &[u8; 16], skip: usize) -> Option<FoundQp> {
         let members = self.members.lock();
         let first = members.partition_point(|m| m.group.0 < *group);
         let member = members.get(first.checked_add(skip)?)?;
@@ -164,7 +160,7 @@ impl Groups {
 fn find(members: &Members, qp: &rdma::Qp<Qp>, group: &Gid) -> Option<usize> {
     let first = members.partition_point(|m| m.group.0 < group.0);
     let mut of_group = members[first..].iter().take_while(|m| m.group == *group);
-    let at = of_group.position(|m| core::ptr::eq(&*m.qp, qp))?;
+    let at = of_group.position(|m| core::ptr::eq(&**m.qp, qp))?;
     Some(first + at)
 }
 

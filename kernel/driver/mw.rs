@@ -4,24 +4,25 @@
 
 use super::{
     device::Ferroce,
-    mr::{give_up_key, pd_id, reserve_key, Mr, Named, Range},
+    mr::{
+        find_region, find_window, give_up_key, pd_id, publish, reserve_key, FoundMr, FoundMw, Mr,
+        Range,
+    },
     queue_pair::Qp,
     quota::{Counted, Kind},
 };
 use crate::{
     in_use::InUse,
-    key::{self, Access, PdId},
+    key::{Access, PdId},
     local::AccessError,
     net::SpinLockBh,
-    rdma::{self, mw, MwType, NewMw, UserCall},
+    published::Published,
+    rdma::{self, mw, rcu::RcuSlot, MwType, NewMw, UserCall},
     region::Part,
     ring::BindMw,
     window::{self, Bind, Window},
 };
-use core::{
-    ops::Deref,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use core::sync::atomic::{fence, Ordering};
 use kernel::{
     prelude::*,
     sync::{aref::ARef, static_lock_class},
@@ -31,12 +32,13 @@ use kernel::{
 /// The driver's data for memory windows.
 #[pin_data]
 pub(crate) struct Mw {
-    number: u32,
     /// Taken before that of the region which it is bound to.
     #[pin]
     window: SpinLockBh<Window<BoundRegion>>,
-    /// Counts the changes of the window, as a region does.
-    changes: AtomicU32,
+    /// The region that the window is bound to. It changes with the lock held.
+    region: RcuSlot<ARef<rdma::Mr<Mr>>>,
+    /// The window, for lookups.
+    published: Published<{ window::WORDS }>,
     /// Those who have memory that was found by the window.
     users: InUse,
     _counted: Counted,
@@ -44,26 +46,33 @@ pub(crate) struct Mw {
 
 /// A window that memory was found by: deallocating it waits until this is dropped, and so does who binds or
 /// invalidates it.
-pub(crate) struct Through(ARef<rdma::Mw<Mw>>);
+pub(crate) struct Through {
+    window: FoundMw,
+    /// As of so many changes of the window.
+    changes: u32,
+}
 
 impl Through {
-    /// To be called before the window is looked at.
-    fn new(window: ARef<rdma::Mw<Mw>>) -> Self {
+    /// The window as it is now, and the region that it is bound to.
+    fn new(window: FoundMw) -> (Self, Window<u32>, Option<FoundMr>) {
         window.users.enter();
-        Self(window)
+        // Pairs with that in `Mw::wait_for_users`: either the window is seen here as it was changed, or who
+        // has changed it waits for this.
+        fence(Ordering::SeqCst);
+        let ((state, region), changes) = window.state();
+        (Self { window, changes }, state, region)
     }
 
-    /// How often the window has changed.
-    pub(crate) fn changes(&self) -> u32 {
-        // Pairs with the store in `Mw::change`.
-        self.0.changes.load(Ordering::Acquire)
+    /// Whether the window is still what it was.
+    pub(crate) fn is_current(&self) -> bool {
+        self.window.published.changes() == self.changes
     }
 }
 
 impl Drop for Through {
     fn drop(&mut self) {
         // Who waits looks again by itself: this may be a bottom half, and takes no lock.
-        let _ = self.0.users.leave();
+        let _ = self.window.users.leave();
     }
 }
 
@@ -71,17 +80,9 @@ impl Drop for Through {
 const PART_TIME: Delta = Delta::from_micros(20);
 
 /// A region that a window is bound to, which [counts](Mr::bind) it as long as this exists.
-struct BoundRegion(ARef<rdma::Mr<Mr>>);
+struct BoundRegion(FoundMr);
 
 type Bound = window::Bound<BoundRegion>;
-
-impl Deref for BoundRegion {
-    type Target = ARef<rdma::Mr<Mr>>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
 
 impl Drop for BoundRegion {
     fn drop(&mut self) {
@@ -109,44 +110,59 @@ impl mw::Operations for Mw {
         mw.set_rkey(key);
         let window = Window::new(kind, pd, key);
         Ok(try_pin_init!(Mw {
-            number: key::number(key),
+            region: RcuSlot::default(),
+            published: Published::new(window.words(|_| 0)),
             window <- SpinLockBh::new(window, c"ferroce::Mw::window", static_lock_class!()),
-            changes: AtomicU32::new(0),
             users: InUse::new(),
             _counted: counted,
         }? Error))
     }
 
     fn created(mw: &rdma::Mw<Self>) -> Result {
-        mw.device()
-            .keys
-            .put(mw.number, Named::Window(ARef::from(mw)));
-        Ok(())
+        publish(&mw.device().keys, mw.rkey(), ARef::from(mw), |named| {
+            &named.window
+        })
     }
 
     fn dealloc(mw: &rdma::Mw<Self>) {
         // A message that is being copied goes no further: after this, deallocation waits for its reference.
-        let (bound, key) = mw.change(|window| (window.deallocate(), window.key()));
+        let (key, bound) = mw.change(|window| (window.key(), window.deallocate()));
         give_up_key(&mw.device().keys, key);
-        // Dropped with the lock released.
         drop(bound);
     }
 }
 
 impl Mw {
-    /// Changes the window.
+    /// Changes the window. What `op` returns is dropped by the caller, with the lock released.
     fn change<R>(&self, op: impl FnOnce(&mut Window<BoundRegion>) -> R) -> R {
         let mut window = self.window.lock();
-        let result = op(&mut window);
-        // Nobody else changes it at the same time. Pairs with the load in `Through::changes`.
-        let changes = self.changes.load(Ordering::Relaxed).wrapping_add(1);
-        self.changes.store(changes, Ordering::Release);
+        let (result, before) = self.published.change(|| {
+            let result = op(&mut window);
+            let region = window.region().map(|BoundRegion(region)| region.clone());
+            let before = self.region.replace(region);
+            (window.words(|_| 0), (result, before))
+        });
+        // In this order.
+        drop(window);
+        drop(before);
         result
+    }
+
+    /// The window as it is now, and the region that it is bound to; and the number of changes. Without a lock,
+    /// unless it is just being changed.
+    fn state(&self) -> ((Window<u32>, Option<FoundMr>), u32) {
+        let read = |words| (Window::from_words(&words), self.region.get());
+        self.published.read(read).unwrap_or_else(|| {
+            let window = self.window.lock();
+            let state = (Window::from_words(&window.words(|_| 0)), self.region.get());
+            (state, self.published.changes())
+        })
     }
 
     /// Waits for those who have found memory by the window before it changed: they copy a part of a message
     /// at most, and look again. It sleeps.
     pub(crate) fn wait_for_users(&self) {
+        fence(Ordering::SeqCst);
         while self.users.is_used() {
             fsleep(PART_TIME);
         }
@@ -154,50 +170,39 @@ impl Mw {
 
     /// Binds the window, or has it be bound to nothing.
     fn rebind(&self, request: &BindMw, bound: Option<Bound>) -> Result<(), AccessError> {
-        let (result, unbound) = self.change(|window| window.bind(request, bound));
-        // Dropped with the lock released.
-        drop(unbound);
+        let (result, _unbound) = self.change(|window| window.bind(request, bound));
         result
     }
 
     /// Checks that the window's key allows an access, wherever in it.
     pub(crate) fn check_key(&self, access: &Access) -> Result<(), AccessError> {
-        self.window.lock().check_key(access)
+        let ((window, _), _) = self.state();
+        window.check_key(access)
     }
 
     /// Checks a remote access by a window.
-    pub(crate) fn remote(
-        window: ARef<rdma::Mw<Self>>,
-        access: &Access,
-    ) -> Result<Range, AccessError> {
-        let through = Through::new(window.clone());
-        let locked = window.window.lock();
-        let (region, addr) = locked.check(access)?;
-        Range::of(region, addr, access, through)
+    pub(crate) fn remote(window: FoundMw, access: &Access) -> Result<Range, AccessError> {
+        let (through, window, region) = Through::new(window);
+        let (_, addr) = window.check(access)?;
+        Range::of(region.ok_or(AccessError)?, addr, access, through)
     }
 
     /// Ends the access by a key, as the owner or its peer asks.
     pub(crate) fn invalidate(&self, key: u32, qpn: u32) -> Result<(), AccessError> {
-        let bound = self.change(|window| window.invalidate(key, qpn))?;
-        // Dropped with the lock released.
-        drop(bound);
-        Ok(())
+        self.change(|window| window.invalidate(key, qpn)).map(drop)
     }
 }
 
 /// Binds a window for a queue pair. Nobody reaches by it any more what it was bound to before. It sleeps.
 pub(crate) fn bind(qp: &rdma::Qp<Qp>, pd: PdId, request: &BindMw) -> Result<(), AccessError> {
     let keys = &qp.device().keys;
-    let Some(Named::Window(window)) = keys.get(key::number(request.mw_rkey)) else {
-        return Err(AccessError);
-    };
-    let bind = window.window.lock().check_bind(pd, request)?;
+    let window = find_window(keys, request.mw_rkey)?;
+    let ((state, _), _) = window.state();
+    let bind = state.check_bind(pd, request)?;
     let bound = match bind {
         Bind::Nothing => None,
         Bind::To(lkey) => {
-            let Some(Named::Region(region)) = keys.get(key::number(lkey)) else {
-                return Err(AccessError);
-            };
+            let region = find_region(keys, lkey)?;
             region.bind(pd, &Part::from(request))?;
             Some(Bound::new(BoundRegion(region), request, qp.number()))
         }

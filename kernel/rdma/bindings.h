@@ -21,6 +21,7 @@
 #include <linux/netdevice.h>
 #include <linux/notifier.h>
 #include <linux/preempt.h>
+#include <linux/rcupdate.h>
 #include <linux/rtnetlink.h>
 #include <linux/sched.h>
 #include <linux/sched/isolation.h>
@@ -40,7 +41,13 @@
 #include <rdma/rdma_netlink.h>
 #include <rdma/uverbs_ioctl.h>
 
+/* What memory begins with that is freed after a grace period of RCU. */
+struct rdma_rcu_memory {
+	struct rcu_head rcu;
+};
+
 /* helpers.c */
+void rdma_helper_kfree_rcu(struct rdma_rcu_memory *memory);
 bool rdma_helper_ib_device_try_get(struct ib_device *dev);
 void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev);
 bool rdma_helper_try_module_get(struct module *module);

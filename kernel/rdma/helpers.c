@@ -34,6 +34,11 @@ void rdma_helper_cond_resched(void)
 	preempt_enable();
 }
 
+void rdma_helper_kfree_rcu(struct rdma_rcu_memory *memory)
+{
+	kfree_rcu(memory, rcu);
+}
+
 bool rdma_helper_is_killed(void)
 {
 	return fatal_signal_pending(current);

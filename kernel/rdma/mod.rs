@@ -97,6 +97,7 @@ pub mod ops;
 pub mod pd;
 pub mod qp;
 pub mod qp_attr;
+pub mod rcu;
 pub mod rtnl;
 pub mod srq;
 pub mod stats;

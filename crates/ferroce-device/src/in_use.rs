@@ -28,8 +28,9 @@ impl InUse {
 
     /// A thread uses it. To be called before the state is looked at.
     pub fn enter(&self) {
-        // Relaxed: a thread that looks at the state takes the host's lock after this. One that changes the state
-        // takes it before it waits, and so sees the count if this thread has seen the state of before.
+        // Relaxed: a thread that looks at the state takes the host's lock after this, or has a fence there. One
+        // that changes the state does the same before it waits, and so sees the count if this thread has seen the
+        // state of before.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 

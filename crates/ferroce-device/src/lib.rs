@@ -20,6 +20,7 @@
 //! - [`address`], [`datagram`], [`groups`]: where datagrams go, and what comes of them.
 //! - [`arrival`]: what packets are for that have come from another host.
 //! - [`kick`], [`in_use`]: who executes a queue, and who waits for whom, when several threads come at once.
+//! - [`published`]: what is copied without a lock while it may change.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root beside those of
 //! `ferroce-core`, in edition 2021: paths between modules start with `crate::`.
@@ -41,6 +42,7 @@ pub mod in_use;
 pub mod key;
 pub mod kick;
 pub mod numbers;
+pub mod published;
 pub mod queue;
 pub mod receive;
 pub mod region;

@@ -104,10 +104,28 @@ pub enum Full {
 }
 
 /// Where a number is.
-#[derive(Clone, Copy)]
-enum Place {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the place of the first number.
     First,
+    /// In a slot.
     At(u32),
+}
+
+impl Config {
+    /// The place of a number, which it has for good; `None` if it is none of these numbers.
+    pub fn place(&self, number: u32) -> Option<Place> {
+        let Some(after_first) = number.checked_sub(self.first)?.checked_sub(1) else {
+            return Some(Place::First);
+        };
+        if after_first >= self.count {
+            return None;
+        }
+        Some(Place::At(match after_first.checked_sub(self.start) {
+            Some(index) => index,
+            None => after_first + (self.count - self.start),
+        }))
+    }
 }
 
 impl<T, S: Slots<T>> Numbers<T, S> {
@@ -155,7 +173,7 @@ impl<T, S: Slots<T>> Numbers<T, S> {
 
     /// What is at a number.
     pub fn get(&self, number: u32) -> Option<&T> {
-        match self.slot(self.place(number)?)? {
+        match self.slot(self.config.place(number)?)? {
             Slot::Taken(object) => Some(object),
             _ => None,
         }
@@ -174,7 +192,7 @@ impl<T, S: Slots<T>> Numbers<T, S> {
     /// Puts an object at a number that is reserved. Returns what was there before, or the object if the
     /// number is not reserved.
     pub fn put(&mut self, number: u32, object: T) -> Option<T> {
-        match self.place(number).and_then(|at| self.slot_mut(at)) {
+        match self.config.place(number).and_then(|at| self.slot_mut(at)) {
             Some(slot @ (Slot::Reserved | Slot::Taken(_))) => {
                 match core::mem::replace(slot, Slot::Taken(object)) {
                     Slot::Taken(before) => Some(before),
@@ -187,7 +205,7 @@ impl<T, S: Slots<T>> Numbers<T, S> {
 
     /// Takes away what is at a number, which stays reserved.
     pub fn take(&mut self, number: u32) -> Option<T> {
-        match self.place(number).and_then(|at| self.slot_mut(at))? {
+        match self.config.place(number).and_then(|at| self.slot_mut(at))? {
             slot @ Slot::Taken(_) => match core::mem::replace(slot, Slot::Reserved) {
                 Slot::Taken(object) => Some(object),
                 _ => None,
@@ -198,7 +216,7 @@ impl<T, S: Slots<T>> Numbers<T, S> {
 
     /// Gives a number up, whose last use had this variant. Returns what was there.
     pub fn give_up(&mut self, number: u32, variant: u8) -> Option<T> {
-        let Some(Place::At(index)) = self.place(number) else {
+        let Some(Place::At(index)) = self.config.place(number) else {
             return None;
         };
         let since = self.reserved;
@@ -280,26 +298,6 @@ impl<T, S: Slots<T>> Numbers<T, S> {
             false => index - to_end,
         };
         first + 1 + after_first
-    }
-
-    /// The slot of a number.
-    fn place(&self, number: u32) -> Option<Place> {
-        let Config {
-            first,
-            count,
-            start,
-            ..
-        } = self.config;
-        let Some(after_first) = number.checked_sub(first)?.checked_sub(1) else {
-            return Some(Place::First);
-        };
-        if after_first >= count {
-            return None;
-        }
-        Some(Place::At(match after_first.checked_sub(start) {
-            Some(index) => index,
-            None => after_first + (count - start),
-        }))
     }
 }
 

@@ -86,6 +86,11 @@ impl<R> Window<R> {
         self.key
     }
 
+    /// The region that it is bound to.
+    pub fn region(&self) -> Option<&R> {
+        self.bound.as_ref().map(|bound| &bound.region)
+    }
+
     /// Checks a request to bind the window (IBTA 10.6.7.2, 11.4.1.1), of a queue pair of that protection
     /// domain. Says what the window is to be bound to.
     pub fn check_bind(&self, pd: PdId, request: &BindMw) -> Result<Bind, AccessError> {
@@ -170,9 +175,9 @@ impl<R> Window<R> {
 /// How many [words](Window::words) a window has.
 pub const WORDS: usize = 11;
 
-impl Window<u32> {
-    /// As plain numbers, for other processes to look at. Of the region it has the key.
-    pub fn words(&self) -> [u32; WORDS] {
+impl<R> Window<R> {
+    /// As plain numbers, for others to look at. `key` says which number there is of the region.
+    pub fn words(&self, key: impl FnOnce(&R) -> u32) -> [u32; WORDS] {
         let pd = halves(self.pd.number());
         let mut words = [0; WORDS];
         words[0] = match self.kind {
@@ -184,7 +189,7 @@ impl Window<u32> {
         if let Some(bound) = &self.bound {
             let (addr, length) = (halves(bound.addr), halves(bound.length));
             words[4..].copy_from_slice(&[
-                bound.region,
+                key(&bound.region),
                 addr[0],
                 addr[1],
                 length[0],
@@ -195,7 +200,9 @@ impl Window<u32> {
         }
         words
     }
+}
 
+impl Window<u32> {
     /// From [words](Self::words) that may be anything.
     pub fn from_words(words: &[u32; WORDS]) -> Self {
         let [bits, key, pd0, pd1, region, addr0, addr1, length0, length1, access, qpn] = *words;

@@ -78,7 +78,7 @@ fn put(record: &KeyRecord, named: &Named) {
         }
         Named::Window(window) => {
             let mut words = [0; ferroce_device::region::WORDS];
-            let window = window.words();
+            let window = window.words(|key| *key);
             words
                 .iter_mut()
                 .zip(window)

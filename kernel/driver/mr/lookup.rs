@@ -2,30 +2,27 @@
 
 //! How the keys of work requests are looked up, and the memory that is found.
 
-use super::{Keys, Mr, Named, State};
+use super::{find, find_region, Found, FoundMr, Keys, State};
 use crate::{
-    key::{self, Access},
+    key::Access,
     local::{self, AccessError, AtomicChange, CopyFault, Fault},
     mw::{Mw, Through},
     rdma::{
-        self,
+        rcu::RcuArc,
         umem::{CopyError, Umem},
     },
     region::Region,
     verbs::limits::ATOMIC_LENGTH,
 };
 use core::{cell::OnceCell, sync::atomic::Ordering};
-use kernel::{
-    prelude::*,
-    sync::{aref::ARef, Arc},
-};
+use kernel::prelude::*;
 
 /// A range of a region, for a queue pair.
 ///
 /// Deregistering or re-registering the region gives the memory back, which may sleep. So a range is kept
 /// with bottom halves off, or by a thread that may sleep.
 pub(crate) struct Range {
-    pub(super) memory: Arc<Umem>,
+    pub(super) memory: RcuArc<Umem>,
     pub(super) offset: usize,
     /// In bytes.
     length: u32,
@@ -34,9 +31,8 @@ pub(crate) struct Range {
     /// As of so many changes of the region.
     changes: u32,
     /// Deregistering the region waits until nobody uses it.
-    region: ARef<rdma::Mr<Mr>>,
-    /// As of so many changes of the window that it was found by.
-    window_changes: u32,
+    region: FoundMr,
+    /// The window that it was found by.
     through: Option<Through>,
 }
 
@@ -63,74 +59,60 @@ impl Lookup for Uncached {
     }
 
     fn remote(&self, keys: &Keys, access: &Access) -> Result<Range, AccessError> {
-        match keys.get(key::number(access.key)) {
-            Some(Named::Window(window)) => Mw::remote(window, access),
-            Some(Named::Region(region)) => Range::new(region, access),
-            None => Err(AccessError),
+        match find(keys, access.key)? {
+            Found::Window(window) => Mw::remote(window, access),
+            Found::Region(region) => Range::new(region, access),
         }
     }
 }
 
 /// Checks that a remote key allows an access, wherever in the region or window.
 pub(crate) fn check_key(keys: &Keys, access: &Access) -> Result<(), AccessError> {
-    match keys.get(key::number(access.key)) {
-        Some(Named::Window(window)) => window.check_key(access),
-        Some(Named::Region(region)) => region.state.lock().region.check_key(access),
-        None => Err(AccessError),
+    match find(keys, access.key)? {
+        Found::Window(window) => window.check_key(access),
+        Found::Region(region) => region.state()?.region.check_key(access),
     }
 }
 
 impl Range {
-    fn new(region: ARef<rdma::Mr<Mr>>, access: &Access) -> Result<Self, AccessError> {
+    fn new(region: FoundMr, access: &Access) -> Result<Self, AccessError> {
         Self::with(region, access, |region| region.check(access))
     }
 
     /// By a local key.
     pub(crate) fn local(keys: &Keys, access: &Access) -> Result<Self, AccessError> {
-        match keys.get(key::number(access.key)) {
-            Some(Named::Region(region)) => Self::new(region, access),
-            _ => Err(AccessError),
-        }
+        Self::new(find_region(keys, access.key)?, access)
     }
 
-    /// By a window that allows the access, which begins at this address of the region. Its lock is held.
+    /// By a window that allows the access, which begins at this address of the region.
     pub(crate) fn of(
-        region: &ARef<rdma::Mr<Mr>>,
+        region: FoundMr,
         addr: u64,
         access: &Access,
         through: Through,
     ) -> Result<Self, AccessError> {
-        let range = Self::with(region.clone(), access, |region| {
+        let range = Self::with(region, access, |region| {
             region.offset_of(addr, access.length)
         })?;
         Ok(Self {
-            // With the lock held under which it changes.
-            window_changes: through.changes(),
             through: Some(through),
             ..range
         })
     }
 
     fn with(
-        region: ARef<rdma::Mr<Mr>>,
+        region: FoundMr,
         access: &Access,
         check: impl FnOnce(&Region) -> Result<u64, AccessError>,
     ) -> Result<Self, AccessError> {
-        let (memory, offset, changes) = {
-            let state = region.state.lock();
-            let offset = check(&state.region)? as usize;
-            // Relaxed: it changes with the lock held.
-            let changes = region.changes.load(Ordering::Relaxed);
-            (state.memory.clone(), offset, changes)
-        };
+        let state = region.state()?;
         Ok(Self {
-            memory,
-            offset,
+            offset: check(&state.region)? as usize,
+            memory: state.memory,
             length: access.length,
             qpn: access.qpn,
-            changes,
+            changes: state.changes,
             region,
-            window_changes: 0,
             through: None,
         })
     }
@@ -149,29 +131,13 @@ pub(crate) struct Cache {
 const CACHED: usize = 4;
 
 pub(crate) struct Entry {
-    /// As of so many changes.
     state: State,
-    changes: u32,
-    region: ARef<rdma::Mr<Mr>>,
+    region: FoundMr,
 }
 
 impl Entry {
-    fn new(region: ARef<rdma::Mr<Mr>>) -> Self {
-        let (state, changes) = {
-            let state = region.state.lock();
-            // Relaxed: it changes with the lock held.
-            (state.clone(), region.changes.load(Ordering::Relaxed))
-        };
-        Self {
-            state,
-            changes,
-            region,
-        }
-    }
-
     fn is_current(&self) -> bool {
-        // Pairs with the store in `Mr::change`: after that has returned, the change is seen.
-        self.region.changes.load(Ordering::Acquire) == self.changes
+        self.region.published.changes() == self.state.changes
     }
 
     fn range(&self, access: &Access) -> Result<CachedRange<'_>, AccessError> {
@@ -206,23 +172,19 @@ impl Cache {
         entry.is_current().then(|| entry.range(access))
     }
 
-    fn add(
-        &self,
-        region: ARef<rdma::Mr<Mr>>,
-        access: &Access,
-    ) -> Result<CachedRange<'_>, AccessError> {
+    fn add(&self, region: FoundMr, access: &Access) -> Result<CachedRange<'_>, AccessError> {
         let range = |region| Range::new(region, access).map(CachedRange::Range);
         for slot in &self.entries {
             let Some(entry) = slot.get() else {
-                let entry = Entry::new(region);
+                let state = region.state()?;
                 // Reaching memory on demand may take any time. Deregistering it is not to wait for that several
                 // times.
-                if entry.state.memory.is_on_demand() {
-                    return range(entry.region);
+                if state.memory.is_on_demand() {
+                    return range(region);
                 }
-                return slot.get_or_init(|| entry).range(access);
+                return slot.get_or_init(|| Entry { state, region }).range(access);
             };
-            if core::ptr::eq(&*entry.region, &*region) {
+            if core::ptr::eq(&**entry.region, &**region) {
                 // It has changed since.
                 break;
             }
@@ -238,20 +200,16 @@ impl<'a> Lookup for &'a Cache {
         if let Some(found) = self.find(access) {
             return found;
         }
-        match keys.get(key::number(access.key)) {
-            Some(Named::Region(region)) => self.add(region, access),
-            _ => Err(AccessError),
-        }
+        self.add(find_region(keys, access.key)?, access)
     }
 
     fn remote(&self, keys: &Keys, access: &Access) -> Result<CachedRange<'a>, AccessError> {
         if let Some(found) = self.find(access) {
             return found;
         }
-        match keys.get(key::number(access.key)) {
-            Some(Named::Window(window)) => Mw::remote(window, access).map(CachedRange::Range),
-            Some(Named::Region(region)) => self.add(region, access),
-            None => Err(AccessError),
+        match find(keys, access.key)? {
+            Found::Window(window) => Mw::remote(window, access).map(CachedRange::Range),
+            Found::Region(region) => self.add(region, access),
         }
     }
 }
@@ -294,7 +252,7 @@ impl Missing {
 
     pub(crate) fn place(&self) -> Place {
         Place {
-            memory: Arc::as_ptr(&self.range.memory).addr(),
+            memory: core::ptr::from_ref::<Umem>(&self.range.memory).addr(),
             offset: self.offset(),
             write: self.write,
         }
@@ -324,9 +282,8 @@ impl Located for Range {
     }
 
     fn is_current(&self) -> bool {
-        let is_of_window = |through: &Through| through.changes() == self.window_changes;
-        self.region.changes.load(Ordering::Acquire) == self.changes
-            && self.through.as_ref().is_none_or(is_of_window)
+        self.region.published.changes() == self.changes
+            && self.through.as_ref().is_none_or(Through::is_current)
     }
 
     fn accessed<T>(

@@ -6,7 +6,7 @@ use super::{
     inbound::Entered,
     peer_cache::at,
     receive::{Own, Peer},
-    Qp, QpRef,
+    FoundQp, Qp,
 };
 use crate::{
     ah,
@@ -70,7 +70,9 @@ pub(super) fn datagram(
 ) -> Attempt {
     let device = qp.device();
     let own_qkey = qp.shared.lock().attr.qkey;
-    let route = match Route::of(request, qp.pd, own_qkey, |number| device.ahs.get(number)) {
+    let route = match Route::of(request, qp.pd, own_qkey, |number| {
+        device.ahs.entry(number)?.copy()
+    }) {
         Ok(route) => route,
         Err(status) => return Attempt::Failed(status),
     };
@@ -88,7 +90,7 @@ pub(super) fn datagram(
     };
     let length = datagram.length();
     let mut deliveries = Deliveries::new(&route);
-    let mut deliver = |peer: QpRef| {
+    let mut deliver = |peer: FoundQp| {
         let peer = Entered::new(peer);
         let taken = Peer::datagram(&peer, route.qkey);
         let delivery = taken.map(|taker| datagram.deliver(&taker));

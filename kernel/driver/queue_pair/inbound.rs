@@ -2,7 +2,7 @@
 
 //! Threads that execute requests of peers on a queue pair.
 
-use super::{Qp, QpRef};
+use super::{FoundQp, Qp};
 use crate::in_use::InUse;
 use core::ops::Deref;
 use kernel::{
@@ -46,11 +46,11 @@ impl Inbound {
 
 /// A queue pair on which a thread executes requests of a peer. It must not wait for anything that takes
 /// long meanwhile, in particular not for memory that is had on demand.
-pub(super) struct Entered(QpRef);
+pub(super) struct Entered(FoundQp);
 
 impl Entered {
     /// To be called before the state is looked at.
-    pub(super) fn new(qp: QpRef) -> Self {
+    pub(super) fn new(qp: FoundQp) -> Self {
         // The state is read and changed under the lock of `Shared`.
         qp.inbound.threads.enter();
         Self(qp)

@@ -48,6 +48,7 @@ use crate::{
         self, eopnotsupp,
         qp::{Operations, QpEvent},
         qp_attr::{QpAttrOut, QpCap, QpInitAttr},
+        rcu::RcuArc,
         wr::{RecvWrs, SendWrs},
         Details, Gid, MemCgroup, NewQp, QpAttrMask, UserCall,
     },
@@ -72,8 +73,11 @@ use send::Extent;
 use shared::{LocalHint, Shared};
 pub(crate) use sq_poller::SqPoller;
 
-/// A queue pair, as peers hold on to it.
+/// A queue pair that somebody holds on to.
 pub(crate) type QpRef = ARef<rdma::Qp<Qp>>;
+
+/// A queue pair that was found by its number.
+pub(crate) type FoundQp = RcuArc<QpRef>;
 
 /// The driver's data for queue pairs.
 #[pin_data(PinnedDrop)]
@@ -227,6 +231,7 @@ impl Operations for Qp {
     }
 
     fn created(qp: &rdma::Qp<Self>) -> Result {
+        let found = RcuArc::new(ARef::from(qp), qp.flags())?;
         let mut result = Ok(());
         qp.for_each_polling(|polling| {
             result = result.and_then(|()| polling.add(qp, GFP_KERNEL));
@@ -236,7 +241,7 @@ impl Operations for Qp {
             return result;
         }
         qp.deferred.attach(ARef::from(qp));
-        qp.device().qps.put(qp.number, ARef::from(qp));
+        qp.device().qps.put(qp.number, found);
         Ok(())
     }
 

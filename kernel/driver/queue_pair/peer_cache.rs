@@ -7,7 +7,7 @@ use super::{
     receive::{connected, Peer, Turn},
     send::Extent,
     shared::LocalHint,
-    Qp, QpRef,
+    FoundQp, Qp,
 };
 use crate::{
     attrs::{Attrs, Terms},
@@ -111,7 +111,7 @@ impl<'a> PeerCache<'a> {
     }
 
     /// The queue pair that this one is connected to, if it is on this host.
-    fn find(&self) -> Option<QpRef> {
+    fn find(&self) -> Option<FoundQp> {
         let (qp, attr) = (self.qp, &self.own.attr);
         let device = qp.device();
         // Taken down before it is looked for.

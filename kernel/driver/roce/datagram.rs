@@ -10,8 +10,8 @@ use crate::{
     local::{self, Fault},
     mr::Range,
     net::{IpHeader, Packet},
-    queue_pair::{Peer, QpRef},
-    rdma::{Device, Gid},
+    queue_pair::{Peer, Qp},
+    rdma::{self, Device, Gid},
     wire::{self, grh, Psn},
 };
 
@@ -53,7 +53,7 @@ pub(super) fn receive(
         IpHeader::V6(ip) => *ip,
     };
     let datagram = local::Arrived::new(packet, grh).ok_or(PortCounter::Malformed)?;
-    let deliver = |qp: &QpRef, qkey: u32| {
+    let deliver = |qp: &rdma::Qp<Qp>, qkey: u32| {
         let taker = Peer::datagram(qp, qkey)?;
         if datagram.deliver(&taker) {
             let counters = &qp.device().counters;
@@ -74,7 +74,8 @@ pub(super) fn receive(
             Err(PortCounter::WrongSource)
         }
         Arrival::Datagram { qpn, qkey } => {
-            deliver(&device.qps.get(qpn).ok_or(PortCounter::UnknownQp)?, qkey)
+            let qp = device.qps.get(qpn).ok_or(PortCounter::UnknownQp)?;
+            deliver(&qp, qkey)
         }
         Arrival::Connected(_) | Arrival::Nobody => Ok(()),
     }

@@ -10,9 +10,13 @@ extern crate std;
 pub mod in_use;
 #[path = "../../src/kick.rs"]
 pub mod kick;
+#[path = "../../src/published.rs"]
+pub mod published;
 #[path = "../../../ferroce-core/src/ring/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod ring;
+#[path = "../../../ferroce-user/src/turn.rs"]
+pub mod turn;
 #[path = "../../../ferroce-core/src/verbs/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod verbs;

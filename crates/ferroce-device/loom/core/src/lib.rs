@@ -6,6 +6,13 @@
 
 pub use ::core::*;
 
+/// As `core::hint`.
+pub mod hint {
+    pub use ::core::hint::*;
+    // Others run: a thread that looks again and again is not to have all orders of that tried.
+    pub use loom::hint::spin_loop;
+}
+
 /// As `core::sync`.
 pub mod sync {
     pub use ::core::sync::*;
@@ -84,19 +91,104 @@ pub mod sync {
                 /// Forgets all atomics. To be called where a model begins.
                 pub fn forget() {
                     $($list.with_borrow_mut(Vec::clear);)*
+                    forget_small();
                 }
             };
         }
 
         atomics! {
-            AtomicBool, bool, u8, BOOLS;
             AtomicU32, u32, u32, WORDS;
             AtomicU64, u64, u64, LONG_WORDS;
+        }
+
+        /// What a byte holds in place of a number, before there is one of loom's: the value.
+        const NUMBERED: u8 = 0x80;
+
+        macro_rules! small_atomics {
+            ($($name:ident, $value:ty, $list:ident, $of_byte:expr;)*) => {$(
+                std::thread_local! {
+                    static $list: RefCell<Vec<Rc<loom::sync::atomic::$name>>> =
+                        const { RefCell::new(Vec::new()) };
+                }
+
+                /// As that of `core`, with values below 128. A constant can hold it: the first access makes
+                /// one of loom's. That is to be one of a thread that all others are started after.
+                #[derive(Debug)]
+                #[repr(transparent)]
+                pub struct $name(UnsafeCell<u8>);
+
+                // SAFETY: What it holds is looked at by one thread of the machine.
+                unsafe impl Sync for $name {}
+
+                impl $name {
+                    pub const fn new(value: $value) -> Self {
+                        Self(UnsafeCell::new(value as u8))
+                    }
+
+                    fn atomic(&self) -> Rc<loom::sync::atomic::$name> {
+                        // SAFETY: One thread of the machine looks at it and writes to it, here alone.
+                        let held = unsafe { *self.0.get() };
+                        if held & NUMBERED != 0 {
+                            return get(&$list, usize::from(held & !NUMBERED));
+                        }
+                        let number = add(&$list, loom::sync::atomic::$name::new($of_byte(held)));
+                        // SAFETY: As above.
+                        unsafe { *self.0.get() = u8::try_from(number).unwrap() | NUMBERED };
+                        get(&$list, number)
+                    }
+
+                    pub fn load(&self, order: Ordering) -> $value {
+                        self.atomic().load(order)
+                    }
+
+                    pub fn store(&self, value: $value, order: Ordering) {
+                        self.atomic().store(value, order);
+                    }
+
+                    pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                        self.atomic().swap(value, order)
+                    }
+                }
+            )*
+
+                fn forget_small() {
+                    $($list.with_borrow_mut(Vec::clear);)*
+                }
+            };
+        }
+
+        small_atomics! {
+            AtomicBool, bool, BOOLS, |byte| byte != 0;
+            AtomicU8, u8, BYTES, |byte| byte;
         }
 
         impl AtomicBool {
             pub fn fetch_or(&self, value: bool, order: Ordering) -> bool {
                 self.atomic().fetch_or(value, order)
+            }
+        }
+
+        impl AtomicU8 {
+            pub fn compare_exchange(
+                &self,
+                current: u8,
+                new: u8,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<u8, u8> {
+                self.atomic()
+                    .compare_exchange(current, new, success, failure)
+            }
+
+            pub fn compare_exchange_weak(
+                &self,
+                current: u8,
+                new: u8,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<u8, u8> {
+                self.atomic()
+                    .compare_exchange_weak(current, new, success, failure)
             }
         }
 

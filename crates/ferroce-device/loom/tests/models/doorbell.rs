@@ -40,6 +40,13 @@ fn post(poster: &mut Poster<RecvQueue>, wr_id: u64) -> Doorbell {
     poster.publish()
 }
 
+fn new_kick() -> Arc<Kick> {
+    let kick = Kick::new();
+    // Makes its atomic, before there are other threads.
+    assert!(!kick.is_requested());
+    Arc::new(kick)
+}
+
 /// `NEED_DOORBELL`: the executor finds an entry, or its poster rings.
 #[test]
 fn a_poster_rings_or_is_seen() {
@@ -70,7 +77,7 @@ fn a_poster_rings_or_is_seen() {
 #[test]
 fn a_kick_is_left_to_the_holder_or_gets_the_lock() {
     model(Some(4), || {
-        let kick = Arc::new(Kick::new());
+        let kick = new_kick();
         let posted = Arc::new(AtomicU32::new(0));
         let seen = Arc::new(Mutex::new(0));
         let post = {
@@ -95,7 +102,7 @@ fn a_kick_is_left_to_the_holder_or_gets_the_lock() {
 #[test]
 fn a_kick_during_a_turn_is_left_to_whoever_comes_next() {
     model(None, || {
-        let kick = Arc::new(Kick::new());
+        let kick = new_kick();
         let posted = Arc::new(AtomicU32::new(0));
         let seen = Arc::new(Mutex::new(0));
         let posting = thread::spawn({
@@ -124,7 +131,7 @@ fn a_kick_during_a_turn_is_left_to_whoever_comes_next() {
 fn a_posted_request_is_executed_whoever_is_at_it() {
     model(None, || {
         let (memory, mut poster, executor) = work_queue(2);
-        let kick = Arc::new(Kick::new());
+        let kick = new_kick();
         let queue = Arc::new(Mutex::new(Queue {
             executor,
             executed: 0,

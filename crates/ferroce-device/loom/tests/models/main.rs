@@ -6,6 +6,8 @@ mod destroy;
 mod doorbell;
 mod memory;
 mod mutex;
+mod published;
+mod turn;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
