@@ -3,7 +3,7 @@
 
     bounded.py TEST DEVICE
 
-`absent`, `interrupted` and `reset` are about delivery on one host, `not_ready` and `removed` about both
+`absent`, `interrupted`, `reset` and `window` are about delivery on one host, `not_ready` and `removed` about both
 paths.
 """
 
