@@ -78,7 +78,7 @@ impl<T> RcuArc<T> {
     /// `inner` must not be freed for `'a`.
     unsafe fn count<'a>(inner: NonNull<Inner<T>>) -> &'a Refcount {
         // SAFETY: By the function's requirements. The value is not touched, which may be about to be dropped.
-        unsafe { &*(&raw const (*inner.as_ptr()).count) }
+        unsafe { &(*inner.as_ptr()).count }
     }
 }
 
