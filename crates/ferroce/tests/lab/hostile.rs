@@ -52,9 +52,9 @@ const ATTACKS: [Attack; 9] = [
 const DEPARTURES: [Attack; 2] = [("link_goes", 3, 100), ("module_goes", 3, 100)];
 
 fn rounds(short: u32, long: u32) -> u32 {
-    match std::env::var_os("FERROCE_LONG") {
-        Some(_) => long,
-        None => short,
+    match crate::support::long() {
+        true => long,
+        false => short,
     }
 }
 
