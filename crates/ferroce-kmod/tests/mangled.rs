@@ -282,12 +282,18 @@ fn per_cpu_data_is_aligned_to_a_power_of_two() {
     let aligned_to = |align: u64| {
         let mut module = sample::module();
         set_header(&mut module, ".data..percpu", ALIGN, align);
-        module
+        said_of(&module, "")
     };
-    assert_eq!(found(&aligned_to(2)), []);
-    let finding = assert_found(&aligned_to(5), Severity::Refused, "aligned to 5");
+    assert!(aligned_to(2).refusal().is_none());
+    let report = aligned_to(5);
+    let (stage, finding) = report.refusal().unwrap();
+    assert_eq!(stage, Stage::Layout);
     assert_eq!(finding.errno.as_deref(), Some("ENOMEM"));
-    assert!(finding.kernel_says.unwrap().contains("Could not allocate"));
+    let line = finding.kernel_says.as_deref().unwrap();
+    assert!(
+        line.contains("Could not allocate 8 bytes percpu data"),
+        "{line}"
+    );
 }
 
 #[test]
