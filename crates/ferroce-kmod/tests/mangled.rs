@@ -18,6 +18,7 @@ use ferroce_kmod::params;
 /// Fields of a section's header.
 const TYPE: Range<usize> = 4..8;
 const FLAGS: Range<usize> = 8..16;
+const SIZE: Range<usize> = 32..40;
 const LINK: Range<usize> = 40..44;
 const INFO: Range<usize> = 44..48;
 const ALIGN: Range<usize> = 48..56;
@@ -263,6 +264,36 @@ fn init_and_exit_are_functions() {
         "points to what is not in memory",
     );
     assert_eq!(found(&of(".text")), []);
+    // Without contents, and cut off.
+    const NOBITS: u64 = 8;
+    for (field, value) in [(TYPE, NOBITS), (SIZE, 0)] {
+        let mut module = of(".text");
+        set_header(&mut module, ".text", field, value);
+        assert_found(
+            &module,
+            Severity::Warning,
+            "init_module in its struct module points to where its section has no code",
+        );
+    }
+}
+
+#[test]
+fn per_cpu_data_is_aligned_to_a_power_of_two() {
+    let aligned_to = |align: u64| {
+        let mut module = sample::module();
+        set_header(&mut module, ".data..percpu", ALIGN, align);
+        said_of(&module, "")
+    };
+    assert!(aligned_to(2).refusal().is_none());
+    let report = aligned_to(5);
+    let (stage, finding) = report.refusal().unwrap();
+    assert_eq!(stage, Stage::Layout);
+    assert_eq!(finding.errno.as_deref(), Some("ENOMEM"));
+    let line = finding.kernel_says.as_deref().unwrap();
+    assert!(
+        line.contains("Could not allocate 8 bytes percpu data"),
+        "{line}"
+    );
 }
 
 #[test]

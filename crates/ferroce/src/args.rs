@@ -141,7 +141,8 @@ pub enum Command {
     ///
     /// NN is the number of libibverbs' interface to plug-ins. There are
     /// plug-ins for 34, 57, 59, 64 and 65, which are all that rdma-core 36 to
-    /// 65 have. When an upgrade of rdma-core changes it, install again.
+    /// 65 have. When an upgrade of rdma-core changes it, install again. Where the
+    /// kernel that runs cannot have the driver, it warns, and says why.
     ///
     /// With --driver or --kernel it installs the driver too, ferroce.ko, for
     /// Linux 7.2 or later with CONFIG_RUST. All that is in the way is told first,

@@ -258,6 +258,14 @@ impl ModuleReport {
             .find(|(_, f)| f.severity == Severity::Refused)
     }
 
+    /// Whether it may stop before that, which cannot be known.
+    pub fn may_stop_before(&self) -> bool {
+        let mut before = self
+            .findings()
+            .take_while(|(_, f)| f.severity != Severity::Refused);
+        before.any(|(_, f)| f.severity == Severity::Undecided)
+    }
+
     fn worst(&self) -> Option<Severity> {
         self.findings().map(|(_, f)| f.severity).max()
     }

@@ -6,9 +6,9 @@ use rustix::io::Errno;
 
 use super::{Finding, Reason};
 use crate::arch::Arch;
-use crate::elf::{Elf, THIS_MODULE};
+use crate::elf::{Elf, PER_CPU, THIS_MODULE};
 use crate::kernel::Kernel;
-use crate::layout::{Class, Layout};
+use crate::layout::{Class, Layout, PAGE};
 use crate::linkage::Linkage;
 
 /// The room for modules of an x86-64 kernel with KASLR (MODULES_LEN in
@@ -91,11 +91,31 @@ pub fn check(
                     and may refuse it or crash";
         findings.push(Finding::undecided(Reason::Section, what));
     }
+    findings.extend(per_cpu(elf, layout, name));
     export_sections(kernel, elf, linkage, findings);
     findings.extend(layout.oddities().iter().map(|what| {
         let what = format!("{what}; it does not look, and sections may overlap");
         Finding::warning(Reason::Section, what)
     }));
+}
+
+/// `percpu_modalloc()`, by what `pcpu_alloc_noprof()` gives nobody.
+fn per_cpu(elf: &Elf, layout: &Layout, name: &str) -> Option<Finding> {
+    // PCPU_MIN_ALLOC_SIZE, and PCPU_MIN_UNIT_SIZE.
+    const LEAST: u64 = 4;
+    const MOST: u64 = 32 << 10;
+    let size = layout.per_cpu();
+    let section = elf.allocated(PER_CPU).filter(|_| size > 0)?;
+    let align = section.align().clamp(LEAST, PAGE);
+    if align.is_power_of_two() && size <= MOST {
+        return None;
+    }
+    let what = format!(
+        "its per-CPU data has {size} bytes, to be aligned to {align}: the kernel gives up to {MOST} \
+         bytes, aligned to a power of two"
+    );
+    let line = format!("{name}: Could not allocate {size} bytes percpu data");
+    Some(Finding::refused(Reason::Section, Errno::NOMEM, what).says(line))
 }
 
 /// Whether there is more in the `struct module` than a build leaves there.

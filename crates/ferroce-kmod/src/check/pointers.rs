@@ -224,7 +224,12 @@ impl Follower<'_> {
             return Some(why);
         }
         let class = self.layout.place(symbol.shndx().into())?.class;
+        let code = self.elf.sections.get(usize::from(symbol.shndx()))?.data();
+        let start = usize::try_from(number).ok();
         match class {
+            Class::Text | Class::InitText if start.and_then(|at| code.get(at)).is_none() => {
+                Some("points to where its section has no code")
+            }
             Class::Text => None,
             Class::InitText if symbol.name() != "cleanup_module" => None,
             Class::InitText => Some("points to what is freed when its init is done"),

@@ -46,17 +46,7 @@ pub struct Plan {
 impl Plan {
     /// Looks whether the driver can be had, and fails with all that is in the way.
     pub fn new(driver: &Driver, place: &Place) -> Result<Self> {
-        let release = match &driver.kernel {
-            Some(release) => release.clone(),
-            None => rustix::system::uname()
-                .release()
-                .to_string_lossy()
-                .into_owned(),
-        };
-        let system = System {
-            root: super::root(place).to_owned(),
-            release,
-        };
+        let system = System::new(super::root(place), driver.kernel.as_deref());
         let signer = match (&driver.sign_key, &driver.sign_cert) {
             (Some(key), Some(certificate)) => Some(Signer {
                 key: fs::canonicalize(key)
@@ -233,12 +223,8 @@ fn refuse(release: &str, found: &[Obstacle]) -> Result<()> {
 
 /// Removes what [`Plan::install`] made, for each kernel, and tells of each file.
 pub fn remove(root: &Path, mut tell: impl FnMut(&Path)) -> Result<(), Error> {
-    let system = |release: String| System {
-        root: root.to_owned(),
-        release,
-    };
-    for release in system(String::new()).installed() {
-        let system = system(release);
+    for release in System::new(root, None).installed() {
+        let system = System::new(root, Some(&release));
         let module = system.modules().join(MODULE);
         if remove_file(&module, &mut tell)? {
             // Empty now.

@@ -19,6 +19,7 @@ use ferroce_lab::Error;
 use crate::run::plugins::Plugins;
 use args::{Installation, Place, Removal};
 use driver::Plan;
+use obstacles::{Signing, System};
 
 pub fn install(args: &Installation) -> Result<i32> {
     // What is in the way is told before anything is done.
@@ -60,13 +61,28 @@ pub fn install(args: &Installation) -> Result<i32> {
                 "Next",
                 "sudo modprobe ferroce; sudo ferroce link add fr0 eth0",
             ),
-            None => note(
-                "Missing",
-                "the kernel has not loaded the driver, ferroce.ko: see ferroce install --help",
-            ),
+            None => tell_of_driver(),
         }
     }
     Ok(0)
+}
+
+/// Without the driver the plug-in is of no use. Says whether the kernel that runs can have it.
+fn tell_of_driver() {
+    let found = System::new(Path::new("/"), None).obstacles(Signing::None);
+    if found.is_empty() {
+        note(
+            "Missing",
+            "the driver, ferroce.ko, is not loaded: sudo modprobe ferroce, or where it is not installed \
+             ferroce install --driver",
+        );
+        return;
+    }
+    note(
+        "Warning",
+        "as it is, this kernel cannot have the driver, ferroce.ko, without which the plug-in finds no device:",
+    );
+    eprint!("{}", obstacles::text(&found));
 }
 
 pub fn uninstall(args: &Removal) -> Result<i32> {

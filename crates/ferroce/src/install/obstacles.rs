@@ -70,6 +70,20 @@ const ANOTHER_KERNEL: &str =
      trixie-backports linux-image-amd64), or use ferroce run, which needs no driver";
 
 impl System {
+    /// The kernel of a release, or the one that runs.
+    pub fn new(root: &Path, release: Option<&str>) -> Self {
+        let running = || {
+            rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned()
+        };
+        Self {
+            root: root.to_owned(),
+            release: release.map_or_else(running, str::to_owned),
+        }
+    }
+
     /// A path of the system's.
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
@@ -134,7 +148,10 @@ impl System {
                     "Linux {release} is not installed: there is no {}",
                     self.modules().display()
                 ),
-                format!("name one that is installed ({installed})"),
+                format!(
+                    "name one that is installed ({installed}) by --kernel, or use ferroce run, which needs \
+                     no driver"
+                ),
             ));
             return found;
         }

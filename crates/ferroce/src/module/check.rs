@@ -97,7 +97,11 @@ fn module_text(module: &ModuleReport) -> String {
                 Some((stage, finding)) => (stage.name(), finding.errno.as_deref()),
                 None => ("", None),
             };
-            let text = format!("refused at {stage}, {}", errno.unwrap_or_default());
+            let before = match module.may_stop_before() {
+                true => ", or before",
+                false => "",
+            };
+            let text = format!("refused at {stage}, {}{before}", errno.unwrap_or_default());
             (Color::Red, text)
         }
     };
@@ -205,5 +209,17 @@ fn owner(kernel: &Kernel, symbol: &str) -> Option<Option<String>> {
             .modules
             .owner(symbol)
             .map(|name| Some(name.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbols_of_rust_are_shown_by_their_paths() {
+        let symbols = ["_RNvCsj1_7greeter5greet", "ib_unregister_device"].map(str::to_owned);
+        assert_eq!(demangled(&symbols), "greeter::greet, ib_unregister_device");
+        assert_eq!(demangled(&symbols[1..]), "ib_unregister_device");
     }
 }

@@ -39,7 +39,7 @@ fn modules(flavor: &Flavor) {
 }
 
 /// The folder of the modules of Debian's kernel, with its `vmlinuz`, and its release.
-fn folder() -> (PathBuf, String) {
+pub fn folder() -> (PathBuf, String) {
     let built = ran(ferroce().args(["lab", "build", "--kernel", "debian"])).ends_with(0);
     let lines = built.stderr.lines();
     let mut folders = lines.filter_map(|line| line.trim_start().strip_prefix("Modules "));
@@ -153,11 +153,13 @@ fn no_9p(_: &Flavor) {
 fn check(_: &Flavor) {
     let (folder, release) = folder();
     let module = folder.join("kernel/drivers/infiniband/sw/rxe/rdma_rxe.ko.xz");
-    ran(ferroce()
+    let ran = ran(ferroce()
         .args(["module", "check", "--kernel", "lab:debian"])
         .arg(module))
     // Which symbols it has, its package does not say.
     .ends_with(2)
     .prints(&format!("kernel: {release}"))
     .prints("ok  relocations");
+    // Its own modules are compressed, and are compared with all the same.
+    assert!(!ran.stdout.contains("no module of its own"), "{ran:#?}");
 }

@@ -56,9 +56,9 @@ const DEPARTURES: [Attack; 3] = [
 ];
 
 fn rounds(short: u32, long: u32) -> u32 {
-    match std::env::var_os("FERROCE_LONG") {
-        Some(_) => long,
-        None => short,
+    match crate::support::long() {
+        true => long,
+        false => short,
     }
 }
 

@@ -17,6 +17,10 @@ pub const TESTS: &[Test] = &[
         without_root,
     ),
     (
+        "an installation warns where no driver can be",
+        without_driver,
+    ),
+    (
         "without libibverbs nothing is installed, and all uninstalled",
         without_libibverbs,
     ),
@@ -69,6 +73,30 @@ fn without_root(flavor: &Flavor) {
         .prints(&format!("1\n{PLACE}"))
         .says(&format!("Installed {DRIVER}"))
         .says(&format!("cannot remove {DRIVER}: Permission denied"));
+}
+
+/// The driver is not loaded in these guests, but it could be; and then the kernel's modules are gone.
+fn without_driver(flavor: &Flavor) {
+    let ran = flavor
+        .sh(&format!(
+            "F={}; $F install && mount -t tmpfs none /lib/modules && $F install",
+            program()
+        ))
+        .ends_with(0)
+        .says("Missing the driver, ferroce.ko, is not loaded: sudo modprobe ferroce")
+        .says("Warning as it is, this kernel cannot have the driver");
+    let (first, second) = ran.stderr.split_once("Warning").expect("it is there");
+    assert!(!first.contains("  - "), "{first}");
+    let said = second.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        said.contains("- Linux 7.2.")
+            && said.contains("is not installed: there is no /lib/modules/"),
+        "{said}"
+    );
+    assert!(
+        said.contains("use ferroce run, which needs no driver"),
+        "{said}"
+    );
 }
 
 fn without_libibverbs(flavor: &Flavor) {

@@ -12,7 +12,7 @@ use std::process::Command;
 use ferroce_lab::cache::Cache;
 use ferroce_lab::prerequisites::{ensure, Install, Purpose};
 
-use crate::support::{kernel_dir, ran, Flavor, Ran, Test};
+use crate::support::{kernel_dir, long, ran, Flavor, Ran, Test};
 
 const USERS: [&str; 4] = ["nvme", "nfs", "iser", "rds"];
 
@@ -23,9 +23,9 @@ const LONG: &[Test] = &[(
 
 /// Where they are asked for.
 pub fn long_tests() -> &'static [Test] {
-    match std::env::var_os("FERROCE_LONG") {
-        Some(_) => LONG,
-        None => &[],
+    match long() {
+        true => LONG,
+        false => &[],
     }
 }
 

@@ -33,6 +33,10 @@ pub const TESTS: &[Test] = &[
     ),
     ("info says of each module what modinfo says", modinfo_agrees),
     (
+        "the lab's kernels have names for module check",
+        by_kernels_name,
+    ),
+    (
         "hello greets in user space, and refuses as in the kernel",
         exec,
     ),
@@ -311,6 +315,18 @@ fn by_name(flavor: &Flavor) {
         .says("`name` is empty");
 }
 
+fn by_kernels_name(flavor: &Flavor) {
+    let hello = Built::of(flavor).update("hello");
+    let check = |kernel: &str| {
+        ran(ferroce()
+            .args(["module", "check", "--kernel", kernel])
+            .arg(&hello))
+    };
+    check("lab").ends_with(0).prints("hello: would load");
+    check("lab:uml").ends_with(0).prints("hello: would load");
+    check("lab:banana").ends_with(1).says("lab:uml-debug");
+}
+
 /// Folders with modules of others, to compare with modinfo: `FERROCE_TEST_MODULES`
 /// may name more, separated by colons.
 fn installed() -> Vec<PathBuf> {
@@ -387,6 +403,12 @@ fn exec(flavor: &Flavor) {
         .ends_with(1)
         .prints("hello: `name` is empty")
         .says("its init refused: Invalid argument");
+    run("hello", &["visitor.ko"])
+        .ends_with(1)
+        .says("exec runs one module, and visitor.ko is a second one");
+    ran(ferroce().args(["module", "exec", "--list"]))
+        .ends_with(0)
+        .prints("_printk\n");
     let visitor = run("visitor", &[])
         .ends_with(1)
         .says("no stand-in for greeter_greet: it was not run");

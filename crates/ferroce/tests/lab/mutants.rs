@@ -246,6 +246,12 @@ fn known_of_lib1() -> Vec<Mutation> {
         Mutation::Kind(".rela.data..percpu".to_owned(), 0, 11),
         Mutation::Kind(".rela.gnu.linkonce.this_module".to_owned(), 0, 2),
         Mutation::Section(".exit.text".to_owned(), "flags", 3),
+        // No code is left there.
+        Mutation::Section(".exit.text".to_owned(), "size", 0),
+        Mutation::Section(".init.text".to_owned(), "type", 8),
+        Mutation::Section(".data..percpu".to_owned(), "addralign", 5),
+        // The kernel adds to sizes that are in its struct module.
+        Mutation::Section(".gnu.linkonce.this_module".to_owned(), "offset", 8),
     ]
 }
 

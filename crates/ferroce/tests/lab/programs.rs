@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::device::BY_WIRE;
-use crate::support::{ran, Flavor, Test};
+use crate::support::{long, ran, Flavor, Test};
 use crate::wire::hosts;
 
 pub const TESTS: &[Test] = &[
@@ -97,11 +97,6 @@ pub fn long_tests() -> &'static [Test] {
         true => LONG_TESTS,
         false => &[],
     }
-}
-
-/// Whether to run all that the programs can do.
-fn long() -> bool {
-    std::env::var_os("FERROCE_LONG").is_some()
 }
 
 /// The driver to test: another one to compare with.
@@ -186,6 +181,21 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/lab/programs")
         .join(name)
+}
+
+/// A file beside this one, compiled, and the folder that it is in.
+fn compiled(name: &str, options: &[&str], libraries: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("there is room");
+    let program = folder.path().join("compiled");
+    ran(Command::new("gcc")
+        .arg("-O2")
+        .args(options)
+        .arg(source(name))
+        .args(libraries)
+        .arg("-o")
+        .arg(&program))
+    .ends_with(0);
+    (folder, program)
 }
 
 /// mpirun starts its daemon on the other host by a program in place of ssh. It tells hosts by their names.
@@ -371,33 +381,59 @@ fn perftest(flavor: &Flavor, route: Route) {
     does(flavor, route, &script, commands.len());
 }
 
-/// qperf's tests of RC, each for a second, connected by address: its other ones name no GRH, without which
-/// `ib_core` connects nothing on RoCE (IBTA A17.4.4), and fail on rdma_rxe as well.
+/// qperf's tests, each for a second: of RC connected by address; and of UC and UD, which name no GRH, without
+/// which `ib_core` connects nothing on RoCE (IBTA A17.4.4). As it is qperf fails there on rdma_rxe as well, so
+/// it gets one (`grh.c`).
 fn qperf(flavor: &Flavor, route: Route) {
-    let tests: &[&str] = match long() {
-        true => &[
-            "rc_lat",
-            "rc_bw",
-            "rc_bi_bw",
-            "rc_rdma_read_lat",
-            "rc_rdma_read_bw",
-            "rc_rdma_write_lat",
-            "rc_rdma_write_bw",
-            "rc_rdma_write_poll_lat",
-            "rc_compare_swap_mr",
-            "rc_fetch_add_mr",
-            "ver_rc_compare_swap",
-            "ver_rc_fetch_add",
-        ],
-        false => &["rc_lat", "rc_rdma_write_bw", "ver_rc_compare_swap"],
+    let (rc, others): (&[&str], &[&str]) = match long() {
+        true => (
+            &[
+                "rc_lat",
+                "rc_bw",
+                "rc_bi_bw",
+                "rc_rdma_read_lat",
+                "rc_rdma_read_bw",
+                "rc_rdma_write_lat",
+                "rc_rdma_write_bw",
+                "rc_rdma_write_poll_lat",
+                "rc_compare_swap_mr",
+                "rc_fetch_add_mr",
+                "ver_rc_compare_swap",
+                "ver_rc_fetch_add",
+            ],
+            &[
+                "uc_lat",
+                "uc_bw",
+                "uc_bi_bw",
+                "uc_rdma_write_lat",
+                "uc_rdma_write_bw",
+                "uc_rdma_write_poll_lat",
+                "ud_lat",
+                "ud_bw",
+                "ud_bi_bw",
+            ],
+        ),
+        false => (
+            &["rc_lat", "rc_rdma_write_bw", "ver_rc_compare_swap"],
+            &["uc_rdma_write_bw", "ud_lat"],
+        ),
     };
+    let (_folder, library) = compiled("grh.c", &["-shared", "-fPIC"], &["-libverbs"]);
     let script = format!(
-        "server 19765 qperf
-         for test in {}; do client qperf 10.0.0.1 -cm 1 -t 1 $test; echo done: $test; done
-         kill $server; wait $server || :",
-        tests.join(" ")
+        "run() {{
+             for test in $tests; do client $with qperf 10.0.0.1 $options -t 1 $test; echo done: $test; done
+             kill $server; wait $server || :
+         }}
+         server 19765 qperf
+         with= options='-cm 1' tests='{}'; run
+         preload='env LD_PRELOAD={}'
+         server 19765 $preload PEER_ADDRESS=::ffff:$B4 qperf
+         with=\"$preload PEER_ADDRESS=::ffff:10.0.0.1\" options= tests='{}'; run",
+        rc.join(" "),
+        library.display(),
+        others.join(" ")
     );
-    does(flavor, route, &script, tests.len());
+    does(flavor, route, &script, rc.len() + others.len());
 }
 
 /// rsockets' own programs, and some that know of TCP only, with rsockets' functions put before those of the C
@@ -406,14 +442,7 @@ fn qperf(flavor: &Flavor, route: Route) {
 /// Not with every program, on rdma_rxe as well: those functions know of no SOCK_CLOEXEC and no accept4(), as
 /// Python and OpenBSD's netcat have, and iperf3 stops after one block of data.
 fn rsockets(flavor: &Flavor, route: Route) {
-    let folder = tempfile::tempdir().expect("there is room");
-    let program = folder.path().join("tcp");
-    ran(Command::new("gcc")
-        .args(["-O2", "-pthread"])
-        .arg(source("tcp.c"))
-        .arg("-o")
-        .arg(&program))
-    .ends_with(0);
+    let (_folder, program) = compiled("tcp.c", &["-pthread"], &[]);
     let (program, megabytes) = (program.display(), if long() { 200 } else { 5 });
     let script = format!(
         "for program in rstream riostream; do

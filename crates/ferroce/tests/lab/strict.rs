@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Checksums and signatures, which the lab's kernels do without: with a small
-//! kernel of the tests' own that compares the ones and looks at the others.
+//! Checksums, signatures and decompression, which the lab's kernels do without: with a
+//! small kernel of the tests' own that has all three.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,19 @@ use ferroce_lab::kernel::Kernel as LabKernel;
 use sha2::{Digest, Sha256};
 
 use crate::broken::replace;
+use crate::compressed;
 use crate::support::{ferroce, kernel_dir, ran, Flavor, Test};
 
-pub const TESTS: &[Test] = &[(
-    "wrong checksums and untrusted signatures are foretold, and the kernel refuses",
-    refusals,
-)];
+pub const TESTS: &[Test] = &[
+    (
+        "wrong checksums and untrusted signatures are foretold, and the kernel refuses",
+        refusals,
+    ),
+    (
+        "of modules that the kernel itself decompresses by zstd, what is said is what it does",
+        decompressed,
+    ),
+];
 
 const CONFIG: &str = include_str!("strict.config");
 
@@ -283,4 +290,46 @@ fn headers_with_other_checksums(headers: &Path, work: &Path) {
         let said = ran.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(said.contains(&another_build), is_other, "{module}: {said}");
     }
+}
+
+fn decompressed(_: &Flavor) {
+    let (dir, lab) = kernel();
+    let work = tempfile::tempdir().unwrap();
+    let work = work.path();
+    make_modules(&dir, &lab, work);
+    let base = fs::read(work.join("base.ko")).unwrap();
+    let whole = compressed::zstd(&base);
+    // The magic and a byte.
+    let header = 5;
+    let changed = |at: usize, bits: u8| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= bits;
+        bytes
+    };
+    let cases = [
+        ("whole", whole.clone()),
+        ("cut off", whole[..whole.len() / 2].to_vec()),
+        ("without its checksum", whole[..whole.len() - 2].to_vec()),
+        ("wrong checksum", changed(whole.len() - 1, 1)),
+        ("cut off in the header", whole[..header].to_vec()),
+        ("more behind it", [&whole[..], b"garbage"].concat()),
+        ("twice", [&whole[..], &whole].concat()),
+        ("cut off inside", compressed::zstd(&base[..1000])),
+        // Which kmod decompresses, not the kernel.
+        ("by gzip", compressed::gzip(&base)),
+        ("by xz", compressed::xz(&base)),
+    ];
+    let kernel = Kernel::find(dir.to_str().unwrap()).unwrap();
+    let errnos = compressed::compare(&kernel, "base", &cases, |script| {
+        boot(&dir, work, "", script)
+    });
+    const INVALID: Option<&str> = Some("EINVAL");
+    const FORMAT: Option<&str> = Some("ENOEXEC");
+    let expected = [
+        None, FORMAT, None, INVALID, INVALID, None, None, FORMAT, None, None,
+    ];
+    assert_eq!(
+        errnos.iter().map(Option::as_deref).collect::<Vec<_>>(),
+        expected
+    );
 }

@@ -104,6 +104,11 @@ pub fn kernel_dir() -> PathBuf {
         .expect("the sources are there")
 }
 
+/// Whether tests are to take long, and try all there is.
+pub fn long() -> bool {
+    std::env::var_os("FERROCE_LONG").is_some()
+}
+
 /// How a program ended.
 #[derive(Debug)]
 pub struct Ran {

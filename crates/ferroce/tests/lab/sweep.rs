@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Many modules held against a guest's kernel, one after the other.
 //!
-//! `FERROCE_MUTANTS=5000` tries that many random mutants, `FERROCE_SEED=7`
-//! others, `FERROCE_ONLY=12,890` only those of them with these numbers, and
-//! `FERROCE_BASE=lib1` those of another module, one that has an init. A mutant that
+//! Of each of two modules some are mangled at random, and 2,500 with `FERROCE_LONG=1`.
+//! `FERROCE_MUTANTS=300` tries that many, `FERROCE_SEED=7` others, and
+//! `FERROCE_ONLY=12,890` only those of them with these numbers. A mutant that
 //! kills or hangs the guest does not end the sweep: it goes on in a new guest, and
 //! the mutant is listed.
 
@@ -21,20 +21,18 @@ use ferroce_kmod::live::{self, LoadError};
 
 use crate::loader::{said_of, Built};
 use crate::mutants::{lib0, lib1, random, Random};
-use crate::support::{Flavor, Test};
+use crate::support::{long, Flavor, Test};
 
-const AT_RANDOM: &[Test] = &[(
-    "of modules mangled at random, what is said is what the kernel does",
-    random_mutants,
-)];
-
-/// The test of random changes, if a number of them is given.
-pub fn tests_at_random() -> &'static [Test] {
-    match number("FERROCE_MUTANTS") {
-        Some(_) => AT_RANDOM,
-        None => &[],
-    }
-}
+pub const TESTS: &[Test] = &[
+    (
+        "of modules mangled at random, what is said is what the kernel does",
+        |flavor| random_mutants(flavor, lib0),
+    ),
+    (
+        "of modules with an init mangled at random, what is said is what the kernel does",
+        |flavor| random_mutants(flavor, lib1),
+    ),
+];
 
 fn number(name: &str) -> Option<u32> {
     std::env::var(name).ok()?.parse().ok()
@@ -46,15 +44,13 @@ fn is_wanted(index: u32) -> bool {
     only.map_or(true, |only| only.split(',').any(|n| n.parse() == Ok(index)))
 }
 
-fn random_mutants(flavor: &Flavor) {
-    let count = number("FERROCE_MUTANTS").unwrap_or(0);
+fn random_mutants(flavor: &Flavor, module: fn(&Built, &Path) -> Vec<u8>) {
+    let count = if long() { 2500 } else { 100 };
+    let count = number("FERROCE_MUTANTS").unwrap_or(count);
     let mut numbers = Random(number("FERROCE_SEED").unwrap_or(1).into());
     let built = Built::of(flavor);
     let dir = tempfile::tempdir().unwrap();
-    let base = match std::env::var("FERROCE_BASE").as_deref() {
-        Ok("lib1") => lib1(&built, dir.path()),
-        _ => lib0(&built, dir.path()),
-    };
+    let base = module(&built, dir.path());
     let mutants = (0..count).map(|index| (index, random(&base, &mut numbers)));
     let mutants = mutants.filter(|(index, _)| is_wanted(*index));
     let mutants =
@@ -176,12 +172,12 @@ impl<'a> Sweep<'a> {
         for batch in harmless.chunks(BATCH).chain(hurting.chunks(BATCH)) {
             self.try_all(batch);
         }
-        // What differs, or died, tries again in a guest of its own: it may have
-        // been an earlier module's work.
+        // What differs, or died unforetold, tries again in a guest of its own: it may
+        // have been an earlier module's work.
         for index in 0..self.tried.len() {
-            if self.tried[index].differs().is_some()
-                || matches!(self.tried[index].outcome, Some(Outcome::Died))
-            {
+            let tried = &self.tried[index];
+            let died = matches!(tried.outcome, Some(Outcome::Died)) && !tried.may_crash();
+            if died || tried.differs().is_some() {
                 self.try_all(&[index]);
             }
         }
@@ -372,6 +368,12 @@ pub fn agrees(report: &ModuleReport, said: &str) -> Result<(), String> {
             (verdict, _) => Err(format!("foretold {verdict:?}")),
         };
     };
+    if report.may_stop_before() {
+        return match loaded {
+            true => Err("foretold a refusal".to_owned()),
+            false => Ok(()),
+        };
+    }
     let errno = finding.errno.clone().unwrap_or_default();
     if loaded || !said.contains(&format!("({errno})")) {
         return Err(format!(

@@ -275,7 +275,7 @@ fn sizes(flavor: &Flavor, one: &str, other: &str, gid_index: &str) {
 
 /// So many requests, or many with FERROCE_LONG=1.
 fn long(requests: u32, many: u32) -> u32 {
-    match std::env::var_os("FERROCE_LONG").is_some_and(|long| long == "1") {
+    match crate::support::long() {
         true => many,
         false => requests,
     }
