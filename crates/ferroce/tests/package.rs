@@ -31,7 +31,7 @@ fn run(command: &mut Command) -> String {
 /// Builds the packages of a copy of the workspace, in `folder`, of the program that is tested.
 fn build(folder: &Path) {
     let _ = fs::remove_dir_all(folder);
-    let copy = folder.join("ferroce");
+    let copy = folder.join("source");
     fs::create_dir_all(&copy).unwrap();
     let entries = fs::read_dir(workspace()).unwrap().flatten();
     let sources =

@@ -188,6 +188,9 @@ pub fn remove(
         };
         files.extend(entries.flatten().map(|e| e.path()).filter(|p| is_plugin(p)));
     }
+    // libibverbs' own folders are among the usual ones.
+    files.sort();
+    files.dedup();
     for file in files {
         if is_left(&file) {
             continue;

@@ -239,8 +239,10 @@ pub fn remove(root: &Path, mut tell: impl FnMut(&Path)) -> Result<(), Error> {
         let system = system(release);
         let module = system.modules().join(MODULE);
         if remove_file(&module, &mut tell)? {
-            // Empty now.
-            let _ = module.parent().map(fs::remove_dir);
+            // Empty now, unless others have put something into `updates`.
+            for folder in module.ancestors().skip(1).take(2) {
+                let _ = fs::remove_dir(folder);
+            }
             system.index()?;
         }
     }
