@@ -36,6 +36,8 @@ pub enum Purpose {
     KernelUsers,
     /// To fetch kernels and compilers of Debian's.
     Debian,
+    /// To make Debian packages of ferroce, and to check them.
+    Packaging,
     /// To measure without a guest.
     NativeBench,
 }
@@ -103,6 +105,12 @@ const FIO: Need = Need(Probe::Program("fio"), "fio");
 const DEBIAN: [Need; 2] = [
     Need(Probe::Program("apt-get"), "apt"),
     Need(Probe::File(KEYRING), "debian-archive-keyring"),
+];
+const PACKAGING: [Need; 4] = [
+    Need(Probe::Program("dpkg-buildpackage"), "dpkg-dev"),
+    Need(Probe::Program("dh"), "debhelper"),
+    Need(Probe::Program("dh_dkms"), "dh-dkms"),
+    Need(Probe::Program("lintian"), "lintian"),
 ];
 const RUN_QEMU: [Need; 1] = [Need(
     Probe::Program("qemu-system-x86_64"),
@@ -193,6 +201,7 @@ impl Lacks {
                 Purpose::Programs => PROGRAMS.iter().collect(),
                 Purpose::KernelUsers => vec![&FIO],
                 Purpose::Debian => DEBIAN.iter().collect(),
+                Purpose::Packaging => PACKAGING.iter().collect(),
                 Purpose::NativeBench => vec![&PERFTEST, &UCX],
             };
             packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
@@ -242,12 +251,12 @@ impl Lacks {
     fn commands(&self, cache: &Cache) -> Vec<Vec<String>> {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let mut commands = Vec::new();
+        let sudo = if rustix::process::geteuid().is_root() {
+            ""
+        } else {
+            "sudo "
+        };
         if !self.packages.is_empty() {
-            let sudo = if rustix::process::geteuid().is_root() {
-                ""
-            } else {
-                "sudo "
-            };
             if !self.packages.iter().all(|p| apt_offers(p)) {
                 commands.push(words(&format!("{sudo}apt-get update")));
             }
@@ -258,7 +267,10 @@ impl Lacks {
             commands.push(command);
         }
         if self.rust_src {
-            commands.push(words("rustup component add rust-src"));
+            commands.push(words(&match debians_rustc() {
+                Some(version) => format!("{sudo}apt-get install -y rust-src={version}"),
+                None => "rustup component add rust-src".to_owned(),
+            }));
         }
         if self.bindgen {
             let mut command = words(&format!(
@@ -348,6 +360,14 @@ pub(crate) fn libclang_folder() -> Option<PathBuf> {
 fn rust_sources() -> Option<PathBuf> {
     let sysroot = output("rustc", &["--print", "sysroot"])?;
     Some(Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/src/lib.rs"))
+}
+
+/// The version of Debian's package of the compiler, if that is the one in `PATH`.
+fn debians_rustc() -> Option<String> {
+    let is_rustups = find_program("rustc").is_some_and(|path| path != Path::new("/usr/bin/rustc"));
+    let query = ["-W", "-f", "${Version}", "rustc"];
+    let version = output("dpkg-query", &query).filter(|_| !is_rustups)?;
+    (!version.is_empty()).then_some(version)
 }
 
 fn tools(cache: &Cache) -> PathBuf {

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -254,7 +254,7 @@ pub struct Setup {
     #[arg(long, env = "FERROCE_NO_INSTALL", value_parser = clap::builder::FalseyValueParser::new(), num_args = 0, default_missing_value = "true", default_value = "false", hide_env_values = true)]
     no_install: bool,
     /// The folder with the kernel modules' sources
-    #[arg(long, env = "FERROCE_KERNEL_DIR", value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernel"), hide_default_value = true, hide_env_values = true)]
+    #[arg(long, env = "FERROCE_KERNEL_DIR", value_name = "DIR", default_value_os_t = built_from(), hide_default_value = true, hide_env_values = true)]
     pub kernel_dir: PathBuf,
 }
 
@@ -262,8 +262,20 @@ pub struct Setup {
 pub fn kernel_dir() -> PathBuf {
     match std::env::var_os("FERROCE_KERNEL_DIR") {
         Some(dir) => dir.into(),
-        None => concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernel").into(),
+        None => built_from(),
     }
+}
+
+/// The modules' sources that belong to this program: those of the package that has it, or else those that it
+/// was built with.
+fn built_from() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    let prefix = program.parent().and_then(Path::parent);
+    let packaged = prefix.map(|prefix| prefix.join("share/ferroce/kernel"));
+    let workspace = || concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernel").into();
+    packaged
+        .filter(|dir| dir.exists())
+        .unwrap_or_else(workspace)
 }
 
 impl Setup {

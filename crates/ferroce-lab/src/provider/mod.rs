@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::error::{Error, Result};
 use crate::progress::note;
@@ -187,7 +188,13 @@ pub fn remove(
         };
         files.extend(entries.flatten().map(|e| e.path()).filter(|p| is_plugin(p)));
     }
+    // libibverbs' own folders are among the usual ones.
+    files.sort();
+    files.dedup();
     for file in files {
+        if is_left(&file) {
+            continue;
+        }
         match fs::remove_file(&file) {
             Ok(()) => tell(&file),
             // Or a folder was looked through twice, by two names.
@@ -196,6 +203,30 @@ pub fn remove(
         }
     }
     Ok(())
+}
+
+/// The package of Debian's that a file belongs to, if there is one.
+pub fn package_of(file: &Path) -> Option<String> {
+    if !file.exists() {
+        return None;
+    }
+    // Nobody has that program elsewhere.
+    let mut query = Command::new("dpkg-query");
+    let query = query.arg("--search").arg(file).env("LC_ALL", "C").output();
+    let query = query.ok().filter(|query| query.status.success())?;
+    let text = String::from_utf8_lossy(&query.stdout).into_owned();
+    let (package, _) = text.split_once(": ")?;
+    Some(package.to_owned())
+}
+
+/// Whether a file belongs to a package of Debian's, which then is what removes it. Says so.
+pub fn is_left(file: &Path) -> bool {
+    let Some(package) = package_of(file) else {
+        return false;
+    };
+    let what = format!("{}: apt-get remove {package} does that", file.display());
+    note("Left", &what);
+    true
 }
 
 fn is_plugin(path: &Path) -> bool {

@@ -42,6 +42,9 @@ pub struct Driver {
     /// Only build the driver, into this file, and install nothing
     #[arg(long, value_name = "FILE", conflicts_with = "check")]
     pub output: Option<PathBuf>,
+    /// Only put the driver's source into DIR for DKMS, to make a package of it
+    #[arg(long, requires = "destdir", conflicts_with_all = ["driver", "kernel", "check", "output"])]
+    pub dkms: bool,
     /// It is DKMS that wants the driver, and signs it.
     #[arg(long, hide = true, requires = "output")]
     pub for_dkms: bool,

@@ -9,8 +9,10 @@ use anyhow::Result;
 use ferroce_lab::cache::Cache;
 use ferroce_lab::prerequisites::find_program;
 use ferroce_lab::progress::note;
-use ferroce_lab::provider::write;
+use ferroce_lab::provider::{is_left, package_of, write};
 use ferroce_lab::Error;
+
+use super::obstacles::{self, OPTIONS};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -23,6 +25,12 @@ const SOURCES: [&str; 6] = [
     "crates/ferroce-core/src",
     "crates/ferroce-device/src",
 ];
+
+/// Where a module's sources say how they are built.
+const CONF: &str = "dkms.conf";
+
+/// The program that builds it, among the sources.
+const PROGRAM: &str = "ferroce";
 
 /// The certificate of the key that DKMS signs modules with.
 const CERTIFICATE: &str = "/var/lib/dkms/mok.pub";
@@ -52,28 +60,33 @@ impl Dkms {
         })
     }
 
-    /// Gives it the sources in `project`'s workspace, and has it build and install the driver for a kernel.
-    pub fn install(&self, cache: &Cache, project: &Path, release: &str) -> Result<()> {
-        if self
-            .run(&["status", "-m", "ferroce", "-v", VERSION])?
-            .contains("ferroce")
-        {
-            self.run(&["remove", "-m", "ferroce", "-v", VERSION, "--all"])?;
+    /// Gives it the sources in `project`'s workspace, unless a package has done so, and has it build and
+    /// install the driver for a kernel.
+    pub fn install(&self, project: &Path, release: &str) -> Result<()> {
+        let module = ["-m", "ferroce", "-v", VERSION];
+        let root = Path::new("/");
+        if package_of(&sources(root).join(CONF)).is_none() {
+            if self.run("status", &module)?.contains("ferroce") {
+                self.run("remove", &[&module[..], &["--all"]].concat())?;
+            }
+            let cache = Cache::open()?;
+            let program = sources(root).join(PROGRAM);
+            let place = put_sources(root, project, &program, &cache.path(""))?;
+            // The one that runs may be in a folder of somebody's that does not stay.
+            let running = std::env::current_exe()?;
+            fs::copy(&running, &program).map_err(Error::file("copy", running))?;
+            note("Installed", &place.display().to_string());
+            self.run("add", &module)?;
         }
-        let place = sources(Path::new("/"));
-        remove_folder(&place)?;
-        let workspace = project.parent().unwrap_or(project);
-        for source in SOURCES {
-            copy(&workspace.join(source), &place.join(source))?;
+        let of_kernel = [&module[..], &["-k", release]].concat();
+        // To install it twice is an error of DKMS'.
+        if !self.run("status", &of_kernel)?.contains(": installed") {
+            note(
+                "Building",
+                &format!("the driver for Linux {release}, by DKMS"),
+            );
+            self.run("install", &of_kernel)?;
         }
-        write(&place.join("dkms.conf"), conf(cache)?.as_bytes())?;
-        note("Installed", &place.display().to_string());
-        self.run(&["add", "-m", "ferroce", "-v", VERSION])?;
-        note(
-            "Building",
-            &format!("the driver for Linux {release}, by DKMS"),
-        );
-        self.run(&["install", "-m", "ferroce", "-v", VERSION, "-k", release])?;
         note(
             "Installed",
             &format!("the driver for Linux {release}, by DKMS"),
@@ -82,8 +95,9 @@ impl Dkms {
     }
 
     /// What it prints.
-    fn run(&self, arguments: &[&str]) -> Result<String, Error> {
+    fn run(&self, action: &str, arguments: &[&str]) -> Result<String, Error> {
         let output = Command::new(&self.program)
+            .arg(action)
             .args(arguments)
             .env("LC_ALL", "C")
             .output()
@@ -99,7 +113,7 @@ impl Dkms {
         let log = format!("/var/lib/dkms/ferroce/{VERSION}/build/make.log");
         let log = fs::read_to_string(log).unwrap_or_default();
         Err(Error::Failed {
-            what: format!("dkms {}", arguments.join(" ")),
+            what: format!("dkms {action} {}", arguments.join(" ")),
             status: output.status,
             output: text + &String::from_utf8_lossy(&output.stderr) + &log,
         })
@@ -111,31 +125,55 @@ fn sources(root: &Path) -> PathBuf {
     root.join(format!("usr/src/ferroce-{VERSION}"))
 }
 
-/// How DKMS is to build the driver: by this very program, in its copy of the sources.
-fn conf(cache: &Cache) -> Result<String> {
-    let program = std::env::current_exe()?;
+/// Puts the sources where DKMS takes them from, below `root`, and tells it to build them by `program`.
+/// Returns their folder.
+fn put_sources(root: &Path, project: &Path, program: &Path, cache: &Path) -> Result<PathBuf> {
+    let place = sources(root);
+    remove_folder(&place)?;
+    let workspace = project.parent().unwrap_or(project);
+    for source in SOURCES {
+        copy(&workspace.join(source), &place.join(source))?;
+    }
+    write(&place.join(CONF), conf(program, cache).as_bytes())?;
+    Ok(place)
+}
+
+/// Puts the sources below `root`, for a package that has them built by the program of another one.
+pub fn package(root: &Path, project: &Path) -> Result<PathBuf> {
+    let (program, cache) = ("/usr/bin/ferroce", "/var/cache/ferroce");
+    put_sources(root, project, program.as_ref(), cache.as_ref())
+}
+
+/// How DKMS is to build the driver: by this program, in its copy of the sources. Kernels that cannot have
+/// it are passed over, where its failure would be one of the kernel's installation.
+fn conf(program: &Path, cache: &Path) -> String {
     let quoted = |path: &Path| shell_words::quote(&path.to_string_lossy()).into_owned();
-    Ok(format!(
+    // The # is for LLVM=1, which DKMS puts behind the command for kernels that clang has compiled.
+    format!(
         "PACKAGE_NAME=\"ferroce\"\n\
          PACKAGE_VERSION=\"{VERSION}\"\n\
-         MAKE[0]=\"FERROCE_KERNEL_DIR=kernel FERROCE_CACHE={} {} install --kernel $kernelver --for-dkms --output ferroce.ko\"\n\
+         MAKE[0]=\"FERROCE_KERNEL_DIR=kernel FERROCE_CACHE={} {} install --kernel $kernelver --for-dkms --output ferroce.ko #\"\n\
          CLEAN=\"rm -f ferroce.ko\"\n\
          BUILT_MODULE_NAME[0]=\"ferroce\"\n\
          DEST_MODULE_LOCATION[0]=\"/updates\"\n\
+         BUILD_EXCLUSIVE_KERNEL_MIN=\"{}\"\n\
+         BUILD_EXCLUSIVE_CONFIG=\"{}\"\n\
          AUTOINSTALL=\"yes\"\n",
-        quoted(&cache.path("")),
-        quoted(&program),
-    ))
+        quoted(cache),
+        quoted(program),
+        obstacles::oldest(),
+        OPTIONS.join(" "),
+    )
 }
 
 /// Has DKMS forget the driver, and removes its sources.
 pub fn remove(root: &Path, mut tell: impl FnMut(&Path)) -> Result<(), Error> {
     let place = sources(root);
-    if !place.exists() {
+    if !place.exists() || is_left(&place.join(CONF)) {
         return Ok(());
     }
     if let Some(dkms) = Dkms::find().filter(|_| root == Path::new("/")) {
-        dkms.run(&["remove", "-m", "ferroce", "-v", VERSION, "--all"])?;
+        dkms.run("remove", &["-m", "ferroce", "-v", VERSION, "--all"])?;
     }
     remove_folder(&place)?;
     tell(&place);

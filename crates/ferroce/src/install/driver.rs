@@ -26,10 +26,7 @@ const MODULE: &str = "updates/ferroce/ferroce.ko";
 
 /// The rule by which all users may open the devices, as they may those of hardware.
 const RULE: &str = "etc/udev/rules.d/60-ferroce.rules";
-const RULE_TEXT: &str = "\
-# RDMA devices are for all users: who may do what with which memory is the device's to check.
-SUBSYSTEM==\"infiniband_verbs\", KERNEL==\"uverbs*\", MODE=\"0666\"
-";
+const RULE_TEXT: &str = include_str!("60-ferroce.rules");
 
 /// The driver that is to be installed, and where.
 pub struct Plan {
@@ -128,7 +125,7 @@ impl Plan {
             may_write.map_err(|errno| Error::file("write", &place)(errno.into()))?;
         }
         match &self.dkms {
-            Some(dkms) => dkms.install(&self.cache, &project()?, release)?,
+            Some(dkms) => dkms.install(&project()?, release)?,
             None => {
                 write(&place, &self.build()?)?;
                 tell(&place);
@@ -207,7 +204,8 @@ impl Plan {
     }
 }
 
-fn project() -> Result<PathBuf> {
+/// The folder with the driver's sources.
+pub fn project() -> Result<PathBuf> {
     crate::lab::project(&crate::args::kernel_dir())
 }
 
@@ -227,8 +225,10 @@ pub fn remove(root: &Path, mut tell: impl FnMut(&Path)) -> Result<(), Error> {
         let system = System::new(root, Some(&release));
         let module = system.modules().join(MODULE);
         if remove_file(&module, &mut tell)? {
-            // Empty now.
-            let _ = module.parent().map(fs::remove_dir);
+            // Empty now, unless others have put something into `updates`.
+            for folder in module.ancestors().skip(1).take(2) {
+                let _ = fs::remove_dir(folder);
+            }
             system.index()?;
         }
     }

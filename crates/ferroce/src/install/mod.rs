@@ -22,6 +22,11 @@ use driver::Plan;
 use obstacles::{Signing, System};
 
 pub fn install(args: &Installation) -> Result<i32> {
+    if args.driver.dkms {
+        let place = dkms::package(root(&args.place), &driver::project()?)?;
+        note("Installed", &place.display().to_string());
+        return Ok(0);
+    }
     // What is in the way is told before anything is done.
     let plan = args
         .driver

@@ -38,12 +38,15 @@ impl Obstacle {
     }
 }
 
-/// The options that the driver needs, beside CONFIG_RUST.
-const OPTIONS: [&str; 3] = [
+/// The options that the driver needs.
+pub const OPTIONS: [&str; 4] = [
+    RUST,
     "CONFIG_INFINIBAND",
     "CONFIG_INFINIBAND_USER_ACCESS",
     "CONFIG_INFINIBAND_ON_DEMAND_PAGING",
 ];
+
+const RUST: &str = "CONFIG_RUST";
 
 /// Who signs the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,10 +132,7 @@ impl System {
             found.push(Obstacle::new(
                 format!(
                     "Linux {release} is too old: the driver is for Linux {} and later",
-                    SERIES
-                        .iter()
-                        .min_by_key(|series| numbers(series))
-                        .expect("there is one")
+                    oldest()
                 ),
                 ANOTHER_KERNEL,
             ));
@@ -168,7 +168,7 @@ impl System {
 
     fn of_config(&self, config: &Config, signing: Signing, found: &mut Vec<Obstacle>) {
         let release = &self.release;
-        if !config.is_set("CONFIG_RUST") {
+        if !config.is_set(RUST) {
             found.push(Obstacle::new(
                 format!(
                     "Linux {release} was built without CONFIG_RUST, so it takes no driver in Rust"
@@ -178,6 +178,7 @@ impl System {
         }
         let missing: Vec<&str> = OPTIONS
             .into_iter()
+            .filter(|option| *option != RUST)
             .filter(|option| !matches!(config.get(option), Some("y" | "m")))
             .collect();
         if !missing.is_empty() {
@@ -300,11 +301,16 @@ impl System {
     }
 }
 
-/// Whether it is of before the oldest series that the driver is for.
+/// The oldest series that the driver is for.
+pub fn oldest() -> &'static str {
+    let oldest = SERIES.into_iter().min_by_key(|series| numbers(series));
+    oldest.expect("there is one")
+}
+
+/// Whether a release is of an older one.
 fn is_older(release: &str) -> bool {
-    let oldest = SERIES.iter().map(|series| numbers(series)).min();
     let series: Vec<u64> = numbers(release).into_iter().take(2).collect();
-    oldest.is_some_and(|oldest| series < oldest)
+    series < numbers(oldest())
 }
 
 /// Obstacles as a report has them.

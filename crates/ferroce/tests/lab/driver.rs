@@ -271,7 +271,7 @@ fn round_trip(flavor: &Flavor) {
         .ends_with(0)
         .says(&format!("Removed {}", module.display()))
         .says(&format!("Removed {}", rule.display()));
-    assert!(!module.exists() && !rule.exists());
+    assert!(!place.join("updates").exists() && !rule.exists());
     assert!(!index().contains("ferroce"), "{}", index());
     uninstall().ends_with(0).says("there was nothing to remove");
 }
