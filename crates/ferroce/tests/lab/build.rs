@@ -127,7 +127,7 @@ fn two_install(_: &Flavor) {
     let bc = bin.path().join("bc");
     let go = bin.path().join("go");
     let script = format!(
-        "#!/bin/sh\nfor i in $(seq 600); do [ -e {} ] && break; sleep 0.1; done\nln -s /usr/bin/bc {}\n",
+        "#!/bin/sh\nfor i in $(seq 6000); do [ -e {} ] && break; sleep 0.1; done\nln -s /usr/bin/bc {}\n",
         go.display(),
         bc.display()
     );
@@ -161,10 +161,14 @@ fn second_waits([mut first, mut second]: [Command; 2], does: &str, go: impl FnOn
     let mut said_by_second = BufReader::new(second.stderr.take().unwrap()).lines();
     let does_it = does.to_lowercase();
     let waits = format!("Waiting for another ferroce, process {first_id}, which is {does_it}");
-    let waited = said_by_second.any(|line| line.unwrap().contains(&waits));
+    let mut before = Vec::new();
+    let waited = said_by_second.any(|line| {
+        before.push(line.unwrap());
+        before.last().unwrap().contains(&waits)
+    });
     go();
     kill(first_id, Signal::SIGCONT).unwrap();
-    assert!(waited, "the second did not wait");
+    assert!(waited, "the second did not wait, but said {before:#?}");
 
     said.for_each(|line| drop(line.unwrap()));
     assert!(first.wait().unwrap().success());
