@@ -44,6 +44,14 @@ pub(crate) struct Mw {
     _counted: Counted,
 }
 
+/// A window, and the region that it is bound to.
+struct State {
+    window: Window<u32>,
+    region: Option<FoundMr>,
+    /// As of so many changes.
+    changes: u32,
+}
+
 /// A window that memory was found by: deallocating it waits until this is dropped, and so does who binds or
 /// invalidates it.
 pub(crate) struct Through {
@@ -53,14 +61,15 @@ pub(crate) struct Through {
 }
 
 impl Through {
-    /// The window as it is now, and the region that it is bound to.
-    fn new(window: FoundMw) -> (Self, Window<u32>, Option<FoundMr>) {
+    /// With the window as it is now.
+    fn new(window: FoundMw) -> (Self, State) {
         window.users.enter();
         // Pairs with that in `Mw::wait_for_users`: either the window is seen here as it was changed, or who
         // has changed it waits for this.
         fence(Ordering::SeqCst);
-        let ((state, region), changes) = window.state();
-        (Self { window, changes }, state, region)
+        let state = window.state();
+        let changes = state.changes;
+        (Self { window, changes }, state)
     }
 
     /// Whether the window is still what it was.
@@ -148,15 +157,18 @@ impl Mw {
         result
     }
 
-    /// The window as it is now, and the region that it is bound to; and the number of changes. Without a lock,
-    /// unless it is just being changed.
-    fn state(&self) -> ((Window<u32>, Option<FoundMr>), u32) {
+    /// The window as it is now. Without a lock, unless it is just being changed.
+    fn state(&self) -> State {
         let read = |words| (Window::from_words(&words), self.region.get());
-        self.published.read(read).unwrap_or_else(|| {
+        let ((window, region), changes) = self.published.read(read).unwrap_or_else(|| {
             let window = self.window.lock();
-            let state = (Window::from_words(&window.words(|_| 0)), self.region.get());
-            (state, self.published.changes())
-        })
+            (read(window.words(|_| 0)), self.published.changes())
+        });
+        State {
+            window,
+            region,
+            changes,
+        }
     }
 
     /// Waits for those who have found memory by the window before it changed: they copy a part of a message
@@ -176,15 +188,14 @@ impl Mw {
 
     /// Checks that the window's key allows an access, wherever in it.
     pub(crate) fn check_key(&self, access: &Access) -> Result<(), AccessError> {
-        let ((window, _), _) = self.state();
-        window.check_key(access)
+        self.state().window.check_key(access)
     }
 
     /// Checks a remote access by a window.
     pub(crate) fn remote(window: FoundMw, access: &Access) -> Result<Range, AccessError> {
-        let (through, window, region) = Through::new(window);
-        let (_, addr) = window.check(access)?;
-        Range::of(region.ok_or(AccessError)?, addr, access, through)
+        let (through, state) = Through::new(window);
+        let (_, addr) = state.window.check(access)?;
+        Range::of(state.region.ok_or(AccessError)?, addr, access, through)
     }
 
     /// Ends the access by a key, as the owner or its peer asks.
@@ -197,8 +208,7 @@ impl Mw {
 pub(crate) fn bind(qp: &rdma::Qp<Qp>, pd: PdId, request: &BindMw) -> Result<(), AccessError> {
     let keys = &qp.device().keys;
     let window = find_window(keys, request.mw_rkey)?;
-    let ((state, _), _) = window.state();
-    let bind = state.check_bind(pd, request)?;
+    let bind = window.state().window.check_bind(pd, request)?;
     let bound = match bind {
         Bind::Nothing => None,
         Bind::To(lkey) => {

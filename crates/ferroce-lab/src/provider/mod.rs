@@ -210,7 +210,7 @@ pub fn package_of(file: &Path) -> Option<String> {
     if !file.exists() {
         return None;
     }
-    // Nobody has that program elsewhere.
+    // Where there is no dpkg-query, there are no such packages.
     let mut query = Command::new("dpkg-query");
     let query = query.arg("--search").arg(file).env("LC_ALL", "C").output();
     let query = query.ok().filter(|query| query.status.success())?;

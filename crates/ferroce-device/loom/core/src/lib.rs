@@ -39,6 +39,24 @@ pub mod sync {
             list.with_borrow(|list| Rc::clone(&list[number]))
         }
 
+        macro_rules! accesses {
+            ($name:ident, $value:ty) => {
+                impl $name {
+                    pub fn load(&self, order: Ordering) -> $value {
+                        self.atomic().load(order)
+                    }
+
+                    pub fn store(&self, value: $value, order: Ordering) {
+                        self.atomic().store(value, order);
+                    }
+
+                    pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                        self.atomic().swap(value, order)
+                    }
+                }
+            };
+        }
+
         macro_rules! atomics {
             ($($name:ident, $value:ty, $number:ty, $list:ident;)*) => {$(
                 std::thread_local! {
@@ -73,19 +91,9 @@ pub mod sync {
                         // SAFETY: Nobody writes to it.
                         get(&$list, unsafe { *self.0.get() } as usize)
                     }
-
-                    pub fn load(&self, order: Ordering) -> $value {
-                        self.atomic().load(order)
-                    }
-
-                    pub fn store(&self, value: $value, order: Ordering) {
-                        self.atomic().store(value, order);
-                    }
-
-                    pub fn swap(&self, value: $value, order: Ordering) -> $value {
-                        self.atomic().swap(value, order)
-                    }
                 }
+
+                accesses!($name, $value);
             )*
 
                 /// Forgets all atomics. To be called where a model begins.
@@ -136,19 +144,9 @@ pub mod sync {
                         unsafe { *self.0.get() = u8::try_from(number).unwrap() | NUMBERED };
                         get(&$list, number)
                     }
-
-                    pub fn load(&self, order: Ordering) -> $value {
-                        self.atomic().load(order)
-                    }
-
-                    pub fn store(&self, value: $value, order: Ordering) {
-                        self.atomic().store(value, order);
-                    }
-
-                    pub fn swap(&self, value: $value, order: Ordering) -> $value {
-                        self.atomic().swap(value, order)
-                    }
                 }
+
+                accesses!($name, $value);
             )*
 
                 fn forget_small() {

@@ -257,17 +257,18 @@ def interrupted(name):
 MESSAGES = 4
 
 
+def in_time(attempt):
+    """Until an attempt comes before the messages are done: on a busy machine this process may come too late."""
+    if not any(attempt() for _ in range(10)):
+        raise InVain("waited in vain for a message that was not done yet")
+
+
 def reset(name):
     """After Modify QP to RESET or ERR has returned, nothing is written any more."""
     device = Device(name)
     source, target = Long(device.pd), Long(device.pd)
     for state in (RESET, ERR):
-        # On a busy machine this process may come too late.
-        for _ in range(10):
-            if reset_in_time(device, source, target, state):
-                break
-        else:
-            raise InVain("waited in vain for a message that was not done yet")
+        in_time(lambda: reset_in_time(device, source, target, state))
     print("nothing is written after RESET and ERR")
 
 
@@ -311,11 +312,7 @@ def window(name):
     device = Device(name)
     source, target = Long(device.pd), Long(device.pd)
     for how in ("deallocated", "unbound", "invalidated"):
-        for _ in range(10):
-            if window_in_time(device, source, target, how):
-                break
-        else:
-            raise InVain("waited in vain for a message that was not done yet")
+        in_time(lambda: window_in_time(device, source, target, how))
     print("nothing is written by a window that is gone")
 
 
