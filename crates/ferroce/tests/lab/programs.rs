@@ -130,10 +130,10 @@ listens() {
     rdma resource show cm_id | grep -q "LISTEN .*:$1 " && sleep 0.3
 }
 server() {
-    port=$1; shift; : >/tmp/client; $A timeout 300 "$@" >/tmp/server 2>&1 & server=$!
+    port=$1; shift; : >/tmp/client; $A timeout 900 "$@" >/tmp/server 2>&1 & server=$!
     until listens $port; do kill -0 $server || failed "$@"; sleep 0.05; done
 }
-client() { $B timeout 200 "$@" >/tmp/client 2>&1 || failed "$@"; }
+client() { $B timeout 600 "$@" >/tmp/client 2>&1 || failed "$@"; }
 gone() { wait $server || failed server; }
 modprobe rdma_ucm
 until [ -e /dev/infiniband/rdma_cm ]; do sleep 0.05; done
@@ -232,7 +232,7 @@ fn mpi(flavor: &Flavor, route: Route) {
         "{hosts}
          export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
          for gid in 1 2; do for ranks in 2 4; do
-             $A timeout 600 mpirun --oversubscribe -n $ranks $hosts --mca pml ucx --mca osc ucx \
+             $A timeout 1200 mpirun --oversubscribe -n $ranks $hosts --mca pml ucx --mca osc ucx \
                  -x UCX_TLS=rc_verbs,ud_verbs,self -x UCX_IB_GID_INDEX=$gid $rank {} {rounds}
          done; done",
         program.display()

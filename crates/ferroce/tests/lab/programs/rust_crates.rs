@@ -81,7 +81,7 @@ impl Built {
         let each = self.tests.iter().map(|test| {
             let (path, name) = (test.display(), file_name(test));
             format!(
-                "timeout 300 {path} >/tmp/test 2>&1 && echo done: {name} || \
+                "timeout 900 {path} >/tmp/test 2>&1 && echo done: {name} || \
                  {{ cat /tmp/test; dmesg | tail -n 5; bad=$bad' {name}'; }}\n"
             )
         });
