@@ -6,6 +6,7 @@ use super::{
     ah::Ah,
     counters::{self, Counters},
     cq::Cq,
+    dm::Dm,
     mr::{Keys, Mr, MAX_FAST_REG_PAGES},
     multicast::Groups,
     mw::Mw,
@@ -267,6 +268,7 @@ impl rdma::Operations for Ferroce {
     type Qp = Qp;
     type Mr = Mr;
     type Mw = Mw;
+    type Dm = Dm;
 
     fn query_device(device: &Device<Self>, attr: &mut DeviceAttr) -> Result {
         attr.fw_ver = VERSION_NUMBER;
@@ -307,6 +309,7 @@ impl rdma::Operations for Ferroce {
         attr.max_res_rd_atom = Count::from(limits::MAX_RD_ATOMIC) * attr.max_qp;
         attr.atomic_cap = AtomicCap::Hca.as_raw();
         attr.local_ca_ack_delay = ACK_DELAY;
+        attr.max_dm_size = limits::MAX_DM_SIZE;
         // Of `rdma::clock`: all bits count, and 1,000,000 kHz are nanoseconds.
         attr.timestamp_mask = u64::MAX;
         attr.hca_core_clock = 1_000_000;

@@ -112,6 +112,7 @@ mod callback;
 mod counters;
 mod cq;
 mod device;
+mod dm;
 mod kernel_user;
 mod mr;
 mod multicast;

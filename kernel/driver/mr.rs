@@ -6,6 +6,7 @@ mod lookup;
 
 use super::{
     device::{Ferroce, Pd},
+    dm::Dm,
     mw::Mw,
     quota::{Counted, Kind},
     table::Table,
@@ -17,7 +18,7 @@ use crate::{
     published::Published,
     rdma::{
         self, eopnotsupp,
-        mr::{self, Rereg, UserMemory},
+        mr::{self, DmPart, Rereg, UserMemory},
         rcu::{RcuArc, RcuSlot},
         umem::{MappedPage, PageList, Umem},
         Details, Device, MrAdvice, MrType, NewMr, UserCall,
@@ -387,6 +388,24 @@ impl mr::Operations for Mr {
         Ok(self::mr(counted, Region::free(key, pd_id(pd)), memory))
     }
 
+    fn reg_dm(
+        mr: &mut NewMr<'_, Self>,
+        pd: &rdma::Pd<Pd>,
+        part: &DmPart<'_, rdma::Dm<Dm>>,
+        access: rdma::AccessFlags,
+    ) -> Result<impl PinInit<Self, Error>> {
+        let access = access_flags(access)?;
+        if access.intersects(AccessFlags::ON_DEMAND) {
+            return Err(EINVAL);
+        }
+        let counted = pd.device().quota.add(Kind::Mr)?;
+        let memory = part.dm.part(part.offset, part.length)?;
+        let memory = RcuArc::new(memory, GFP_KERNEL_ACCOUNT)?;
+        let key = reserve(mr, pd, GFP_KERNEL_ACCOUNT)?;
+        let region = Region::registered(key, pd_id(pd), access, 0, part.length);
+        Ok(self::mr(counted, region, memory))
+    }
+
     fn map_start(mr: &rdma::Mr<Self>, page_size: u32) -> Result {
         mr.page_list().ok_or(EINVAL)?.start(page_size)
     }
@@ -404,6 +423,7 @@ impl mr::Operations for Mr {
                 c"memory",
                 match access.intersects(AccessFlags::ON_DEMAND) {
                     true => c"on_demand",
+                    false if mr.is_dm() => c"device",
                     false => c"pinned",
                 },
             )?

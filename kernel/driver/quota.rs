@@ -16,9 +16,10 @@ pub(crate) enum Kind {
     Qp,
     Mr,
     Mw,
+    Dm,
 }
 
-const KINDS: usize = Kind::Mw as usize + 1;
+const KINDS: usize = Kind::Dm as usize + 1;
 
 /// How many address handles there can be.
 pub(crate) const MAX_AH: u32 = 1 << 16;
@@ -28,7 +29,7 @@ impl Kind {
     /// more than half as many as there are keys.
     const fn max(self) -> u32 {
         match self {
-            Self::Pd => 1 << 16,
+            Self::Pd | Self::Dm => 1 << 16,
             Self::Ah => MAX_AH,
             Self::Cq | Self::Srq | Self::Qp => 1 << 20,
             Self::Mr | Self::Mw => 1 << 22,

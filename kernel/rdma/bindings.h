@@ -46,7 +46,14 @@ struct rdma_rcu_memory {
 	struct rcu_head rcu;
 };
 
+/* What drivers' own attributes of methods are for, beside those of ib_core. */
+enum {
+	/* To a process: the offset to map its device memory with, a u64. */
+	RDMA_ATTR_ALLOC_DM_OFFSET = 1U << UVERBS_ID_NS_SHIFT,
+};
+
 /* helpers.c */
+extern const struct uapi_definition rdma_helper_uapi[];
 void rdma_helper_kfree_rcu(struct rdma_rcu_memory *memory);
 bool rdma_helper_ib_device_try_get(struct ib_device *dev);
 void rdma_helper_mark_name_assigned_by_user(struct ib_device *dev);

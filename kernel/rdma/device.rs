@@ -306,6 +306,7 @@ impl<T: Operations> NewDevice<T> {
             (*raw).node_type = bindings::RDMA_NODE_IB_CA as u8;
             (*raw).phys_port_cnt = T::PORTS;
             (*raw).num_comp_vectors = 1;
+            (*raw).driver_def = VTable::<T>::UAPI;
             for command in T::USER_COMMANDS {
                 (*raw).uverbs_cmd_mask |= 1 << *command as u32;
             }

@@ -6,6 +6,18 @@
  */
 #include "bindings.h"
 
+#define UVERBS_MODULE_NAME rdma_helper
+#include <rdma/uverbs_named_ioctl.h>
+
+ADD_UVERBS_ATTRIBUTES_SIMPLE(rdma_helper_dm, UVERBS_OBJECT_DM, UVERBS_METHOD_DM_ALLOC,
+			     UVERBS_ATTR_PTR_OUT(RDMA_ATTR_ALLOC_DM_OFFSET, UVERBS_ATTR_TYPE(u64),
+						 UA_MANDATORY));
+
+const struct uapi_definition rdma_helper_uapi[] = {
+	UAPI_DEF_CHAIN_OBJ_TREE(UVERBS_OBJECT_DM, &rdma_helper_dm),
+	{}
+};
+
 bool rdma_helper_ib_device_try_get(struct ib_device *dev)
 {
 	return ib_device_try_get(dev);

@@ -31,7 +31,7 @@ pub struct SharedPages {
     start: NonNull<AtomicU32>,
     len: usize,
     /// Given up after they have been unmapped.
-    _pages: KVVec<Page>,
+    pages: KVVec<Page>,
 }
 
 // SAFETY: The memory may be freed by any thread.
@@ -62,7 +62,7 @@ impl SharedPages {
         Ok(Self {
             start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
             len,
-            _pages: pages,
+            pages,
         })
     }
 
@@ -74,6 +74,11 @@ impl SharedPages {
     /// Never; there is at least a page.
     pub fn is_empty(&self) -> bool {
         false
+    }
+
+    /// A page.
+    pub(super) fn page(&self, index: usize) -> Option<NonNull<kernel::bindings::page>> {
+        NonNull::new(self.pages.get(index)?.as_ptr())
     }
 
     /// The memory, as words that can be read and written while others do the same.

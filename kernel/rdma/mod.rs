@@ -29,6 +29,7 @@
 //! | queue pair | [`Qp`] | user space, kernel | at any time |
 //! | memory region | [`Mr`] | user space, kernel | at any time, if no window is bound to it |
 //! | memory window | [`Mw`] | user space | at any time |
+//! | device memory | [`Dm`] | user space | when no region is over it |
 //!
 //! The rules are the same for all:
 //!
@@ -84,6 +85,7 @@ pub mod compat;
 pub mod cq;
 pub mod details;
 pub mod device;
+pub mod dm;
 pub mod gid;
 pub mod link;
 pub mod lock;
@@ -119,6 +121,7 @@ pub use self::{
     cq::{Cq, CqFlags, CqInitAttr, NewCq},
     details::Details,
     device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent},
+    dm::{Dm, NewDm},
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},
     lock::SpinLockIrqSave,

@@ -10,6 +10,7 @@
 use super::{
     bindings,
     details::{self, Details},
+    dm::Dm,
     eopnotsupp,
     object::{New, Object, Shared},
     ops,
@@ -56,6 +57,18 @@ pub struct Rereg<'a, P> {
     /// Other uses.
     pub access: Option<AccessFlags>,
 }
+
+/// A part of device memory.
+pub struct DmPart<'a, D> {
+    /// The memory.
+    pub dm: &'a D,
+    /// Where in it the part begins. `ib_core` has checked that it is within.
+    pub offset: u64,
+    /// Length in bytes, which can be zero.
+    pub length: u64,
+}
+
+type DmOf<T> = Dm<<<T as Operations>::Device as ops::Operations>::Dm>;
 
 type PdOf<T> = Pd<<<T as Operations>::Device as ops::Operations>::Pd>;
 
@@ -108,6 +121,14 @@ pub trait Operations: Sized + Send + Sync + 'static {
         pd: &PdOf<Self>,
         mr_type: MrType,
         max_pages: u32,
+    ) -> Result<impl PinInit<Self, Error>>;
+
+    /// Registers a part of device memory, whose first byte has the address zero.
+    fn reg_dm(
+        mr: &mut NewMr<'_, Self>,
+        pd: &PdOf<Self>,
+        part: &DmPart<'_, DmOf<Self>>,
+        access: AccessFlags,
     ) -> Result<impl PinInit<Self, Error>>;
 
     /// Begins to map memory in a region of [`Self::alloc`], in pages of `page_size` bytes. What was
@@ -168,6 +189,12 @@ impl<T: Operations> Mr<T> {
     pub fn rkey(&self) -> u32 {
         // SAFETY: As in `lkey`.
         unsafe { (&raw const (*self.as_raw()).rkey).read_volatile() }
+    }
+
+    /// Whether it is over device memory.
+    pub fn is_dm(&self) -> bool {
+        // SAFETY: A valid object. `ib_core` sets the field when the driver has made the region.
+        unsafe { !(&raw const (*self.as_raw()).dm).read_volatile().is_null() }
     }
 
     /// What the first byte of a region of [`Operations::alloc`] has as its address, and the length in
@@ -289,6 +316,34 @@ impl<T: Operations> Callbacks<T> {
             Self::make(pd, GFP_KERNEL, |mr| {
                 let mut new = NewMr::from_raw(mr);
                 let data = T::alloc(&mut new, pd, mr_type.try_into()?, max_pages)?;
+                Mr::init(mr, data)?;
+                Ok(())
+            })
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only for `ib_core` to call, as `reg_dm_mr` of a device of the driver `T::Device`.
+    pub(super) unsafe extern "C" fn reg_dm(
+        pd: *mut bindings::ib_pd,
+        dm: *mut bindings::ib_dm,
+        attr: *mut bindings::ib_dm_mr_attr,
+        _attrs: *mut bindings::uverbs_attr_bundle,
+    ) -> *mut bindings::ib_mr {
+        // SAFETY: `ib_core` passes a valid domain, valid memory, and the attributes.
+        let (pd, dm, attr) = unsafe { (Pd::from_raw(pd), Dm::from_raw(dm), &*attr) };
+        let part = DmPart {
+            dm,
+            offset: attr.offset,
+            length: attr.length,
+        };
+        let access = AccessFlags::from_bits(attr.access_flags);
+        // SAFETY: The memory is large enough, and only ours. The region is initialised.
+        Self::made(unsafe {
+            Self::make(pd, GFP_KERNEL_ACCOUNT, |mr| {
+                let mut new = NewMr::from_raw(mr);
+                let data = T::reg_dm(&mut new, pd, &part, access)?;
                 Mr::init(mr, data)?;
                 Ok(())
             })

@@ -3,13 +3,13 @@
 //! What a driver does.
 
 use super::{
-    ah, bindings, cq, eopnotsupp, mmap, mr, mw, pd, qp, srq, stats, stats::CounterDesc, types::*,
-    ucontext, udata::Udata, Device,
+    ah, bindings, cq, dm, eopnotsupp, mmap, mr, mw, pd, qp, srq, stats, stats::CounterDesc,
+    types::*, ucontext, udata::Udata, Device,
 };
 // For their constants.
 use super::{
-    cq::Operations as _, mr::Operations as _, mw::Operations as _, qp::Operations as _,
-    srq::Operations as _,
+    cq::Operations as _, dm::Operations as _, mr::Operations as _, mw::Operations as _,
+    qp::Operations as _, srq::Operations as _,
 };
 use core::marker::PhantomData;
 use kernel::{
@@ -100,6 +100,8 @@ pub trait Operations: Sized + Send + Sync + 'static {
     type Mr: mr::Operations<Device = Self>;
     /// The driver's data for memory windows, or [`Unsupported`](super::Unsupported).
     type Mw: mw::Operations<Device = Self>;
+    /// The driver's data for device memory, or [`Unsupported`](super::Unsupported).
+    type Dm: dm::Operations<Device = Self>;
 
     /// Fills in the attributes of a device. They are zero to begin with.
     fn query_device(device: &Device<Self>, attr: &mut DeviceAttr) -> Result;
@@ -489,7 +491,18 @@ impl<T: Operations> VTable<T> {
         alloc_mw: op!(T::Mw::SUPPORTED, mw::Callbacks::<T::Mw>::alloc),
         dealloc_mw: op!(T::Mw::SUPPORTED, mw::Callbacks::<T::Mw>::dealloc),
 
+        alloc_dm: op!(T::Dm::SUPPORTED, dm::Callbacks::<T::Dm>::alloc),
+        dealloc_dm: op!(T::Dm::SUPPORTED, dm::Callbacks::<T::Dm>::dealloc),
+        reg_dm_mr: op!(T::Dm::SUPPORTED, mr::Callbacks::<T::Mr>::reg_dm),
+
         ..pin_init::zeroed()
+    };
+
+    /// The driver's own attributes of methods.
+    pub(super) const UAPI: *const bindings::uapi_definition = match T::Dm::SUPPORTED {
+        // SAFETY: A table of C's, which is there for ever, and which nobody writes to.
+        true => unsafe { (&raw const bindings::rdma_helper_uapi).cast() },
+        false => core::ptr::null(),
     };
 
     pub(super) const fn build() -> &'static bindings::ib_device_ops {

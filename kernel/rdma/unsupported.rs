@@ -3,7 +3,7 @@
 //! Objects that a driver does not have.
 
 use super::{
-    cq, eopnotsupp, mr, mw, ops, qp,
+    cq, dm, eopnotsupp, mr, mw, ops, qp,
     qp_attr::{QpAttr, QpAttrOut, QpInitAttr},
     srq,
     udata::UserCall,
@@ -122,6 +122,15 @@ impl<D: ops::Operations<Mr = Self>> mr::Operations for Unsupported<D> {
     ) -> Result<impl PinInit<Self, Error>> {
         Err::<New<D>, _>(eopnotsupp())
     }
+
+    fn reg_dm(
+        _mr: &mut mr::NewMr<'_, Self>,
+        _pd: &Pd<D::Pd>,
+        _part: &mr::DmPart<'_, dm::Dm<D::Dm>>,
+        _access: AccessFlags,
+    ) -> Result<impl PinInit<Self, Error>> {
+        Err::<New<D>, _>(eopnotsupp())
+    }
 }
 
 #[vtable]
@@ -135,5 +144,24 @@ impl<D: ops::Operations<Mw = Self>> mw::Operations for Unsupported<D> {
         _call: &UserCall<'_, D>,
     ) -> Result<impl PinInit<Self, Error>> {
         Err::<New<D>, _>(eopnotsupp())
+    }
+}
+
+#[vtable]
+impl<D: ops::Operations<Dm = Self>> dm::Operations for Unsupported<D> {
+    type Device = D;
+    const SUPPORTED: bool = false;
+
+    fn alloc(
+        _dm: &dm::NewDm<'_, Self>,
+        _length: u64,
+        _alignment: u32,
+        _call: &UserCall<'_, D>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        Err::<New<D>, _>(eopnotsupp())
+    }
+
+    fn offset(&self) -> u64 {
+        0
     }
 }

@@ -100,6 +100,10 @@ pub struct SrqResponse {
     pub recv: WqDescriptor,
 }
 
+/// Allocate DM: the attribute in which the driver tells the offset to map the memory with, a `u64`. The first
+/// number that is a driver's own (`UVERBS_ID_NS_SHIFT`).
+pub const ATTR_ALLOC_DM_OFFSET: u16 = 1 << 12;
+
 /// Create AH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]

@@ -361,15 +361,20 @@ fn access_flags(access: u32) -> Result<AccessFlags> {
 }
 
 /// Checks the memory of a region, as `ib_umem_get` and `ib_check_mr_access` of Linux do.
-fn check_memory(memory: &Memory, access: AccessFlags) -> Result<()> {
+fn check_rights(access: AccessFlags) -> Result<()> {
     if !access.is_consistent() {
         return Err(Errno(libc::EINVAL));
     }
-    let invalid = Errno(libc::EINVAL);
     if access.contains(AccessFlags::FLUSH_PERSISTENT) {
         // Of no memory is it known that it survives a loss of power.
         return Err(Errno(libc::EOPNOTSUPP));
     }
+    Ok(())
+}
+
+fn check_memory(memory: &Memory, access: AccessFlags) -> Result<()> {
+    check_rights(access)?;
+    let invalid = Errno(libc::EINVAL);
     if memory.length == 0 {
         return Err(invalid);
     }
@@ -388,9 +393,28 @@ fn check_memory(memory: &Memory, access: AccessFlags) -> Result<()> {
 
 /// Registers memory. Returns its key.
 pub fn register(process: &Process, pd: PdId, memory: &Memory, access: u32) -> Result<u32> {
-    process.check_current()?;
     let access = access_flags(access)?;
     check_memory(memory, access)?;
+    add(process, pd, memory, access)
+}
+
+/// Registers device memory, which is there. Returns its key.
+pub fn register_device_memory(
+    process: &Process,
+    pd: PdId,
+    memory: &Memory,
+    access: u32,
+) -> Result<u32> {
+    let access = access_flags(access)?;
+    check_rights(access)?;
+    if access.intersects(AccessFlags::ON_DEMAND) {
+        return Err(Errno(libc::EINVAL));
+    }
+    add(process, pd, memory, access)
+}
+
+fn add(process: &Process, pd: PdId, memory: &Memory, access: AccessFlags) -> Result<u32> {
+    process.check_current()?;
     let (number, variant) = table::reserve(&mut process.keys.lock())?;
     let key = key::new(number, variant);
     let region = Region::registered(key, pd, access, memory.virt_addr, memory.length);

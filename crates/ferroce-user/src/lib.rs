@@ -30,6 +30,7 @@ pub mod cq;
 mod datagram;
 mod defer;
 pub mod device;
+pub mod device_memory;
 pub mod events;
 mod futex;
 mod groups;

@@ -10,7 +10,7 @@ use crate::segment::{LENGTH, RINGS};
 use crate::{Errno, Result};
 
 /// Rings begin at pages of this length, so that their memory can be given back.
-const PAGE: usize = 4096;
+pub const PAGE: usize = 4096;
 
 /// What is free.
 pub struct RingSpace {

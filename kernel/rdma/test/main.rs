@@ -149,6 +149,7 @@ impl Operations for Dev {
     type Qp = TestQp;
     type Mr = TestMr;
     type Mw = TestMw;
+    type Dm = Unsupported<Self>;
 
     fn query_device(_device: &Device<Self>, attr: &mut DeviceAttr) -> Result {
         attr.kernel_cap_flags = KernelCaps::ALLOW_USER_UNREG.bits().into();
@@ -598,6 +599,15 @@ impl mr::Operations for TestMr {
         _max_pages: u32,
     ) -> Result<impl PinInit<Self, Error>> {
         Ok(Self::new(mr, pd, None))
+    }
+
+    fn reg_dm(
+        _mr: &mut NewMr<'_, Self>,
+        _pd: &Pd<TestPd>,
+        _part: &mr::DmPart<'_, Dm<Unsupported<Dev>>>,
+        _access: AccessFlags,
+    ) -> Result<impl PinInit<Self, Error>> {
+        Err::<Result<Self>, _>(eopnotsupp())
     }
 }
 

@@ -15,10 +15,14 @@ use self::{
     on_demand::OnDemand,
     pinned::Pinned,
 };
-use super::{bindings, ops, verbs::AccessFlags, Device};
-use ::kernel::{bindings::PAGE_SIZE, prelude::*, sync::aref::ARef};
+use super::{bindings, mmap::SharedPages, ops, verbs::AccessFlags, Device};
+use ::kernel::{
+    bindings::PAGE_SIZE,
+    prelude::*,
+    sync::{aref::ARef, Arc},
+};
 
-/// Memory of a process, or of the kernel.
+/// Memory of a process, of the kernel, or of a device.
 ///
 /// Of a process: either its pages are pinned: they stay those that the process had at the time, whatever it does to
 /// its address space later, and can be reached in any context. Or they are had on demand: always those
@@ -29,11 +33,13 @@ use ::kernel::{bindings::PAGE_SIZE, prelude::*, sync::aref::ARef};
 /// Of the kernel: all of it, or what a [`PageList`] has, for users in the kernel that say themselves how
 /// long it is there.
 ///
+/// Of a device: pages that processes can map.
+///
 /// Any thread may read and write it. The process can write the memory at the same time, and so can
 /// others: what is read may be a mix of old and new.
 pub struct Umem {
     pages: Pages,
-    /// What precedes the memory in its first page.
+    /// What precedes the memory in its pages.
     offset: usize,
     length: usize,
     writable: bool,
@@ -45,6 +51,7 @@ enum Pages {
     Pinned(Pinned),
     OnDemand(OnDemand),
     Kernel(Kernel),
+    Shared(Arc<SharedPages>),
 }
 
 /// Pages that stay where they are as long as this exists.
@@ -52,6 +59,7 @@ enum Held<'a> {
     Pinned(&'a Pinned),
     OnDemand(on_demand::Locked<'a>),
     Kernel(&'a Kernel),
+    Shared(&'a SharedPages),
 }
 
 /// What is done to memory.
@@ -143,6 +151,22 @@ impl Umem {
             writable: true,
             _device: None,
         }
+    }
+
+    /// Memory that processes can map: `length` bytes at `offset` in the pages. `EINVAL` if that is not
+    /// within them.
+    pub fn shared(pages: Arc<SharedPages>, offset: usize, length: usize) -> Result<Self> {
+        let end = offset.checked_add(length).ok_or(EINVAL)?;
+        if end > pages.len() {
+            return Err(EINVAL);
+        }
+        Ok(Self {
+            pages: Pages::Shared(pages),
+            offset,
+            length,
+            writable: true,
+            _device: None,
+        })
     }
 
     /// The list of its pages, of [`Self::listed`] memory.
@@ -346,6 +370,7 @@ impl Umem {
             let (held, part) = match &self.pages {
                 Pages::Pinned(pages) => (Held::Pinned(pages), end - at),
                 Pages::Kernel(memory) => (Held::Kernel(memory), end - at),
+                Pages::Shared(pages) => (Held::Shared(pages), end - at),
                 Pages::OnDemand(pages) => {
                     let part = HELD_AT_ONCE.min(end - at);
                     (Held::OnDemand(pages.lock(at, part, access)?), part)
@@ -366,6 +391,7 @@ impl Held<'_> {
             Self::Pinned(pages) => Some(Piece::of(pages.page(index)?, in_page)),
             Self::OnDemand(pages) => Some(Piece::of(pages.page(index)?, in_page)),
             Self::Kernel(memory) => memory.piece(at),
+            Self::Shared(pages) => Some(Piece::of(pages.page(index)?, in_page)),
         }
     }
 

@@ -25,6 +25,10 @@ pub const MAX_CQE: u32 = 1 << 18;
 /// so that two such QPs agree without negotiation.
 pub const MAX_RD_ATOMIC: u8 = 128;
 
+/// Bytes of device memory that may be allocated at a time: several times what cards have on board, and
+/// little enough for whole pages of the kernel's.
+pub const MAX_DM_SIZE: u64 = 1 << 20;
+
 /// The longest message, in bytes: 2^31 (IBTA 9.4).
 pub const MAX_MESSAGE_LENGTH: u32 = 1 << 31;
 

@@ -265,7 +265,9 @@ pub struct IbvDeviceAttrEx {
     pub completion_timestamp_mask: u64,
     pub hca_core_clock: u64,
     pub device_cap_flags_ex: u64,
-    rest: [u64; 13],
+    others: [u64; 11],
+    pub max_dm_size: u64,
+    pci_atomic_caps: u64,
     pub xrc_odp_caps: u32,
     pub phys_port_cnt_ex: u32,
 }

@@ -95,14 +95,14 @@ macro_rules! layouts_before_62 {
 layouts_before_62! {
     VerbsContext: 672 { context: 344 }
     ContextOps: 632 {
-        advise_mr: 0, alloc_mw: 24, alloc_parent_domain: 40, alloc_pd: 48, alloc_td: 56,
+        advise_mr: 0, alloc_dm: 8, alloc_mw: 24, alloc_parent_domain: 40, alloc_pd: 48, alloc_td: 56,
         attach_mcast: 80, bind_mw: 88, create_ah: 112, create_cq: 128, create_cq_ex: 136,
         create_qp: 160, create_qp_ex: 168, create_srq: 184, dealloc_mw: 216, dealloc_pd: 224,
         dealloc_td: 232, dereg_mr: 240, destroy_ah: 248, destroy_cq: 264, destroy_qp: 288,
-        destroy_srq: 304, detach_mcast: 320, free_context: 328, import_mr: 360, import_pd: 368,
+        destroy_srq: 304, detach_mcast: 320, free_context: 328, free_dm: 336, import_mr: 360, import_pd: 368,
         modify_qp: 392, modify_srq: 408, poll_cq: 440, post_recv: 448, post_send: 456,
         post_srq_recv: 472, query_device_ex: 480, query_port: 496, query_qp: 504,
-        query_rt_values: 520, query_srq: 528, reg_dmabuf_mr: 552, reg_mr: 560, req_notify_cq: 576,
+        query_rt_values: 520, query_srq: 528, reg_dm_mr: 544, reg_dmabuf_mr: 552, reg_mr: 560, req_notify_cq: 576,
         rereg_mr: 584, resize_cq: 592, unimport_mr: 616, unimport_pd: 624,
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::layout::Layout;
-use super::{attributes, commands, objects, private, qp, requests, verbs};
+use super::{attributes, commands, device_memory, objects, private, qp, requests, verbs};
 
 /// The layouts of the table of verbs and of an open device: in ABI 59 they depend on the release.
 fn verbs_layouts(folders: &[&str]) -> &'static [Layout] {
@@ -84,7 +84,12 @@ fn public_structures_are_those_of_the_installed_header() {
         eprintln!("not checked: no /usr/include/infiniband/verbs.h");
         return;
     }
-    let layouts = [objects::LAYOUTS, requests::LAYOUTS, attributes::LAYOUTS];
+    let layouts = [
+        objects::LAYOUTS,
+        requests::LAYOUTS,
+        attributes::LAYOUTS,
+        device_memory::LAYOUTS,
+    ];
     let program = assertions(&["infiniband/verbs.h"], &layouts);
     if compile(&program, &[]).is_none() {
         eprintln!("not checked: no C compiler");
@@ -104,6 +109,7 @@ fn private_structures_are_those_of_rdma_core() {
         requests::LAYOUTS,
         attributes::LAYOUTS,
         private::LAYOUTS,
+        device_memory::LAYOUTS,
         qp::LAYOUTS,
         verbs_layouts(&folders),
     ];

@@ -9,6 +9,7 @@ use core::ffi::{c_int, c_uint, c_void, CStr};
 use std::sync::OnceLock;
 
 use super::attributes::{IbvDeviceAttr, IbvQpAttr, IbvQpInitAttr, IbvSrqAttr, IbvSrqInitAttr};
+use super::device_memory::VerbsDm;
 use super::objects::{IbvAh, IbvContext, IbvCq, IbvDevice, IbvMw, IbvPd, IbvQp, IbvSrq};
 use super::private::VerbsMr;
 use super::requests::{IbvRecvWr, IbvSendWr};
@@ -158,6 +159,16 @@ library! {
             access: c_int,
             mr: *mut VerbsMr,
             driver: *mut c_void,
+        ) -> c_int;
+        fn ibv_cmd_free_dm(dm: *mut VerbsDm) -> c_int;
+        fn ibv_cmd_reg_dm_mr(
+            pd: *mut IbvPd,
+            dm: *mut VerbsDm,
+            offset: u64,
+            length: usize,
+            access: c_uint,
+            mr: *mut VerbsMr,
+            link: *mut c_void,
         ) -> c_int;
         fn ibv_cmd_alloc_mw(
             pd: *mut IbvPd,

@@ -40,6 +40,7 @@ mod attributes;
 #[cfg(all(feature = "abi59", not(feature = "abi64")))]
 mod before_62;
 mod commands;
+pub mod device_memory;
 #[cfg(test)]
 mod headers;
 pub mod layout;

@@ -8,6 +8,7 @@ use super::attributes::{
     IbvCqInitAttrEx, IbvDeviceAttr, IbvParentDomainInitAttr, IbvQpAttr, IbvQpInitAttr,
     IbvQpInitAttrEx, IbvSrqAttr, IbvSrqInitAttr, IbvTdInitAttr, IbvValuesEx,
 };
+use super::device_memory::{IbvAllocDmAttr, IbvDm};
 use super::layout::layouts;
 use super::objects::{
     IbvAh, IbvCompChannel, IbvContext, IbvCq, IbvCqEx, IbvDevice, IbvMr, IbvMw, IbvPd, IbvQp,
@@ -127,6 +128,7 @@ pub type Unused = Option<unsafe extern "C" fn()>;
 
 functions! {
     AdviseMr(*mut IbvPd, c_uint, u32, *mut Sge, u32) -> c_int;
+    AllocDm(*mut IbvContext, *mut IbvAllocDmAttr) -> *mut IbvDm;
     AllocMw(*mut IbvPd, c_uint) -> *mut IbvMw;
     AllocParentDomain(*mut IbvContext, *mut IbvParentDomainInitAttr) -> *mut IbvPd;
     AllocPd(*mut IbvContext) -> *mut IbvPd;
@@ -148,6 +150,7 @@ functions! {
     DestroyQp(*mut IbvQp) -> c_int;
     DestroySrq(*mut IbvSrq) -> c_int;
     FreeContext(*mut IbvContext);
+    FreeDm(*mut IbvDm) -> c_int;
     ImportMr(*mut IbvPd, u32) -> *mut IbvMr;
     ImportPd(*mut IbvContext, u32) -> *mut IbvPd;
     ModifyQp(*mut IbvQp, *mut IbvQpAttr, c_int) -> c_int;
@@ -161,6 +164,7 @@ functions! {
     QueryQp(*mut IbvQp, *mut IbvQpAttr, c_int, *mut IbvQpInitAttr) -> c_int;
     QueryRtValues(*mut IbvContext, *mut IbvValuesEx) -> c_int;
     QuerySrq(*mut IbvSrq, *mut IbvSrqAttr) -> c_int;
+    RegDmMr(*mut IbvPd, *mut IbvDm, u64, usize, c_uint) -> *mut IbvMr;
     RegDmabufMr(*mut IbvPd, u64, usize, u64, c_int, c_int) -> *mut IbvMr;
     RegMr(*mut IbvPd, *mut c_void, usize, u64, c_int) -> *mut IbvMr;
     ReqNotifyCq(*mut IbvCq, c_int) -> c_int;

@@ -39,7 +39,7 @@ pub struct ContextOps {
     pub advise_mr: AdviseMr,
     #[cfg(feature = "abi64")]
     pub alloc_buf: Unused,
-    pub alloc_dm: Unused,
+    pub alloc_dm: AllocDm,
     #[cfg(feature = "abi59")]
     pub alloc_dmah: Unused,
     pub alloc_mw: AllocMw,
@@ -90,7 +90,7 @@ pub struct ContextOps {
     #[cfg(feature = "abi64")]
     pub free_buf: Unused,
     pub free_context: FreeContext,
-    pub free_dm: Unused,
+    pub free_dm: FreeDm,
     pub get_srq_num: Unused,
     pub import_dm: Unused,
     pub import_mr: ImportMr,
@@ -130,7 +130,7 @@ pub struct ContextOps {
     pub read_counters: Unused,
     #[cfg(feature = "abi65")]
     pub read_err_comp_cntr: Unused,
-    pub reg_dm_mr: Unused,
+    pub reg_dm_mr: RegDmMr,
     pub reg_dmabuf_mr: RegDmabufMr,
     pub reg_mr: RegMr,
     #[cfg(feature = "abi59")]
@@ -153,14 +153,14 @@ pub struct ContextOps {
 layouts! {
     VerbsContext is "struct verbs_context": 648 { sz: 312, context: 320 }
     ContextOps is "struct verbs_context_ops": 608 {
-        advise_mr: 0, alloc_mw: 16, alloc_parent_domain: 32, alloc_pd: 40, alloc_td: 48,
+        advise_mr: 0, alloc_dm: 8, alloc_mw: 16, alloc_parent_domain: 32, alloc_pd: 40, alloc_td: 48,
         attach_mcast: 72, bind_mw: 80, create_ah: 104, create_cq: 120, create_cq_ex: 128,
         create_qp: 152, create_qp_ex: 160, create_srq: 176, dealloc_mw: 200, dealloc_pd: 208,
         dealloc_td: 216, dereg_mr: 224, destroy_ah: 232, destroy_cq: 248, destroy_qp: 272,
-        destroy_srq: 288, detach_mcast: 304, free_context: 312, import_mr: 344, import_pd: 352,
+        destroy_srq: 288, detach_mcast: 304, free_context: 312, free_dm: 320, import_mr: 344, import_pd: 352,
         modify_qp: 376, modify_srq: 392, poll_cq: 424, post_recv: 432, post_send: 440,
         post_srq_recv: 456, query_device_ex: 464, query_port: 480, query_qp: 488,
-        query_rt_values: 504, query_srq: 512, reg_dmabuf_mr: 536, reg_mr: 544, req_notify_cq: 552,
+        query_rt_values: 504, query_srq: 512, reg_dm_mr: 528, reg_dmabuf_mr: 536, reg_mr: 544, req_notify_cq: 552,
         rereg_mr: 560, resize_cq: 568, unimport_mr: 592, unimport_pd: 600,
     }
 }
@@ -170,14 +170,14 @@ layouts! {
 layouts! {
     VerbsContext is "struct verbs_context": 680 { sz: 344, context: 352 }
     ContextOps is "struct verbs_context_ops": 648 {
-        advise_mr: 0, alloc_mw: 24, alloc_parent_domain: 40, alloc_pd: 48, alloc_td: 56,
+        advise_mr: 0, alloc_dm: 8, alloc_mw: 24, alloc_parent_domain: 40, alloc_pd: 48, alloc_td: 56,
         attach_mcast: 80, bind_mw: 88, create_ah: 112, create_cq: 128, create_cq_ex: 136,
         create_qp: 160, create_qp_ex: 168, create_srq: 184, dealloc_mw: 216, dealloc_pd: 224,
         dealloc_td: 232, dereg_mr: 240, destroy_ah: 248, destroy_cq: 264, destroy_qp: 288,
-        destroy_srq: 304, detach_mcast: 320, free_context: 336, import_mr: 368, import_pd: 376,
+        destroy_srq: 304, detach_mcast: 320, free_context: 336, free_dm: 344, import_mr: 368, import_pd: 376,
         modify_qp: 400, modify_srq: 416, poll_cq: 448, post_recv: 456, post_send: 464,
         post_srq_recv: 480, query_device_ex: 488, query_port: 504, query_port_speed: 512,
-        query_qp: 520, query_rt_values: 536, query_srq: 544, reg_dmabuf_mr: 568, reg_mr: 576,
+        query_qp: 520, query_rt_values: 536, query_srq: 544, reg_dm_mr: 560, reg_dmabuf_mr: 568, reg_mr: 576,
         req_notify_cq: 592, rereg_mr: 600, resize_cq: 608, unimport_mr: 632, unimport_pd: 640,
     }
 }
@@ -187,14 +187,14 @@ layouts! {
 layouts! {
     VerbsContext is "struct verbs_context": 696 { sz: 360, context: 368 }
     ContextOps is "struct verbs_context_ops": 664 {
-        advise_mr: 0, alloc_mw: 32, alloc_parent_domain: 48, alloc_pd: 56, alloc_td: 64,
+        advise_mr: 0, alloc_dm: 16, alloc_mw: 32, alloc_parent_domain: 48, alloc_pd: 56, alloc_td: 64,
         attach_mcast: 88, bind_mw: 96, create_ah: 120, create_cq: 136, create_cq_ex: 144,
         create_qp: 168, create_qp_ex: 176, create_srq: 192, dealloc_mw: 224, dealloc_pd: 232,
         dealloc_td: 240, dereg_mr: 248, destroy_ah: 256, destroy_cq: 272, destroy_qp: 296,
-        destroy_srq: 312, detach_mcast: 328, free_context: 352, import_mr: 384, import_pd: 392,
+        destroy_srq: 312, detach_mcast: 328, free_context: 352, free_dm: 360, import_mr: 384, import_pd: 392,
         modify_qp: 416, modify_srq: 432, poll_cq: 464, post_recv: 472, post_send: 480,
         post_srq_recv: 496, query_device_ex: 504, query_port: 520, query_port_speed: 528,
-        query_qp: 536, query_rt_values: 552, query_srq: 560, reg_dmabuf_mr: 584, reg_mr: 592,
+        query_qp: 536, query_rt_values: 552, query_srq: 560, reg_dm_mr: 576, reg_dmabuf_mr: 584, reg_mr: 592,
         req_notify_cq: 608, rereg_mr: 616, resize_cq: 624, unimport_mr: 648, unimport_pd: 656,
     }
 }
@@ -204,14 +204,14 @@ layouts! {
 layouts! {
     VerbsContext is "struct verbs_context": 696 { sz: 360, context: 368 }
     ContextOps is "struct verbs_context_ops": 744 {
-        advise_mr: 0, alloc_mw: 32, alloc_parent_domain: 48, alloc_pd: 56, alloc_td: 64,
+        advise_mr: 0, alloc_dm: 16, alloc_mw: 32, alloc_parent_domain: 48, alloc_pd: 56, alloc_td: 64,
         attach_mcast: 88, bind_mw: 96, create_ah: 120, create_cq: 144, create_cq_ex: 152,
         create_qp: 176, create_qp_ex: 184, create_srq: 200, dealloc_mw: 232, dealloc_pd: 240,
         dealloc_td: 248, dereg_mr: 256, destroy_ah: 264, destroy_cq: 288, destroy_qp: 312,
-        destroy_srq: 328, detach_mcast: 344, free_context: 368, import_mr: 400, import_pd: 408,
+        destroy_srq: 328, detach_mcast: 344, free_context: 368, free_dm: 376, import_mr: 400, import_pd: 408,
         modify_qp: 448, modify_srq: 464, poll_cq: 496, post_recv: 504, post_send: 512,
         post_srq_recv: 528, query_device_ex: 552, query_port: 568, query_port_speed: 576,
-        query_qp: 584, query_rt_values: 600, query_srq: 608, reg_dmabuf_mr: 648, reg_mr: 656,
+        query_qp: 584, query_rt_values: 600, query_srq: 608, reg_dm_mr: 640, reg_dmabuf_mr: 648, reg_mr: 656,
         req_notify_cq: 672, rereg_mr: 680, resize_cq: 688, unimport_mr: 728, unimport_pd: 736,
     }
 }

@@ -16,7 +16,7 @@ type Mr = Object<VerbsMr>;
 type Mw = Object<IbvMw>;
 
 /// Makes a memory region, and has `command` fill it in.
-fn new_mr(command: impl FnOnce(*mut VerbsMr) -> c_int) -> *mut IbvMr {
+pub(super) fn new_mr(command: impl FnOnce(*mut VerbsMr) -> c_int) -> *mut IbvMr {
     let mr = Mr::make();
     let result = command(mr.verbs());
     object(Failure::check(result).map(|()| mr.finish(()).cast()))

@@ -20,6 +20,7 @@ use crate::abi::ContextOps;
 mod cq;
 mod cq_ex;
 mod device;
+mod device_memory;
 mod domain;
 pub mod doorbell;
 mod memory;
@@ -60,6 +61,9 @@ fn context_ops(library: &Library) -> ContextOps {
         dereg_mr: Some(memory::dereg_mr),
         import_mr: Some(memory::import_mr),
         unimport_mr: Some(memory::unimport_mr),
+        alloc_dm: Some(device_memory::alloc_dm),
+        free_dm: Some(device_memory::free_dm),
+        reg_dm_mr: Some(device_memory::reg_dm_mr),
         alloc_mw: Some(memory::alloc_mw),
         dealloc_mw: Some(memory::dealloc_mw),
 
@@ -100,6 +104,7 @@ impl Failure {
     const NOT_SUPPORTED: Self = Self(libc::EOPNOTSUPP);
     const INVALID: Self = Self(libc::EINVAL);
     const BUSY: Self = Self(libc::EBUSY);
+    const FAULT: Self = Self(libc::EFAULT);
     /// The driver's answer makes no sense.
     const PROTOCOL: Self = Self(libc::EPROTO);
 

@@ -4,6 +4,7 @@
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 
+use crate::abi::device_memory::VerbsDm;
 use crate::abi::{IbvAh, IbvMw, IbvPd, IbvTd, VerbsCq, VerbsDevice, VerbsMr, VerbsQp, VerbsSrq};
 
 /// Structures of C.
@@ -19,6 +20,8 @@ unsafe impl Zeroed for VerbsDevice {}
 unsafe impl Zeroed for IbvPd {}
 // SAFETY: As above.
 unsafe impl Zeroed for IbvTd {}
+// SAFETY: As above.
+unsafe impl Zeroed for VerbsDm {}
 // SAFETY: As above.
 unsafe impl Zeroed for IbvAh {}
 // SAFETY: As above.

@@ -158,6 +158,7 @@ fn attributes(guid: u64) -> IbvDeviceAttrEx {
     attr.rc_odp_caps = reliable;
     attr.uc_odp_caps = connected;
     attr.ud_odp_caps = datagram;
+    attr.max_dm_size = limits::MAX_DM_SIZE;
     attr.completion_timestamp_mask = u64::MAX;
     attr.hca_core_clock = 1_000_000;
     attr.device_cap_flags_ex = u64::from(flags) | caps::FLUSH_GLOBAL | caps::ATOMIC_WRITE;

@@ -12,7 +12,7 @@ use ferroce_device::window::Kind;
 use ferroce_user::keys::{self, Memory, Pd};
 use ferroce_user::{Errno, Result};
 
-use super::{respond, status, Objects, CONTEXTS};
+use super::{device_memory, respond, status, Objects, CONTEXTS};
 use crate::abi::{IbvAh, IbvAhAttr, IbvContext, IbvMw, IbvPd, VerbsMr};
 
 pub(super) static PDS: Objects<Pd> = Objects::new();
@@ -85,19 +85,34 @@ pub unsafe extern "C" fn reg_mr(
             virt_addr: hca_va,
         };
         let key = keys::register(domain.process, domain.id(), &memory, access.cast_unsigned())?;
-        domain.uses.add();
-        DOMAINS.put(mr, domain);
         // SAFETY: By the contract of the command.
-        unsafe {
-            let ibv_mr = &mut (*mr).ibv_mr;
-            ibv_mr.context = (*pd).context;
-            (ibv_mr.handle, ibv_mr.lkey, ibv_mr.rkey) = (key, key, key);
-            // `IBV_MR_TYPE_MR`.
-            (*mr).mr_type = 0;
-            (*mr).access = access;
-        }
+        unsafe { registered(domain, key, access, pd, mr) };
         Ok(())
     })())
+}
+
+/// Fills in a region that has been registered.
+///
+/// # Safety
+/// As the contract of the command has it.
+pub(super) unsafe fn registered(
+    domain: Arc<Pd>,
+    key: u32,
+    access: c_int,
+    pd: *mut IbvPd,
+    mr: *mut VerbsMr,
+) {
+    domain.uses.add();
+    DOMAINS.put(mr, domain);
+    // SAFETY: By this function's contract.
+    unsafe {
+        let ibv_mr = &mut (*mr).ibv_mr;
+        ibv_mr.context = (*pd).context;
+        (ibv_mr.handle, ibv_mr.lkey, ibv_mr.rkey) = (key, key, key);
+        // `IBV_MR_TYPE_MR`.
+        (*mr).mr_type = 0;
+        (*mr).access = access;
+    }
 }
 
 /// `enum ibv_rereg_mr_flags`.
@@ -122,6 +137,9 @@ pub unsafe extern "C" fn rereg_mr(
 ) -> c_int {
     status((|| {
         if flags == 0 || flags & !(rereg::TRANSLATION | rereg::PD | rereg::ACCESS) != 0 {
+            return Err(Errno(libc::EINVAL));
+        }
+        if device_memory::is_over_some(mr) {
             return Err(Errno(libc::EINVAL));
         }
         // SAFETY: By the contract of the command.
@@ -157,6 +175,7 @@ pub unsafe extern "C" fn dereg_mr(mr: *mut VerbsMr) -> c_int {
         keys::deregister(domain.process, unsafe { (*mr).ibv_mr.handle })?;
         domain.uses.remove();
         DOMAINS.take(mr);
+        device_memory::deregistered(mr);
         Ok(())
     })())
 }

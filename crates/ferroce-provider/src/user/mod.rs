@@ -20,6 +20,7 @@ use crate::abi::library::Common;
 
 mod cq;
 mod device;
+mod device_memory;
 mod memory;
 mod qp;
 mod srq;
@@ -28,6 +29,7 @@ pub use cq::{create_cq_ex, device_queue};
 #[cfg(feature = "abi59")]
 pub use device::query_port_speed;
 pub use device::{close, get_context};
+pub use device_memory::alloc_dm;
 pub use qp::{bells, create_qp_ex2};
 
 /// Whether the device is in this process.
@@ -53,6 +55,8 @@ pub fn commands(library: Common) -> Common {
         ibv_cmd_query_mr: memory::query_mr,
         ibv_cmd_advise_mr: memory::advise_mr,
         ibv_cmd_reg_dmabuf_mr: memory::reg_dmabuf_mr,
+        ibv_cmd_free_dm: device_memory::free_dm,
+        ibv_cmd_reg_dm_mr: device_memory::reg_dm_mr,
         ibv_cmd_alloc_mw: memory::alloc_mw,
         ibv_cmd_dealloc_mw: memory::dealloc_mw,
         ibv_cmd_resize_cq: cq::resize_cq,
@@ -122,6 +126,8 @@ extern "C" fn before_fork() {
         hold(held, &CONTEXTS.0);
         hold(held, &memory::PDS.0);
         hold(held, &memory::DOMAINS.0);
+        hold(held, &device_memory::MEMORIES.0);
+        hold(held, &device_memory::REGIONS.0);
         hold(held, &cq::CQS.0);
         hold(held, &cq::CHANNELS);
         hold(held, &srq::SRQS.0);

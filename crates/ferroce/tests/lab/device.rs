@@ -313,7 +313,7 @@ fn rdma_core_tests(flavor: &Flavor) {
     );
     ran(Command::new("sh").args(["-c", &unpack])).ends_with(0);
     let script = format!(
-        "cd {}; timeout 1800 /usr/bin/python3 tests/run_tests.py -v --dev fr0 --port 1 --gid 1 2>&1 || :",
+        "cd {}; timeout 1800 /usr/bin/python3 -Wignore tests/run_tests.py -v --dev fr0 --port 1 --gid 1 2>&1 || :",
         dir.path().display()
     );
     let script = with_device_script(&script);

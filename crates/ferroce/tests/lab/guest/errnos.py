@@ -17,7 +17,8 @@ import sys
 
 import pyverbs.enums as e
 from pyverbs.cq import CqInitAttrEx, CQEX
-from pyverbs.mr import MR, MW, MWBind, MWBindInfo
+from pyverbs.device import DM, AllocDmAttr
+from pyverbs.mr import DMMR, MR, MW, MWBind, MWBindInfo
 from pyverbs.pd import PD
 from pyverbs.pyverbs_error import PyverbsRDMAError
 from pyverbs.qp import QP, QPInitAttr
@@ -43,6 +44,11 @@ REFUSED_BY = {
     "ibv_reg_mr: around the end": "core/umem.c __ib_umem_get_va()",
     "ibv_reg_mr: nothing is there": "core/umem.c __ib_umem_get_va(), by pin_user_pages_fast()",
     "ibv_reg_mr: to write what cannot be": "core/umem.c __ib_umem_get_va(), by pin_user_pages_fast()",
+    "ibv_alloc_dm: an attribute": "providers/mlx5/verbs.c mlx5_alloc_dm()",
+    "ibv_alloc_dm: ": "hw/mlx5/dm.c mlx5_cmd_alloc_memic()",
+    "ibv_reg_dm_mr: on demand": "nobody: it is there anyway",
+    "ibv_reg_dm_mr: ": "core/uverbs_std_types_mr.c",
+    "ibv_memcpy_to_dm: ": "providers/mlx5/verbs.c, for memory on board",
     "ibv_bind_mw: ": "libibverbs/verbs.h ibv_bind_mw()",
     "ibv_alloc_mw: ": "core/uverbs_cmd.c ib_uverbs_alloc_mw()",
     "ibv_create_qp: max_": "sw/rxe/rxe_qp.c rxe_qp_chk_cap(), providers/mlx5/verbs.c mlx5_calc_wq_size()",
@@ -132,6 +138,35 @@ def memory(device):
     theirs = one.region(other)
     row("ibv_bind_mw: a region of another PD", errno.EPERM, qp.qp.bind_mw, MW(device.pd, 1), bind(mw, theirs))
     row("ibv_alloc_mw: a type that there is not", EINVAL, MW, device.pd, 3)
+
+
+def device_memory(device):
+    most = device.context.query_device_ex().max_dm_size
+    alloc = lambda length, **attributes: DM(device.context, AllocDmAttr(length=length, **attributes))
+    row("ibv_alloc_dm: the largest", 0, alloc, most)
+    row("ibv_alloc_dm: above the limit", EINVAL, alloc, most + 1)
+    row("ibv_alloc_dm: far above the limit", EINVAL, alloc, (1 << 64) - 1)
+    row("ibv_alloc_dm: no bytes", EINVAL, alloc, 0)
+    row("ibv_alloc_dm: at a page", 0, alloc, 100, log_align_req=12)
+    row("ibv_alloc_dm: at two pages", EINVAL, alloc, 100, log_align_req=13)
+    row("ibv_alloc_dm: at what no number counts", EINVAL, alloc, 100, log_align_req=(1 << 32) - 1)
+    row("ibv_alloc_dm: an attribute that there is not", EINVAL, alloc, 100, comp_mask=1)
+
+    dm = alloc(100)
+    reg = lambda offset, length, access=LOCAL_WRITE | ZERO_BASED: DMMR(device.pd, length, access, dm, offset)
+    row("ibv_reg_dm_mr: all of it", 0, reg, 0, 100)
+    row("ibv_reg_dm_mr: nothing, at the end", 0, reg, 100, 0)
+    row("ibv_reg_dm_mr: beyond the end", EINVAL, reg, 96, 8)
+    row("ibv_reg_dm_mr: around the end", EINVAL, reg, (1 << 64) - 4, 8)
+    row("ibv_reg_dm_mr: by its address", EINVAL, reg, 0, 100, LOCAL_WRITE)
+    row("ibv_reg_dm_mr: on demand", EINVAL, reg, 0, 100, LOCAL_WRITE | ZERO_BASED | e.IBV_ACCESS_ON_DEMAND)
+
+    copy = lambda offset, length: dm.copy_to_dm(offset, bytes(length), length)
+    row("ibv_memcpy_to_dm: all of it", 0, copy, 0, 100)
+    row("ibv_memcpy_to_dm: an offset of 2", EINVAL, copy, 2, 4)
+    row("ibv_memcpy_to_dm: a length of 2", EINVAL, copy, 4, 2)
+    row("ibv_memcpy_to_dm: beyond the end", EFAULT, copy, 96, 8)
+    row("ibv_memcpy_to_dm: around the end", EFAULT, copy, (1 << 64) - 4, 8)
 
 
 def port_speed(device, port):
@@ -574,7 +609,7 @@ def refused_by(name):
 
 def main():
     device = Device(sys.argv[1])
-    for group in (memory, queue_pairs, other_queues, transitions, posting):
+    for group in (memory, device_memory, queue_pairs, other_queues, transitions, posting):
         group(device)
     in_use(sys.argv[1])
     failed, used = 0, set()

@@ -14,6 +14,7 @@ import struct
 import sys
 
 import pyverbs.enums as e
+from pyverbs.device import DM, AllocDmAttr
 from pyverbs.mr import MR
 from pyverbs.pyverbs_error import PyverbsRDMAError
 
@@ -118,6 +119,7 @@ def charged(name, by_wire):
         ("the queues of a queue pair", 30 * MIB, lambda d: [Qp(d, RC, **LARGE)]),
         ("a completion queue", 15 * MIB, lambda d: [d.cq((1 << 18) - 1)]),
         ("a shared receive queue", 15 * MIB, lambda d: [d.srq(1 << 15)]),
+        ("device memory", 15 * MIB, lambda d: [DM(d.context, AllocDmAttr(length=MIB)) for _ in range(16)]),
         ("an on-demand region of 2^34 bytes", 30 * MIB, lambda d: [on_demand(d, 1 << 22)]),
     ]:
         rises(group, name, what, least, make)
