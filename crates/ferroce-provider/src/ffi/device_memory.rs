@@ -151,3 +151,72 @@ unsafe extern "C" fn memcpy_from_dm(
     // SAFETY: Both are valid for that many bytes.
     status(range.map(|from| unsafe { ptr::copy(from.as_ptr(), host_addr.cast(), length) }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+    use super::*;
+    use crate::ffi::tests::fake::errno;
+    use crate::ffi::tests::rig::{verb, Rig};
+
+    /// 100 bytes of device memory, in a file that stands for the device's.
+    fn dm() -> *mut IbvDm {
+        // SAFETY: The name is a C string; a new descriptor is nobody else's.
+        let file = unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"dm".as_ptr(), 0)) };
+        // SAFETY: It is open.
+        assert_eq!(unsafe { libc::ftruncate(file.as_raw_fd(), 4096) }, 0);
+        let offered = uapi::Mapping {
+            offset: 0,
+            length: 100,
+        };
+        let memory = Memory {
+            mapping: Mapping::new(file.as_raw_fd(), &offered).unwrap(),
+            length: 100,
+        };
+        Dm::make().finish(memory).cast()
+    }
+
+    #[test]
+    fn words_are_copied_within_the_memory_alone() {
+        let dm = dm();
+        let mut back = [0u8; 104];
+        let to = |offset, bytes: &[u8]| {
+            // SAFETY: It has been made, and the bytes are there.
+            unsafe { memcpy_to_dm(dm, offset, bytes.as_ptr().cast(), bytes.len()) }
+        };
+        assert_eq!(to(92, b"8 bytes!"), 0);
+        assert_eq!(to(100, b""), 0);
+        assert_eq!(to(2, b"four"), libc::EINVAL);
+        assert_eq!(to(4, b"two"), libc::EINVAL);
+        for offset in [96, 104, u64::MAX - 3] {
+            assert_eq!(to(offset, b"8 bytes!"), libc::EFAULT, "{offset}");
+        }
+        let mut from = |offset, length| {
+            // SAFETY: It has been made, and there is room.
+            unsafe { memcpy_from_dm(back.as_mut_ptr().cast(), dm, offset, length) }
+        };
+        assert_eq!(from(0, 104), libc::EFAULT);
+        assert_eq!(from(0, 100), 0);
+        assert_eq!(&back[88..100], b"\0\0\0\08 bytes!");
+        // SAFETY: Nobody uses it any more.
+        unsafe { Dm::drop(dm) };
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_an_error() {
+        let rig = Rig::new();
+        let context = rig.device.context();
+        let mut attr = IbvAllocDmAttr {
+            length: 100,
+            log_align_req: 0,
+            comp_mask: 1,
+        };
+        assert!(verb!(rig, alloc_dm(context, &mut attr)).is_null());
+        assert_eq!(errno(), libc::EINVAL);
+        attr.comp_mask = 0;
+        // The file of the device for tests knows no such call.
+        assert!(verb!(rig, alloc_dm(context, &mut attr)).is_null());
+        assert_eq!(errno(), libc::ENOTTY);
+    }
+}

@@ -8,4 +8,4 @@ mod objects;
 mod poll;
 mod post;
 mod refused;
-mod rig;
+pub mod rig;

@@ -34,7 +34,7 @@ macro_rules! verb {
     };
 }
 
-pub(super) use verb;
+pub(in crate::ffi) use verb;
 
 /// A function of an extended object, called with it.
 macro_rules! call {
