@@ -121,7 +121,7 @@ unsafe fn range(dm: *mut IbvDm, offset: u64, length: usize) -> Result<NonNull<u8
     if end > memory.length {
         return Err(Failure::FAULT);
     }
-    if offset % GRANULE != 0 || length % GRANULE != 0 {
+    if !offset.is_multiple_of(GRANULE) || !length.is_multiple_of(GRANULE) {
         return Err(Failure::INVALID);
     }
     // SAFETY: The mapping is at least as long as the memory.
