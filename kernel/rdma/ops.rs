@@ -500,8 +500,7 @@ impl<T: Operations> VTable<T> {
 
     /// The driver's own attributes of methods.
     pub(super) const UAPI: *const bindings::uapi_definition = match T::Dm::SUPPORTED {
-        // SAFETY: A table of C's, which is there for ever, and which nobody writes to.
-        true => unsafe { (&raw const bindings::rdma_helper_uapi).cast() },
+        true => (&raw const bindings::rdma_helper_uapi).cast(),
         false => core::ptr::null(),
     };
 

@@ -340,8 +340,8 @@ fn lost_address(flavor: &Flavor) {
 fn groups(flavor: &Flavor) {
     let program = guest_script("multicast.py", "fa va a fb vb b fl lo a");
     let script = format!(
-        "run() {{ $A timeout 100 $@ -d fa >/dev/null 2>&1 & listening; \
-         $B timeout 60 $@ -d fb 10.0.0.1 >/dev/null 2>&1; wait $!; }}; \
+        "run() {{ $A timeout 400 $@ -d fa >/dev/null 2>&1 & listening; \
+         $B timeout 300 $@ -d fb 10.0.0.1 >/dev/null 2>&1; wait $!; }}; \
          ping='ib_send_lat -c UD -g -F -n 50 -M'; \
          run $ping 0:0:0:0:0:0:0:0:0:0:255:255:239:1:2:3 -x 1; \
          run $ping 255:21:0:0:0:0:0:0:0:0:0:0:0:1:35:69 -x 2; \

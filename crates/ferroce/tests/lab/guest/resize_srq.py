@@ -137,7 +137,8 @@ def sender(ends, device, messages):
         ends.tell(qp.number)
         qp.to_init()
         qp.to_rtr(mine, ends.hear())
-        qp.to_rts()
+        # 1 s: a busy machine may not run the receiver for longer than retries last.
+        qp.to_rts(timeout=18)
     ends.hear()
     outstanding = 0
     for number in range(messages):
