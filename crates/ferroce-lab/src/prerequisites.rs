@@ -40,6 +40,8 @@ pub enum Purpose {
     Packaging,
     /// To measure without a guest.
     NativeBench,
+    /// To build a program in Go.
+    Go,
 }
 
 /// The versions of LLVM that the kernels build with, best first: what was
@@ -101,6 +103,7 @@ const PROGRAMS: [Need; 7] = [
     // To build Rust crates that bring C code of rdma-core.
     Need(Probe::Program("cmake"), "cmake"),
 ];
+const GO: Need = Need(Probe::Program("go"), "golang-go");
 const FIO: Need = Need(Probe::Program("fio"), "fio");
 const DEBIAN: [Need; 2] = [
     Need(Probe::Program("apt-get"), "apt"),
@@ -203,6 +206,7 @@ impl Lacks {
                 Purpose::Debian => DEBIAN.iter().collect(),
                 Purpose::Packaging => PACKAGING.iter().collect(),
                 Purpose::NativeBench => vec![&PERFTEST, &UCX],
+                Purpose::Go => vec![&GO],
             };
             packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
             if let Purpose::Build(flavor) = purpose {
