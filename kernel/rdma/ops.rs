@@ -84,11 +84,11 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// The counters of each port.
     const PORT_COUNTERS: &'static [CounterDesc] = &[];
 
-    /// The driver's data for user contexts.
+    /// The driver's data for user contexts, or [`Unsupported`](super::Unsupported).
     type Ucontext: ucontext::Operations<Device = Self>;
-    /// The driver's data for protection domains.
+    /// The driver's data for protection domains, or [`Unsupported`](super::Unsupported).
     type Pd: pd::Operations<Device = Self>;
-    /// The driver's data for address handles.
+    /// The driver's data for address handles, or [`Unsupported`](super::Unsupported).
     type Ah: ah::Operations<Device = Self>;
     /// The driver's data for completion queues, or [`Unsupported`](super::Unsupported).
     type Cq: cq::Operations<Device = Self>;

@@ -3,22 +3,60 @@
 //! Objects that a driver does not have.
 
 use super::{
-    cq, dm, eopnotsupp, mr, mw, ops, qp,
+    ah, cq, dm, eopnotsupp, mr, mw, ops, pd, qp,
     qp_attr::{QpAttr, QpAttrOut, QpInitAttr},
-    srq,
-    udata::UserCall,
+    srq, ucontext,
+    udata::{Udata, UserCall},
     verbs::{AccessFlags, MrType, MwType, QpAttrMask, SrqAttrMask},
     wr::{RecvWrs, SendWrs},
     Pd,
 };
 use core::marker::PhantomData;
-use kernel::prelude::*;
+use kernel::{alloc::Flags, prelude::*};
 
 /// Stands for the data of objects that the driver `D` does not have. Calls that would make one
 /// fail with `EOPNOTSUPP`.
 pub struct Unsupported<D>(PhantomData<fn() -> D>);
 
 type New<D> = Result<Unsupported<D>>;
+
+#[vtable]
+impl<D: ops::Operations<Ucontext = Self>> ucontext::Operations for Unsupported<D> {
+    type Device = D;
+
+    fn alloc(
+        _ucontext: &ucontext::NewUcontext<'_, Self>,
+        _udata: &Udata<'_>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        Err::<New<D>, _>(eopnotsupp())
+    }
+}
+
+#[vtable]
+impl<D: ops::Operations<Pd = Self>> pd::Operations for Unsupported<D> {
+    type Device = D;
+
+    fn alloc(
+        _pd: &pd::NewPd<'_, Self>,
+        _call: Option<&UserCall<'_, D>>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        Err::<New<D>, _>(eopnotsupp())
+    }
+}
+
+#[vtable]
+impl<D: ops::Operations<Ah = Self>> ah::Operations for Unsupported<D> {
+    type Device = D;
+
+    fn create(
+        _ah: &ah::NewAh<'_, Self>,
+        _attr: &ah::AhAttr,
+        _flags: Flags,
+        _call: Option<&UserCall<'_, D>>,
+    ) -> Result<impl PinInit<Self, Error>> {
+        Err::<New<D>, _>(eopnotsupp())
+    }
+}
 
 #[vtable]
 impl<D: ops::Operations<Cq = Self>> cq::Operations for Unsupported<D> {
