@@ -22,7 +22,7 @@ struct Package {
     imports: &'static [&'static str],
 }
 
-const PACKAGES: [Package; 7] = [
+const PACKAGES: [Package; 10] = [
     Package {
         folder: "driver",
         imports: &[],
@@ -42,6 +42,18 @@ const PACKAGES: [Package; 7] = [
     Package {
         folder: "examples/visitor",
         imports: &["examples/greeter"],
+    },
+    Package {
+        folder: "examples/tiny1",
+        imports: &[],
+    },
+    Package {
+        folder: "examples/tiny2",
+        imports: &[],
+    },
+    Package {
+        folder: "examples/tiny3",
+        imports: &[],
     },
     Package {
         folder: "tests/crash",
