@@ -8,10 +8,10 @@ use std::io::Write as _;
 use ferroce_core::{ring, uapi};
 
 use super::object::Object;
-use super::{context_ops, status, Failure};
+use super::{context_ops, status, tiny, Failure};
 use crate::abi::library::Library;
 use crate::abi::{
-    match_kind, GetContextResponse, IbvContext, IbvDevice, IbvDeviceAttr, IbvValuesEx,
+    match_kind, ContextOps, GetContextResponse, IbvContext, IbvDevice, IbvDeviceAttr, IbvValuesEx,
     QueryDeviceExResponse, QueryPortRequest, VerbsContext, VerbsDevice, VerbsDeviceOps, VerbsMatch,
     VerbsMatchEnt, VerbsSysfsDev, IBV_VALUES_MASK_RAW_CLOCK,
 };
@@ -19,23 +19,7 @@ use crate::user;
 
 /// Which devices are ferroce's: in the kernel those whose driver has its number. libibverbs asks netlink
 /// for that. Those that `ferroce run` shows are in sysfs alone, where each has a parent with this modalias.
-struct MatchTable([VerbsMatchEnt; 3]);
-
-// SAFETY: The pointers in it are null, or to constants.
-unsafe impl Sync for MatchTable {}
-
-/// A row of the table.
-const fn row(kind: u8, u: VerbsMatch) -> VerbsMatchEnt {
-    VerbsMatchEnt {
-        driver_data: ptr::null_mut(),
-        u,
-        vendor: 0,
-        device: 0,
-        kind,
-    }
-}
-
-static MATCH_TABLE: MatchTable = MatchTable([
+static MATCH_TABLE: MatchTable<3> = MatchTable([
     row(
         match_kind::DRIVER_ID,
         VerbsMatch {
@@ -50,6 +34,23 @@ static MATCH_TABLE: MatchTable = MatchTable([
     ),
     row(match_kind::SENTINEL, VerbsMatch { driver_id: 0 }),
 ]);
+
+/// By what libibverbs finds the provider of a device. The last row is a sentinel.
+pub struct MatchTable<const N: usize>(pub [VerbsMatchEnt; N]);
+
+// SAFETY: The pointers in it are null, or to constants.
+unsafe impl<const N: usize> Sync for MatchTable<N> {}
+
+/// A row of the table.
+pub const fn row(kind: u8, u: VerbsMatch) -> VerbsMatchEnt {
+    VerbsMatchEnt {
+        driver_data: ptr::null_mut(),
+        u,
+        vendor: 0,
+        device: 0,
+        kind,
+    }
+}
 
 /// What libibverbs needs to know to begin with.
 pub struct DeviceOps(pub VerbsDeviceOps);
@@ -76,8 +77,13 @@ pub static REGISTER: extern "C" fn() = register;
 
 extern "C" fn register() {
     match Library::load() {
-        // SAFETY: It is a static.
-        Ok(library) => unsafe { library.specific.register_driver(&raw const DEVICE_OPS.0) },
+        // SAFETY: They are statics.
+        Ok(library) => unsafe {
+            library
+                .specific
+                .register_driver(&raw const tiny::DEVICE_OPS.0);
+            library.specific.register_driver(&raw const DEVICE_OPS.0);
+        },
         Err(error) => say(&format!("not loaded: {error}")),
     }
 }
@@ -88,11 +94,11 @@ fn say(what: &str) {
     let _ = writeln!(std::io::stderr(), "libferroce: {what}");
 }
 
-unsafe extern "C" fn alloc_device(_sysfs: *mut VerbsSysfsDev) -> *mut VerbsDevice {
+pub unsafe extern "C" fn alloc_device(_sysfs: *mut VerbsSysfsDev) -> *mut VerbsDevice {
     Object::<VerbsDevice>::make().finish(())
 }
 
-unsafe extern "C" fn uninit_device(device: *mut VerbsDevice) {
+pub unsafe extern "C" fn uninit_device(device: *mut VerbsDevice) {
     // SAFETY: By the contract of the verbs; the last reference to the device is gone.
     unsafe { Object::<VerbsDevice>::drop(device) };
 }
@@ -104,7 +110,7 @@ unsafe extern "C" fn alloc_context(
 ) -> *mut VerbsContext {
     // SAFETY: By the contract of the verbs.
     unsafe {
-        open(device, cmd_fd, |context| {
+        open(device, cmd_fd, uapi::DRIVER_ID, context_ops, |context| {
             let mut response = GetContextResponse::new();
             let (pointer, len) = (response.as_mut_ptr(), response.len());
             // SAFETY: The context is new, and the response has room for what the driver adds.
@@ -118,7 +124,7 @@ unsafe extern "C" fn alloc_context(
 unsafe extern "C" fn import_context(device: *mut IbvDevice, cmd_fd: c_int) -> *mut VerbsContext {
     // SAFETY: By the contract of the verbs.
     unsafe {
-        open(device, cmd_fd, |context| {
+        open(device, cmd_fd, uapi::DRIVER_ID, context_ops, |context| {
             // The rings' version is what it was when the file was opened: by a provider, which has
             // checked it.
             let library = Library::get();
@@ -131,13 +137,15 @@ unsafe extern "C" fn import_context(device: *mut IbvDevice, cmd_fd: c_int) -> *m
     }
 }
 
-/// Makes a context and has the kernel fill it in.
+/// Makes a context with the verbs `ops` and has the kernel fill it in.
 ///
 /// # Safety
-/// The device is one of libibverbs', and the file is open.
-unsafe fn open(
+/// The device is one of libibverbs', of the driver with this number, and the file is open.
+pub unsafe fn open(
     device: *mut IbvDevice,
     cmd_fd: c_int,
+    driver_id: u32,
+    ops: fn(&Library) -> ContextOps,
     fill_in: impl FnOnce(*mut VerbsContext) -> Result<(), Failure>,
 ) -> *mut VerbsContext {
     let library = Library::get();
@@ -149,7 +157,7 @@ unsafe fn open(
             cmd_fd,
             size_of::<VerbsContext>(),
             ptr::null_mut(),
-            uapi::DRIVER_ID,
+            driver_id,
         )
     }
     .cast::<VerbsContext>();
@@ -162,7 +170,7 @@ unsafe fn open(
         status(Err(failure));
         return ptr::null_mut();
     }
-    let ops = context_ops(library);
+    let ops = ops(library);
     // SAFETY: The context is new.
     unsafe { library.specific.set_ops(context, &ops) };
     context

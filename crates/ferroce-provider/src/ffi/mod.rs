@@ -29,6 +29,7 @@ mod qp;
 mod qp_ex;
 mod send;
 mod srq;
+mod tiny;
 
 #[cfg(test)]
 pub mod tests;

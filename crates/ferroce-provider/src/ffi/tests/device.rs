@@ -9,6 +9,7 @@ use ferroce_core::{ring, uapi};
 use super::fake::{self, errno, Opening, OPENING, REGISTERED};
 use crate::abi::*;
 use crate::ffi::device::{free_context, query_device_ex, DEVICE_OPS, REGISTER};
+use crate::ffi::tiny;
 
 fn open() -> Result<*mut VerbsContext, i32> {
     fake::put_library();
@@ -68,6 +69,16 @@ fn devices_are_found_by_their_drivers_number_or_their_modalias() {
         assert!((*device).device.obsolete.iter().all(|op| op.is_null()));
         ops.uninit_device.unwrap()(device);
     }
+}
+
+#[test]
+fn the_example_drivers_devices_have_a_provider_of_their_own() {
+    let ops = &tiny::DEVICE_OPS.0;
+    // SAFETY: It is a constant, of two rows, of which the first is of a number.
+    let table = unsafe { std::slice::from_raw_parts(ops.match_table, 2) };
+    assert_eq!([table[0].kind, table[1].kind], [3, 0]);
+    // SAFETY: The row's kind says that it is the number.
+    assert_eq!(unsafe { table[0].u.driver_id }, tiny::DRIVER_ID.into());
 }
 
 #[test]
