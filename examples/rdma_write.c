@@ -117,6 +117,7 @@ int main(int argc, char **argv)
 	connect_qp(one, other->qp_num, gid, gid_index);
 	connect_qp(other, one->qp_num, gid, gid_index);
 
+/* ANCHOR: post */
 	struct ibv_sge sge = { .addr = (uintptr_t)from, .length = sizeof(from), .lkey = source->lkey };
 	struct ibv_send_wr *bad, write = {
 		.wr_id = 1,
@@ -134,6 +135,7 @@ int main(int argc, char **argv)
 	do
 		count = ibv_poll_cq(cq, 1, &wc);
 	while (!count);
+/* ANCHOR_END: post */
 	if (count < 0 || wc.status != IBV_WC_SUCCESS) {
 		fprintf(stderr, "the write failed: %s\n", count < 0 ? "no completion" : ibv_wc_status_str(wc.status));
 		return 1;

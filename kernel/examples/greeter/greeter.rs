@@ -29,6 +29,7 @@ module! {
     license: "GPL",
 }
 
+// ANCHOR: export
 /// The same lines as `___EXPORT_SYMBOL` in C: licence, namespace (none), address.
 macro_rules! export_symbol_gpl {
     ($name:literal) => {
@@ -43,6 +44,7 @@ macro_rules! export_symbol_gpl {
         );
     };
 }
+// ANCHOR_END: export
 
 static GREETED: Atomic<u64> = Atomic::new(0);
 
@@ -56,6 +58,7 @@ static GREETED: Atomic<u64> = Atomic::new(0);
 /// # Safety
 ///
 /// `whom` must point to a NUL-terminated string that stays valid and unchanged during the call.
+// ANCHOR: greet
 #[no_mangle]
 pub unsafe extern "C" fn greeter_greet(whom: *const c_char) -> u64 {
     // SAFETY: The caller promises just that.
@@ -65,6 +68,7 @@ pub unsafe extern "C" fn greeter_greet(whom: *const c_char) -> u64 {
     GREETED.fetch_add(1, Relaxed) + 1
 }
 export_symbol_gpl!("greeter_greet");
+// ANCHOR_END: greet
 
 struct Greeter;
 

@@ -14,6 +14,7 @@ use kernel::prelude::*;
 mod string_param;
 use string_param::string_param;
 
+// ANCHOR: module
 module! {
     type: Hello,
     name: "hello",
@@ -29,7 +30,9 @@ string_param! {
     name: "name",
     description: "Whom to greet, 1 to 31 bytes (default: world)",
 }
+// ANCHOR_END: module
 
+// ANCHOR: init
 /// Exists as long as the module is loaded: `init` makes it, and unloading drops it. A real driver
 /// keeps its resources in here, so that one that fails half-way has nothing to undo by hand.
 struct Hello;
@@ -55,3 +58,4 @@ impl Drop for Hello {
         pr_info!("goodbye, {}\n", NAME.value());
     }
 }
+// ANCHOR_END: init

@@ -96,6 +96,7 @@ macro_rules! string_param {
         const _: () = {
             static TARGET: $crate::string_param::Target = $value.target();
 
+            // ANCHOR: param
             // The kernel takes this section for an array of `struct kernel_param`, so nothing but
             // that type may go in. `used(compiler)` because no Rust code refers to these statics.
             #[link_section = "__param"]
@@ -114,6 +115,7 @@ macro_rules! string_param {
                         arg: (&raw const TARGET).cast_mut().cast(),
                     },
                 });
+            // ANCHOR_END: param
 
             const PARM: &str = concat!("parm=", $name, ":", $description, "\0");
             #[link_section = ".modinfo"]

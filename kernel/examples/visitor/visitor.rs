@@ -27,6 +27,7 @@ module! {
     license: "GPL",
 }
 
+// ANCHOR: visit
 extern "C" {
     /// `whom` must point to a NUL-terminated string that stays valid and unchanged during the
     /// call.
@@ -44,3 +45,4 @@ impl kernel::Module for Visitor {
         Ok(Visitor)
     }
 }
+// ANCHOR_END: visit

@@ -324,6 +324,7 @@ impl<Q: Queue> Executor<Q> {
     /// meantime, the next post rings the doorbell.
     ///
     /// After an error the announcement stands, so that the next doorbell leads back here.
+    // ANCHOR: sleep
     pub fn sleep(&mut self) -> Result<Idle, RingError> {
         self.is_asleep = true;
         self.shared_doorbell()
@@ -337,6 +338,7 @@ impl<Q: Queue> Executor<Q> {
         self.stay_awake();
         Ok(Idle::Work)
     }
+    // ANCHOR_END: sleep
 
     /// Takes the announcement back (on a doorbell): posters need not ring until the next
     /// [`sleep`](Self::sleep).

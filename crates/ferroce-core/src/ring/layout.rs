@@ -35,6 +35,7 @@ pub const MAX_RECV_STRIDE: usize = RECV_HEADER_LEN + MAX_RECV_SGE as usize * SGE
 /// [`WqHeader::doorbell`]: the executor has stopped looking, so the poster has to ring.
 pub(super) const NEED_DOORBELL: u32 = 1 << 0;
 
+// ANCHOR: work-queue
 /// The header of a work queue. One cache line for each writer of a hot index.
 #[repr(C, align(64))]
 pub(super) struct WqHeader {
@@ -48,6 +49,7 @@ pub(super) struct WqHeader {
     pub(super) doorbell: AtomicU32,
     _reserved2: [u32; 31],
 }
+// ANCHOR_END: work-queue
 
 /// The header of a completion queue.
 #[repr(C, align(64))]

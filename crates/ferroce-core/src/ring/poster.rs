@@ -154,6 +154,7 @@ impl<Q: Queue> Poster<Q> {
         true
     }
 
+    // ANCHOR: publish
     /// Publishes what is staged, and says whether to ring the doorbell.
     pub fn publish(&mut self) -> Doorbell {
         if self.published == self.staged {
@@ -174,6 +175,7 @@ impl<Q: Queue> Poster<Q> {
             Doorbell::Skip
         }
     }
+    // ANCHOR_END: publish
 
     fn store_producer(&mut self) {
         self.published = self.staged;

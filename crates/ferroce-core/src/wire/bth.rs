@@ -27,6 +27,7 @@ const FECN: u8 = 0x80;
 const BECN: u8 = 0x40;
 const ACK_REQ: u8 = 0x80;
 
+// ANCHOR: bth
 /// The base transport header, with which every packet begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bth {
@@ -51,6 +52,7 @@ pub struct Bth {
     /// The packet's sequence number.
     pub psn: Psn,
 }
+// ANCHOR_END: bth
 
 impl Bth {
     /// Bytes of it.
