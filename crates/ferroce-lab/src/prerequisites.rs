@@ -93,7 +93,7 @@ const VERBS: [Need; 7] = [
     // Keys to sign modules with, for the tests.
     Need(Probe::Program("openssl"), "openssl"),
 ];
-const PROGRAMS: [Need; 7] = [
+const PROGRAMS: [Need; 8] = [
     Need(Probe::Program("mpirun"), "openmpi-bin"),
     Need(Probe::Program("mpicc"), "libopenmpi-dev"),
     UCX,
@@ -102,6 +102,8 @@ const PROGRAMS: [Need; 7] = [
     Need(Probe::Program("nc.traditional"), "netcat-traditional"),
     // To build Rust crates that bring C code of rdma-core.
     Need(Probe::Program("cmake"), "cmake"),
+    // For the packets that the book shows.
+    Need(Probe::Program("tshark"), "tshark"),
 ];
 const GO: Need = Need(Probe::Program("go"), "golang-go");
 const FIO: Need = Need(Probe::Program("fio"), "fio");

@@ -16,6 +16,7 @@
 //! ```
 
 mod bench;
+mod book;
 mod bounded;
 mod broken;
 mod build;
@@ -118,6 +119,8 @@ fn trials() -> Vec<Trial> {
         (UML, programs::TESTS),
         (UML, programs::long_tests()),
         (UML, trace::TESTS),
+        (UML, book::TESTS),
+        (UML, book::SESSIONS),
         (DEBUG, build::DEBUG_TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),
@@ -126,6 +129,7 @@ fn trials() -> Vec<Trial> {
         (DEBUG, bounded::DEBUG_TESTS),
         (DEBUG, hostile::DEBUG_TESTS),
         (DEBUG, wire::DEBUG_TESTS),
+        (DEBUG, book::DEBUG_SESSIONS),
         (QEMU, run::QEMU_TESTS),
         (QEMU, modules::QEMU_TESTS),
         (QEMU, verbs::QEMU_TESTS),
@@ -142,6 +146,7 @@ fn trials() -> Vec<Trial> {
         (DEBIAN_DEVICE, wire::TESTS),
         (DEBIAN, hosts::DEBIAN_TESTS),
         (DEBIAN, kernel_users::long_tests()),
+        (QEMU_DEBUG, book::QEMU_DEBUG_SESSIONS),
         (QEMU_DEBUG, modules::QEMU_DEBUG_TESTS),
         (QEMU_DEBUG, device::DEBUG_TESTS),
         (QEMU_DEBUG, cm::DEBUG_TESTS),
