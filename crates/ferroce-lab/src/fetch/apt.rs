@@ -41,6 +41,16 @@ impl Mirror {
         })
     }
 
+    /// Its address.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The file of its keys.
+    pub fn keyring(&self) -> &str {
+        &self.keyring
+    }
+
     fn configured() -> Option<Self> {
         let format = "$(REPO_URI)|$(COMPONENT)|$(ORIGIN)|$(SIGNED_BY)";
         let output = Command::new("apt-get")

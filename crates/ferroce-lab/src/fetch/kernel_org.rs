@@ -2,15 +2,13 @@
 //! The tarball from kernel.org, checked against its published SHA-256.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 
-use super::{rank, unpack, Series, Source, SERIES};
-use crate::cache::hex;
+use super::{http, rank, unpack, Series, Source, SERIES};
 use crate::error::{Error, Result};
-use crate::progress::{self, Task, Unit};
+use crate::progress;
 
 /// Where kernel.org has its releases; a mirror of the same layout will do.
 const MIRROR: &str = "https://cdn.kernel.org/pub/linux/kernel";
@@ -27,9 +25,7 @@ pub fn fetch(dir: &Path, series: Series, tried: &mut Vec<String>) -> Result<Opti
     let folder = format!("{mirror}/v{major}.x");
     progress::note("Looking", &format!("for a kernel source at {folder}"));
 
-    let sums = ureq::get(format!("{folder}/sha256sums.asc"))
-        .call()
-        .and_then(|mut r| r.body_mut().read_to_string());
+    let sums = http::text(&format!("{folder}/sha256sums.asc"));
     let sums = match sums {
         Ok(sums) => sums,
         Err(e) => {
@@ -46,25 +42,13 @@ pub fn fetch(dir: &Path, series: Series, tried: &mut Vec<String>) -> Result<Opti
     };
 
     let file = format!("linux-{version}.tar.xz");
-    let mut response = match ureq::get(format!("{folder}/{file}")).call() {
-        Ok(response) => response,
+    let path = dir.join(&file);
+    let found = match http::file::<Sha256>(&format!("{folder}/{file}"), &path)? {
+        Ok(found) => found,
         Err(e) => {
             tried.push(format!("{folder}/{file}: {e}"));
             return Ok(None);
         }
-    };
-    let size = response.body().content_length().unwrap_or(0);
-    let path = dir.join(&file);
-    let found = {
-        let mut task = Task::start(
-            "Fetching",
-            &format!("{file} ({})", progress::bytes(size)),
-            Unit::Bytes,
-            size,
-        );
-        let mut out = File::create(&path).map_err(Error::file("create", &path))?;
-        save(response.body_mut().as_reader(), &mut out, &mut task)
-            .map_err(Error::file("fetch", &path))?
     };
     if found != expected {
         return Err(Error::Digest {
@@ -78,6 +62,7 @@ pub fn fetch(dir: &Path, series: Series, tried: &mut Vec<String>) -> Result<Opti
     let tree = dir.join("tree");
     std::fs::create_dir_all(&tree).map_err(Error::file("create", &tree))?;
     let archive = File::open(&path).map_err(Error::file("read", &path))?;
+    let size = archive.metadata().map_or(0, |meta| meta.len());
     unpack(archive, size, &tree, &format!("Linux {version}"))?;
     Ok(Some(Source {
         version,
@@ -96,21 +81,6 @@ fn newest(sums: &str, series: Series) -> Option<(String, String)> {
         })
         .max()
         .map(|(_, version, sum)| (version, sum))
-}
-
-/// Copies, and returns the SHA-256 of what was copied.
-fn save(mut from: impl Read, to: &mut File, task: &mut Task) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buf = vec![0; 1 << 16];
-    loop {
-        let n = from.read(&mut buf)?;
-        if n == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buf[..n]);
-        to.write_all(&buf[..n])?;
-        task.set(task.done() + n as u64);
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 pub mod apt;
 pub(crate) mod debian;
+pub(crate) mod http;
 mod kernel_org;
 mod packages;
 
