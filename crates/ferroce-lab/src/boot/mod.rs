@@ -3,7 +3,7 @@
 
 mod initramfs;
 mod kvm;
-mod qemu;
+pub(crate) mod qemu;
 mod uml;
 
 use std::io;
@@ -80,7 +80,7 @@ impl Machine<'_> {
             Backend::Qemu => {
                 let accelerator = match self.counts_instructions {
                     true => Accelerator::Counting,
-                    false => Accelerator::choose(cache, self.image)?,
+                    false => Accelerator::choose(cache, Some(&self.image.file))?,
                 };
                 qemu::start(self, accelerator)
             }

@@ -125,6 +125,13 @@ fn join(command: &mut Command, network: &Network) {
 
 /// A machine with a serial line to standard output and nothing else.
 pub fn base(accelerator: Accelerator) -> Command {
+    let mut command = bare(&accelerator);
+    command.args(["-no-reboot", "-serial", "stdio"]);
+    command
+}
+
+/// A machine with nothing but processors.
+pub fn bare(accelerator: &Accelerator) -> Command {
     let mut command = Command::new(PROGRAM);
     command
         .args(match accelerator {
@@ -136,15 +143,7 @@ pub fn base(accelerator: Accelerator) -> Command {
             Accelerator::Kvm | Accelerator::Tcg { .. } => &[][..],
             Accelerator::Counting => &["-icount", "shift=0,sleep=off"],
         })
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-serial",
-            "stdio",
-        ]);
+        .args(["-nodefaults", "-no-user-config", "-display", "none"]);
     command
 }
 
@@ -191,12 +190,12 @@ fn tsc_khz() -> Option<u64> {
 }
 
 /// A 9p share of one of the host's folders.
-fn share(tag: &str, folder: &Path, options: &str) -> String {
+pub fn share(tag: &str, folder: &Path, options: &str) -> String {
     let folder = escaped(folder);
     format!("local,path={folder},mount_tag={tag},security_model=none,multidevs=remap{options}")
 }
 
 /// QEMU's options end at a comma unless there are two.
-fn escaped(path: &Path) -> String {
+pub fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }

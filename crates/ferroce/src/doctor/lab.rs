@@ -214,7 +214,7 @@ impl Lab {
                 "not tried: no kernel for QEMU with the modules is built yet",
             );
         };
-        match Accelerator::choose(&self.cache, &image) {
+        match Accelerator::choose(&self.cache, Some(&image.file)) {
             Ok(Accelerator::Kvm) => Finding::new(name, State::Works, "a test guest runs"),
             Ok(Accelerator::Tcg { why }) => Finding::new(name, State::None, why)
                 .remedy("QEMU translates instead (TCG), which is about ten times as slow"),
