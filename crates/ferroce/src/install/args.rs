@@ -27,7 +27,7 @@ pub struct Installation {
 }
 
 /// Whether and how the driver is installed.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Driver {
     /// Build and install the driver too, for the kernel that runs
     #[arg(long)]

@@ -68,7 +68,7 @@ impl Plan {
         let is_elsewhere = place.destdir.is_some() || driver.output.is_some();
         let is_package = is_elsewhere && !system.has_kernel();
         let found = match is_package && is_debians(&system.release) {
-            true => Vec::new(),
+            true => system.is_too_old().into_iter().collect(),
             false => system.obstacles(signing),
         };
         refuse(&system.release, &found)?;

@@ -72,6 +72,20 @@ pub fn install(args: &Installation) -> Result<i32> {
     Ok(0)
 }
 
+/// Builds the driver for a kernel of Debian's, and puts it below a folder that stands for the root of a system
+/// that has this kernel, with what goes with it.
+pub fn driver_files(release: &str, root: &Path) -> Result<()> {
+    let driver = args::Driver {
+        kernel: Some(release.to_owned()),
+        ..Default::default()
+    };
+    let place = Place {
+        destdir: Some(root.to_owned()),
+        libibverbs: None,
+    };
+    Plan::new(&driver, &place)?.install(|_| {})
+}
+
 /// Without the driver the plug-in is of no use. Says whether the kernel that runs can have it.
 fn tell_of_driver() {
     let found = System::new(Path::new("/"), None).obstacles(Signing::None);

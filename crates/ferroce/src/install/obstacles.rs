@@ -124,19 +124,24 @@ impl System {
         places.find_map(|path| fs::read_to_string(path).ok())
     }
 
-    /// All that is in the way of the driver on this kernel.
-    pub fn obstacles(&self, signing: Signing) -> Vec<Obstacle> {
-        let mut found = Vec::new();
+    /// That the kernel is older than the driver is for, if it is.
+    pub fn is_too_old(&self) -> Option<Obstacle> {
         let release = &self.release;
-        if is_older(release) {
-            found.push(Obstacle::new(
+        is_older(release).then(|| {
+            Obstacle::new(
                 format!(
                     "Linux {release} is too old: the driver is for Linux {} and later",
                     oldest()
                 ),
                 ANOTHER_KERNEL,
-            ));
-        }
+            )
+        })
+    }
+
+    /// All that is in the way of the driver on this kernel.
+    pub fn obstacles(&self, signing: Signing) -> Vec<Obstacle> {
+        let mut found: Vec<Obstacle> = self.is_too_old().into_iter().collect();
+        let release = &self.release;
         if !self.modules().is_dir() {
             let installed = self.installed();
             let installed = match &installed[..] {
