@@ -65,7 +65,7 @@ pub enum Error {
     },
     /// A download is not what its publisher says it is.
     #[error(
-        "{file} from {origin} is damaged: its SHA-256 is {found}, published is {expected}. It was deleted; try again, or another mirror"
+        "{file} from {origin} is damaged: its checksum is {found}, published is {expected}. It was deleted; try again, or another mirror"
     )]
     Digest {
         /// The file's name.

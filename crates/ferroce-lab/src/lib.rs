@@ -4,7 +4,8 @@
 //! [`kernel`] fetches, configures and builds a kernel, and [`modules`] the
 //! project's modules; both are cached. [`distribution`] gets a kernel that is
 //! built. A [`session`] boots an [`image`] of either and runs a command in the
-//! guest, whose first process is this same program ([`guest::enter`]).
+//! guest, whose first process is this same program ([`guest::enter`]). A [`vm`] is
+//! another thing: a machine with a disk of its own, which stays.
 
 pub mod backend;
 mod boot;
@@ -27,6 +28,8 @@ pub mod provider;
 mod reports;
 pub mod session;
 mod terminal;
+pub mod vm;
 
 pub use boot::Accelerator;
 pub use error::{Error, Result};
+pub use fetch::apt::Mirror;

@@ -34,6 +34,10 @@ pub enum Purpose {
     Programs,
     /// To try the kernel's own users of RDMA.
     KernelUsers,
+    /// To have virtual machines with disks.
+    VirtualMachine,
+    /// To make an image with Debian for one, as their tests do.
+    DebianImage,
     /// To fetch kernels and compilers of Debian's.
     Debian,
     /// To make Debian packages of ferroce, and to check them.
@@ -111,6 +115,12 @@ const DEBIAN: [Need; 2] = [
     Need(Probe::Program("apt-get"), "apt"),
     Need(Probe::File(KEYRING), "debian-archive-keyring"),
 ];
+const DEBIAN_IMAGE: [Need; 4] = [
+    Need(Probe::Program("mmdebstrap"), "mmdebstrap"),
+    Need(Probe::Program("newuidmap"), "uidmap"),
+    Need(Probe::Program("fakeroot"), "fakeroot"),
+    Need(Probe::Program("mke2fs"), "e2fsprogs"),
+];
 const PACKAGING: [Need; 4] = [
     Need(Probe::Program("dpkg-buildpackage"), "dpkg-dev"),
     Need(Probe::Program("dh"), "debhelper"),
@@ -121,6 +131,12 @@ const RUN_QEMU: [Need; 1] = [Need(
     Probe::Program("qemu-system-x86_64"),
     "qemu-system-x86",
 )];
+
+const VIRTUAL_MACHINE: [Need; 3] = [
+    Need(Probe::Program("qemu-img"), "qemu-utils"),
+    Need(Probe::Program("ssh"), "openssh-client"),
+    Need(Probe::Program("ssh-keygen"), "openssh-client"),
+];
 
 impl Need {
     fn met(&self) -> bool {
@@ -205,6 +221,8 @@ impl Lacks {
                 Purpose::Verbs => VERBS.iter().collect(),
                 Purpose::Programs => PROGRAMS.iter().collect(),
                 Purpose::KernelUsers => vec![&FIO],
+                Purpose::VirtualMachine => RUN_QEMU.iter().chain(&VIRTUAL_MACHINE).collect(),
+                Purpose::DebianImage => DEBIAN.iter().chain(&DEBIAN_IMAGE).collect(),
                 Purpose::Debian => DEBIAN.iter().collect(),
                 Purpose::Packaging => PACKAGING.iter().collect(),
                 Purpose::NativeBench => vec![&PERFTEST, &UCX],

@@ -8,10 +8,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Says one thing, with its verb in front as cargo does.
 pub fn note(verb: &str, text: &str) {
-    eprintln!(
-        "{} {text}",
-        style(format!("{verb:>12}")).green().bold().for_stderr()
-    );
+    eprintln!("{}", noted(verb, text));
+}
+
+/// The same as a line.
+pub fn noted(verb: &str, text: &str) -> String {
+    let verb = style(format!("{verb:>12}")).green().bold().for_stderr();
+    format!("{verb} {text}")
 }
 
 /// What a task counts.
@@ -23,6 +26,8 @@ pub enum Unit {
     Steps,
     /// Runs of programs that are measured.
     Runs,
+    /// Seconds of waiting, of which the total is the most that there can be.
+    Seconds,
 }
 
 /// How long the log of a build is left without a line.
@@ -58,6 +63,7 @@ impl Task {
             Unit::Steps => {
                 "{spinner:>12} [{bar:25}] {pos} of about {len}, {elapsed} {wide_msg:.dim}"
             }
+            Unit::Seconds => "{spinner:>12} {elapsed} {wide_msg:.dim}",
             Unit::Runs => "{spinner:>12} [{bar:25}] {pos} of {len}, {elapsed} {wide_msg:.dim}",
         };
         let look = ProgressStyle::with_template(template).expect("a constant template");
@@ -88,6 +94,7 @@ impl Task {
                 Unit::Bytes => (bytes(done), bytes(self.total)),
                 Unit::Steps => (done.to_string(), format!("about {}", self.total)),
                 Unit::Runs => (done.to_string(), self.total.to_string()),
+                Unit::Seconds => (format!("{done} s"), format!("{} s at most", self.total)),
             };
             note(self.verb, &format!("{done} of {total}"));
         }

@@ -76,6 +76,18 @@ pub enum Command {
     /// Build, boot and use guest kernels
     #[command(subcommand)]
     Lab(crate::lab::args::Lab),
+    /// Virtual machines with a disk, on which the driver is used as anywhere
+    ///
+    /// For lessons, and for trying what a guest of `ferroce lab` cannot have: a
+    /// distribution that boots by itself, its own kernel, what is installed in it,
+    /// and all that stays. QEMU runs them, by KVM if a test guest proves that it
+    /// works, else TCG; no root is needed.
+    ///
+    ///   ferroce vm create lesson --share . --install
+    ///   ferroce vm ssh lesson
+    ///   ferroce vm stop lesson
+    #[command(subcommand, verbatim_doc_comment)]
+    Vm(crate::vm::args::Vm),
     /// Measure ferroce against rdma_rxe in a guest, or against UCX without one
     ///
     /// Runs the programs of perftest and rdma-core on one kind of device and on

@@ -14,6 +14,7 @@ mod root;
 mod run;
 mod top;
 mod trace;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Uninstall(args) => install::uninstall(&args),
         Command::Module(command) => module::run(command),
         Command::Run(args) => run::run(&args),
+        Command::Vm(command) => vm::run(command),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::pages(&folder),

@@ -339,16 +339,20 @@ impl ModuleArg {
 /// The least memory that the kernel, its modules and a command fit in.
 const LEAST_MEMORY: u64 = 128 << 20;
 
-fn memory(text: &str) -> Result<u64, String> {
-    let example = "give one such as 512M or 4G";
-    let size = parse_size::Config::new().with_binary().parse_size(text);
-    let size = size.map_err(|_| format!("that is no size: {example}"))?;
-    match size {
-        LEAST_MEMORY.. => Ok(size),
-        _ => Err(format!(
-            "{size} bytes are too little for a guest, which needs 128M: {example}"
+pub fn memory(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        size @ LEAST_MEMORY.. => Ok(size),
+        size => Err(format!(
+            "{size} bytes are too little for a guest, which needs 128M: {EXAMPLE}"
         )),
     }
+}
+
+const EXAMPLE: &str = "give one such as 512M or 4G";
+
+pub fn size(text: &str) -> Result<u64, String> {
+    let size = parse_size::Config::new().with_binary().parse_size(text);
+    size.map_err(|_| format!("that is no size: {EXAMPLE}"))
 }
 
 #[cfg(test)]
