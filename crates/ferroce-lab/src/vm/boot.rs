@@ -16,6 +16,10 @@ use crate::progress::{self, note, Task, Unit};
 /// How long it is looked for a sign of life.
 const BETWEEN: Duration = Duration::from_millis(300);
 
+/// Whether cloud-init's result, JSON of several lines, has a list of errors with something in it.
+const HAS_ERRORS: &str =
+    r#"tr -d '\n' < /run/cloud-init/result.json 2> /dev/null | grep -q '"errors": \[ *"'"#;
+
 /// How far a machine has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
@@ -25,7 +29,7 @@ enum Stage {
     Kernel,
     /// cloud-init has found the seed.
     CloudInit,
-    /// sshd greets.
+    /// sshd greets, while cloud-init goes on.
     Greeting,
 }
 
@@ -35,7 +39,7 @@ impl Stage {
             Stage::Firmware => "the firmware",
             Stage::Kernel => "the kernel",
             Stage::CloudInit => "cloud-init, which sets it up",
-            Stage::Greeting => "sshd, which answers",
+            Stage::Greeting => "sshd, which answers, and the rest of cloud-init",
         }
     }
 }
@@ -43,7 +47,7 @@ impl Stage {
 /// How long things take at most.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Until one can log in.
+    /// Until one can log in, thrice that if packages are to be installed before.
     login: Duration,
     /// From the console's prompt, or from sshd's greeting, until cloud-init is heard of.
     cloud_init: Duration,
@@ -67,6 +71,9 @@ impl Vm {
     /// Waits until one can log in, for `limit` at most if that is given.
     pub fn wait(&self, started: &Started, limit: Option<Duration>) -> Result<()> {
         let mut limits = Limits::of(&started.accelerator);
+        if !self.settings.packages.is_empty() {
+            limits.login *= 3;
+        }
         limits.login = limit.unwrap_or(limits.login);
         let begun = Instant::now();
         let mut prompt_since = None;
@@ -85,15 +92,8 @@ impl Vm {
                     task.line(&progress::noted("Booting", stage.text()));
                 }
                 task.at(begun.elapsed().as_secs(), &self.console_tail(1));
-                if stage == Stage::Greeting {
-                    match self.try_login() {
-                        Ok(Ok(())) => break,
-                        Ok(Err(_)) => {}
-                        Err(source) => {
-                            let program = "ssh".to_owned();
-                            return Err(Error::Start { program, source });
-                        }
-                    }
+                if stage == Stage::Greeting && self.is_set_up()? {
+                    break;
                 }
                 self.check_boots()?;
                 if prompt_since.is_none() && self.has_prompt(stage) {
@@ -116,19 +116,22 @@ impl Vm {
         Ok(())
     }
 
-    /// Waits until what is to be installed is, and says what is not as it was asked for.
+    /// Whether one can log in, and cloud-init has done all that it does when the machine boots: it may have
+    /// sshd begin anew. Where it is switched off, after the first boot, there is nothing to wait for.
+    fn is_set_up(&self) -> Result<bool> {
+        self.succeeds(match self.has_cloud_init() {
+            true => "test -e /run/cloud-init/result.json",
+            false => "true",
+        })
+    }
+
+    /// Says what is not as it was asked for.
     pub fn check(&self) -> Result<()> {
-        if !self.settings.packages.is_empty() {
-            let what = self.settings.packages.join(", ");
-            note("Waiting", &format!("until cloud-init has installed {what}"));
-            // 2: done, with complaints of no consequence.
-            let status = self.run("cloud-init status --wait > /dev/null")?;
-            if ![0, 2].contains(&status) {
-                note(
-                    "Warning",
-                    "cloud-init has failed in part: /var/log/cloud-init-output.log there says why",
-                );
-            }
+        if self.run(HAS_ERRORS)? == 0 {
+            note(
+                "Warning",
+                "cloud-init has failed in part: /var/log/cloud-init-output.log there says why",
+            );
         }
         let Some(share) = &self.settings.share else {
             return Ok(());

@@ -51,16 +51,10 @@ impl Vm {
         });
         let mut out = io::stdout().lock();
         let mut buffer = [0; 4096];
-        loop {
-            // To end is all that can be done where the stream fails.
-            let Ok(count @ 1..) = stream.read(&mut buffer) else {
-                break;
-            };
-            if out
-                .write_all(&buffer[..count])
-                .and_then(|()| out.flush())
-                .is_err()
-            {
+        // To end is all that can be done where the stream fails.
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            let written = out.write_all(&buffer[..count]);
+            if written.and_then(|()| out.flush()).is_err() {
                 break;
             }
         }

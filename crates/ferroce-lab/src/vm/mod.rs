@@ -18,6 +18,7 @@ mod stop;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -196,6 +197,8 @@ impl Vms {
         // Its name has a dot, which no machine's has.
         let staging = tempfile::Builder::new()
             .prefix(".creating-")
+            // The keys, the disk and the console are for nobody else.
+            .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(&self.root)
             .map_err(Error::file("create a folder in", &self.root))?;
         let dir = staging.path();
@@ -281,7 +284,6 @@ impl Vm {
 
     /// What its disk takes on this machine's, in bytes.
     pub fn disk_used(&self) -> u64 {
-        use std::os::unix::fs::MetadataExt;
         // stat(2): blocks are of 512 bytes.
         fs::metadata(self.path(disk::FILE)).map_or(0, |meta| meta.blocks() * 512)
     }

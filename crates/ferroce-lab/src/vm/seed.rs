@@ -74,7 +74,7 @@ impl Seed {
             "bootcmd": [["sh", "-c", format!("echo '{SEEN}' > /dev/ttyS1")]],
         });
         if settings.share.is_some() {
-            let options = "trans=virtio,version=9p2000.L,msize=524288,nofail";
+            let options = "trans=virtio,version=9p2000.L,msize=512000,nofail";
             user_data["mounts"] = json!([[SHARE_TAG, SHARE, "9p", options, "0", "0"]]);
         }
         if !settings.packages.is_empty() {
@@ -121,7 +121,7 @@ impl Seed {
         ];
         for (name, head, contents) in files {
             let mut file = volume.root_dir().create_file(name)?;
-            write!(file, "{head}{contents:#}\n")?;
+            writeln!(file, "{head}{contents:#}")?;
             file.flush()?;
         }
         volume.unmount()

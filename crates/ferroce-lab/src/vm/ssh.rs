@@ -18,7 +18,7 @@ const KNOWN_HOSTS: &str = "known_hosts";
 const CONFIG: &str = "ssh_config";
 
 /// The exit status of ssh where it is ssh that failed (ssh(1)).
-pub const FAILED: i32 = 255;
+const FAILED: i32 = 255;
 
 /// A machine's keys, as texts.
 #[derive(Debug)]
@@ -130,17 +130,15 @@ impl Vm {
         })
     }
 
-    /// Whether one can log in, and if not, why.
-    pub(super) fn try_login(&self) -> io::Result<std::result::Result<(), String>> {
+    /// Whether one can log in, and a command succeeds there.
+    pub(super) fn succeeds(&self, command: &str) -> Result<bool> {
         let output = self
             .ssh(&["-o", "BatchMode=yes", "-o", "ConnectTimeout=60"])
-            .arg("true")
+            .arg(command)
             .stdin(Stdio::null())
-            .output()?;
-        Ok(match output.status.success() {
-            true => Ok(()),
-            false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-        })
+            .output()
+            .map_err(cannot_start)?;
+        Ok(output.status.success())
     }
 
     /// Has its shell run a command, with our streams but for standard input, and returns the exit status.
@@ -154,7 +152,13 @@ impl Vm {
             .stdout(io::stderr())
             .status()
             .map_err(cannot_start)?;
-        Ok(status.code().unwrap_or(FAILED))
+        match status.code() {
+            Some(status) if status != FAILED => Ok(status),
+            _ => Err(Error::Usage(format!(
+                "the way by ssh into {0} broke down: see above, and ferroce vm console {0}",
+                self.name
+            ))),
+        }
     }
 
     /// What a command prints, which is `what` for people.

@@ -13,6 +13,7 @@ mod image;
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -155,6 +156,8 @@ fn a_machine_is_made_listed_and_deleted_and_its_image_is_left_alone() {
 
     // What is in it: the disk is small yet, the keys are for nobody else.
     let folder = user.vm("one");
+    let mode = fs::metadata(&folder).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
     assert!(fs::metadata(folder.join("disk.qcow2")).unwrap().len() < 1 << 20);
     for file in ["seed.img", "key", "key.pub", "known_hosts"] {
         assert!(folder.join(file).exists(), "{file}");
