@@ -77,7 +77,7 @@ impl Vm {
         limits.login = limit.unwrap_or(limits.login);
         let begun = Instant::now();
         let mut prompt_since = None;
-        let mut stage = Stage::Firmware;
+        let mut stage = self.stage();
         {
             let mut task = Task::start(
                 "Booting",

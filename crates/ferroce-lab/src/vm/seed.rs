@@ -63,6 +63,8 @@ impl Seed {
         }
         let mut user_data = json!({
             "hostname": name,
+            // So that sudo finds the name without a name server.
+            "manage_etc_hosts": "localhost",
             "users": [user],
             "ssh_pwauth": false,
             // So that the host's key is known, and no other is made, which takes long where each
@@ -71,6 +73,8 @@ impl Seed {
                 "ed25519_private": keys.host_private,
                 "ed25519_public": keys.host_public,
             },
+            // Where each instruction is emulated, the line may come too late for systemd.
+            "runcmd": [["systemctl", "start", "--no-block", "serial-getty@ttyS0.service"]],
             "bootcmd": [["sh", "-c", format!("echo '{SEEN}' > /dev/ttyS1")]],
         });
         if settings.share.is_some() {

@@ -368,6 +368,7 @@ fn clean(args: &Clean) -> Result<i32> {
         "tools",
         "locks",
         "kvm",
+        "vm-image",
     ];
     let names = if args.all { &whole[..] } else { &whole[..3] };
     let mut removed = false;

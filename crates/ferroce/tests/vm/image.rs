@@ -18,7 +18,7 @@ use crate::{install, run};
 
 const PACKAGES: &str = "\
     linux-image-amd64/trixie-backports,systemd-sysv,udev,dbus,kmod,initramfs-tools,\
-    cloud-init,cloud-guest-utils,fdisk,e2fsprogs,netplan.io,openssh-server,sudo,iproute2,procps,\
+    cloud-init,cloud-guest-utils,fdisk,e2fsprogs,netplan.io,openssh-server,sudo,login,iproute2,procps,\
     ibverbs-utils,grub-common,grub-pc-bin";
 
 /// Before the kernel is installed: an initramfs with what finds the disk, and no more.
