@@ -81,7 +81,7 @@ fn failed(what: &str, output: Output) -> Result<Output> {
 }
 
 impl Vm {
-    /// Writes the settings by which ssh, scp and rsync find it: `ssh -F FILE NAME`.
+    /// Writes the file.
     pub(super) fn write_ssh_config(&self) -> Result<()> {
         let place = self.ssh_config();
         let text = format!(
@@ -105,7 +105,7 @@ impl Vm {
         crate::provider::write(&place, text.as_bytes())
     }
 
-    /// The file that [`Self::write_ssh_config`] has written.
+    /// The file by which ssh, scp and rsync find it, once it was started: `ssh -F FILE NAME`.
     pub fn ssh_config(&self) -> PathBuf {
         self.path(CONFIG)
     }

@@ -17,9 +17,9 @@ pub enum Vm {
     ///
     /// Its disk lies over a cloud image, of which nothing is changed: one that is
     /// given, or Debian's or Ubuntu's, which is fetched, and checked against the
-    /// published checksum. The machine gets the user ferroce, who may all by sudo,
-    /// a key of its own, and with --share a folder of this machine's at /mnt/share.
-    /// Then:
+    /// published checksum. The machine gets the user ferroce, who may do everything
+    /// by sudo, a key of its own, and with --share a folder of this machine's at
+    /// /mnt/share. Without KVM the first boot takes minutes. Then:
     ///
     ///   ferroce vm ssh NAME
     ///
