@@ -20,6 +20,10 @@ const BETWEEN: Duration = Duration::from_millis(300);
 const HAS_ERRORS: &str =
     r#"tr -d '\n' < /run/cloud-init/result.json 2> /dev/null | grep -q '"errors": \[ *"'"#;
 
+/// What comes by the console when all services are started: getty's prompt, or, if systemd gave up on the line
+/// that getty is for, its own word.
+const IS_UP: [&str; 2] = ["login:", "multi-user.target"];
+
 /// How far a machine has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
@@ -174,7 +178,8 @@ impl Vm {
 
     /// Whether it has come as far as cloud-init would have been before.
     fn has_prompt(&self, stage: Stage) -> bool {
-        stage == Stage::Greeting || self.log(CONSOLE_LOG).contains("login:")
+        let log = self.log(CONSOLE_LOG);
+        stage == Stage::Greeting || IS_UP.iter().any(|text| log.contains(text))
     }
 
     /// Fails if it has ended, or has nothing to boot.

@@ -86,9 +86,17 @@ pub fn without_cloud_init(image: &Path, dir: &Path) -> PathBuf {
         .arg("--sparse=always")
         .args([image, &copy]));
     let partition = format!("{}?offset={PARTITION}", copy.display());
-    let disable = "write /dev/null /etc/cloud/cloud-init.disabled";
+    let script = dir.join("disable");
+    fs::write(
+        &script,
+        "cd /etc/cloud\nwrite /dev/null cloud-init.disabled\n",
+    )
+    .unwrap();
     let debugfs = find_program("debugfs").unwrap();
-    run(Command::new(debugfs).args(["-w", "-R", disable, &partition]));
+    run(Command::new(debugfs)
+        .args(["-w", "-f"])
+        .arg(script)
+        .arg(partition));
     copy
 }
 
