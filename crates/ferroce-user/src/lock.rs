@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
-/// A lock in shared memory. It holds the [serial number](crate::registry) of the process that has it.
+/// A lock in shared memory. It holds the serial number (`registry`) of the process that has it.
 ///
 /// It is for a few instructions: nobody waits for anything else while it has one, and no thread takes one
 /// twice.
