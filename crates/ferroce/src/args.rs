@@ -142,8 +142,7 @@ pub enum Command {
     ///   ferroce trace fr0 -o - | wireshark -k -i -
     #[command(verbatim_doc_comment)]
     Trace(Trace),
-    /// Install the plug-in by which programs on this machine use ferroce, and
-    /// the driver
+    /// Install the plug-in that programs use, and the driver
     ///
     /// Programs reach an RDMA device by libibverbs, and that by a plug-in for
     /// each kind of device. This program carries ferroce's, and puts two files
