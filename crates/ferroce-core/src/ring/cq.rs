@@ -172,18 +172,15 @@ impl Producer {
     }
 
     /// Takes over from a producer that may have ended in the middle of a [`push`](Self::push), before its
-    /// words were kept: what it has published counts, and may have been meant to raise an event. Returns whether
-    /// there was a completion.
-    pub fn recover(&mut self) -> bool {
+    /// words were kept: what it has published counts, and may have been meant to raise an event.
+    pub fn recover(&mut self) {
         let next = self.position.wrapping_add(1);
         // Acquire: as the poller.
-        let is_behind = self.memory.sequence(self.position).load(Ordering::Acquire) == next;
-        if is_behind {
+        if self.memory.sequence(self.position).load(Ordering::Acquire) == next {
             self.position = next;
             self.solicited = next;
             self.pending = Some(Notify::Solicited);
         }
-        is_behind
     }
 
     /// The ring's size.

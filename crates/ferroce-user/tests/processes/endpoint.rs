@@ -2,14 +2,13 @@
 //! A process's side of the card: what a plug-in and a program do, in short.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ferroce_core::qp::{AddressVector, AttrMask, RequestedAttr};
 use ferroce_core::ring::{
-    CqGeometry, Cqe, Destination, Doorbell, Notify, Operation, Payload, Poller, PostError, Poster,
+    CqGeometry, Cqe, Destination, Doorbell, Operation, Payload, Poller, PostError, Poster,
     QpLayout, RecvQueue, RecvRequest, SendQueue, SendRequest, Sge, WqGeometry,
 };
 use ferroce_core::verbs::{AccessFlags, QpState, QpType, SendFlags, WcFlags};
@@ -19,7 +18,6 @@ use ferroce_user::events::Events;
 use ferroce_user::keys::{self, Memory, Pd};
 use ferroce_user::qp::{Caps, Init, Qp, LONGEST_LEFT};
 use ferroce_user::socket;
-use ferroce_user::srq::{Attributes, Srq};
 
 /// The address of this host.
 pub const GID: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
@@ -68,8 +66,7 @@ pub struct Endpoint {
     pub qp: Arc<Qp>,
     cq: Arc<Cq>,
     send: RefCell<Poster<SendQueue>>,
-    /// Unless they come from a shared queue.
-    receive: Option<RefCell<Poster<RecvQueue>>>,
+    receive: RefCell<Poster<RecvQueue>>,
     poller: RefCell<Poller>,
 }
 
@@ -81,29 +78,8 @@ impl Endpoint {
 
     /// One of this transport.
     pub fn of_type(device: &Device, depth: u32, qp_type: QpType) -> Self {
-        Self::make(device, depth, qp_type, None, None)
-    }
-
-    /// A reliable connection whose completions raise events, or whose receives come from a shared queue.
-    pub fn with(
-        device: &Device,
-        depth: u32,
-        channel: Option<&Channel>,
-        shared: Option<&Shared>,
-    ) -> Self {
-        Self::make(device, depth, QpType::Rc, channel, shared)
-    }
-
-    fn make(
-        device: &Device,
-        depth: u32,
-        qp_type: QpType,
-        channel: Option<&Channel>,
-        shared: Option<&Shared>,
-    ) -> Self {
         let process = device.context.process;
-        let events = channel.map(|channel| channel.events.clone());
-        let (cq, made) = Cq::create(&device.context, 4 * depth, false, events, 0).unwrap();
+        let (cq, made) = Cq::create(&device.context, 4 * depth, false, None, 0).unwrap();
         let (base, length) = process.lend(&made.ring).unwrap();
         let geometry = CqGeometry::new(made.entries).unwrap();
         // SAFETY: The ring is the process's as long as the queue, and has no other poller.
@@ -113,7 +89,7 @@ impl Endpoint {
             pd: device.pd.clone(),
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
-            srq: shared.map(|shared| shared.srq.clone()),
+            srq: None,
             caps: Caps {
                 max_send_wr: depth,
                 max_recv_wr: depth,
@@ -127,20 +103,20 @@ impl Endpoint {
         let (qp, made) = Qp::create(&device.context, init).unwrap();
         let (base, length) = process.lend(&made.rings).unwrap();
         let send = WqGeometry::<SendQueue>::from_descriptor(made.send).unwrap();
-        let recv = WqGeometry::<RecvQueue>::from_descriptor(made.recv).ok();
-        let at = QpLayout::new(send, recv).recv_offset();
+        let recv = WqGeometry::<RecvQueue>::from_descriptor(made.recv).unwrap();
+        let at = QpLayout::new(send, Some(recv)).recv_offset().unwrap();
         // SAFETY: The rings are the process's as long as the queue pair, and have no other posters.
         let (send, receive) = unsafe {
-            let receive = recv
-                .zip(at)
-                .map(|(recv, at)| Poster::new(base.add(at), length - at, recv).unwrap());
-            (Poster::new(base, length, send).unwrap(), receive)
+            (
+                Poster::new(base, length, send).unwrap(),
+                Poster::new(base.add(at), length - at, recv).unwrap(),
+            )
         };
         Self {
             qp,
             cq,
             send: RefCell::new(send),
-            receive: receive.map(RefCell::new),
+            receive: RefCell::new(receive),
             poller: RefCell::new(poller),
         }
     }
@@ -236,7 +212,7 @@ impl Endpoint {
     }
 
     pub fn post_receive(&self, wr_id: u64, sge: Sge) {
-        let mut receive = self.receive.as_ref().unwrap().borrow_mut();
+        let mut receive = self.receive.borrow_mut();
         receive.push(&RecvRequest { wr_id }, &[sge]).unwrap();
         if receive.publish() == Doorbell::Ring {
             self.qp.kick_receives();
@@ -299,77 +275,9 @@ impl Endpoint {
         Some(cqe)
     }
 
-    /// Asks for an event of the next completion, as the plug-in does.
-    pub fn arm(&self) {
-        self.cq.look();
-        self.poller.borrow_mut().arm(Notify::Next);
-    }
-
     /// Destroys it.
     pub fn destroy(self) {
         self.qp.destroy().unwrap();
         self.cq.destroy().unwrap();
-    }
-}
-
-/// A completion channel.
-pub struct Channel {
-    events: Arc<Events>,
-    read: OwnedFd,
-}
-
-impl Channel {
-    pub fn new() -> Self {
-        let (read, write) = socket::pair().unwrap();
-        let events = Arc::new(Events::new(read.as_raw_fd(), write));
-        Self { events, read }
-    }
-
-    /// Waits for an event, and takes it. Returns whether there was one.
-    pub fn wait(&self, patience: Duration) -> bool {
-        let mut poll = libc::pollfd {
-            fd: self.read.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let mut event = [0_u8; 8];
-        // SAFETY: The structure and the bytes are there to be written.
-        unsafe {
-            libc::poll(&raw mut poll, 1, patience.as_millis() as i32) == 1
-                && libc::recv(poll.fd, event.as_mut_ptr().cast(), event.len(), 0) > 0
-        }
-    }
-}
-
-/// A shared receive queue.
-pub struct Shared {
-    srq: Arc<Srq>,
-    receive: RefCell<Poster<RecvQueue>>,
-}
-
-impl Shared {
-    pub fn new(device: &Device, depth: u32) -> Self {
-        let attributes = Attributes {
-            max_wr: depth,
-            max_sge: 1,
-            limit: 0,
-        };
-        let (srq, made) = Srq::create(&device.context, &attributes, 0).unwrap();
-        let (base, length) = device.context.process.lend(&made.ring).unwrap();
-        let recv = WqGeometry::<RecvQueue>::from_descriptor(made.recv).unwrap();
-        // SAFETY: The ring is the process's as long as the queue, and has no other poster.
-        let receive = unsafe { Poster::new(base, length, recv) }.unwrap();
-        let receive = RefCell::new(receive);
-        Self { srq, receive }
-    }
-
-    pub fn post(&self, wr_id: u64, sge: Sge) {
-        let mut receive = self.receive.borrow_mut();
-        receive.push(&RecvRequest { wr_id }, &[sge]).unwrap();
-        let _ = receive.publish();
-    }
-
-    pub fn destroy(self) {
-        self.srq.destroy().unwrap();
     }
 }
