@@ -133,10 +133,14 @@ impl Qp {
         record.recv_cq.store(init.recv_cq.number, Ordering::Relaxed);
         let srq = init.srq.as_ref().map_or(0, |srq| srq.number + 1);
         record.srq.store(srq, Ordering::Relaxed);
-        if let (Some(geometry), Some(at)) = (layout.recv(), layout.recv_offset()) {
-            let offset = (rings.offset + at) as u64;
-            record.receives.ring.set(offset, geometry);
-            record.receives.executor.store([0; 4]);
+        match layout.recv().zip(layout.recv_offset()) {
+            Some((geometry, at)) => {
+                let offset = (rings.offset + at) as u64;
+                record.receives.ring.set(offset, geometry);
+                record.receives.executor.store([0; 4]);
+            }
+            // With a shared queue: where the ring of the number's last queue pair was is another one's now.
+            None => record.receives.ring.clear(),
         }
         record.sends.set(rings.offset as u64, send);
         record.tries.store(0, Ordering::Relaxed);

@@ -130,6 +130,11 @@ impl RingRecord {
         self.stride.store(descriptor.stride, Ordering::Relaxed);
     }
 
+    /// Says that there is none.
+    pub fn clear(&self) {
+        self.entries.store(0, Ordering::Relaxed);
+    }
+
     /// Its size, if that makes sense.
     pub fn geometry<Q: Queue>(&self) -> Option<WqGeometry<Q>> {
         let descriptor = WqDescriptor {

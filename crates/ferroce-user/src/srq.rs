@@ -176,11 +176,7 @@ impl Srq {
             return Ok(0);
         }
         self.uses.check_none()?;
-        self.record()?
-            .queue
-            .ring
-            .entries
-            .store(0, Ordering::Relaxed);
+        self.record()?.queue.ring.clear();
         process.wait_for_users();
         process.srqs.lock().give_up(self.number, 0);
         let event = self

@@ -18,6 +18,7 @@ use ferroce_user::events::Events;
 use ferroce_user::keys::{self, Memory, Pd};
 use ferroce_user::qp::{Caps, Init, Qp, LONGEST_LEFT};
 use ferroce_user::socket;
+use ferroce_user::srq::{Attributes, Srq};
 
 /// The address of this host.
 pub const GID: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
@@ -66,7 +67,8 @@ pub struct Endpoint {
     pub qp: Arc<Qp>,
     cq: Arc<Cq>,
     send: RefCell<Poster<SendQueue>>,
-    receive: RefCell<Poster<RecvQueue>>,
+    /// Unless receives come from a shared queue.
+    receive: Option<RefCell<Poster<RecvQueue>>>,
     poller: RefCell<Poller>,
 }
 
@@ -78,6 +80,15 @@ impl Endpoint {
 
     /// One of this transport.
     pub fn of_type(device: &Device, depth: u32, qp_type: QpType) -> Self {
+        Self::make(device, depth, qp_type, None)
+    }
+
+    /// A reliable connection whose receives come from a shared queue.
+    pub fn with_shared(device: &Device, depth: u32, srq: &Arc<Srq>) -> Self {
+        Self::make(device, depth, QpType::Rc, Some(srq.clone()))
+    }
+
+    fn make(device: &Device, depth: u32, qp_type: QpType, srq: Option<Arc<Srq>>) -> Self {
         let process = device.context.process;
         let (cq, made) = Cq::create(&device.context, 4 * depth, false, None, 0).unwrap();
         let (base, length) = process.lend(&made.ring).unwrap();
@@ -89,7 +100,7 @@ impl Endpoint {
             pd: device.pd.clone(),
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
-            srq: None,
+            srq,
             caps: Caps {
                 max_send_wr: depth,
                 max_recv_wr: depth,
@@ -103,20 +114,20 @@ impl Endpoint {
         let (qp, made) = Qp::create(&device.context, init).unwrap();
         let (base, length) = process.lend(&made.rings).unwrap();
         let send = WqGeometry::<SendQueue>::from_descriptor(made.send).unwrap();
-        let recv = WqGeometry::<RecvQueue>::from_descriptor(made.recv).unwrap();
-        let at = QpLayout::new(send, Some(recv)).recv_offset().unwrap();
+        let recv = WqGeometry::<RecvQueue>::from_descriptor(made.recv).ok();
+        let at = QpLayout::new(send, recv).recv_offset();
         // SAFETY: The rings are the process's as long as the queue pair, and have no other posters.
         let (send, receive) = unsafe {
-            (
-                Poster::new(base, length, send).unwrap(),
-                Poster::new(base.add(at), length - at, recv).unwrap(),
-            )
+            let receive = recv
+                .zip(at)
+                .map(|(recv, at)| Poster::new(base.add(at), length - at, recv).unwrap());
+            (Poster::new(base, length, send).unwrap(), receive)
         };
         Self {
             qp,
             cq,
             send: RefCell::new(send),
-            receive: RefCell::new(receive),
+            receive: receive.map(RefCell::new),
             poller: RefCell::new(poller),
         }
     }
@@ -212,7 +223,7 @@ impl Endpoint {
     }
 
     pub fn post_receive(&self, wr_id: u64, sge: Sge) {
-        let mut receive = self.receive.borrow_mut();
+        let mut receive = self.receive.as_ref().unwrap().borrow_mut();
         receive.push(&RecvRequest { wr_id }, &[sge]).unwrap();
         if receive.publish() == Doorbell::Ring {
             self.qp.kick_receives();
@@ -280,4 +291,14 @@ impl Endpoint {
         self.qp.destroy().unwrap();
         self.cq.destroy().unwrap();
     }
+}
+
+/// A shared receive queue.
+pub fn shared_queue(device: &Device, depth: u32) -> Arc<Srq> {
+    let attributes = Attributes {
+        max_wr: depth,
+        max_sge: 1,
+        limit: 0,
+    };
+    Srq::create(&device.context, &attributes, 0).unwrap().0
 }

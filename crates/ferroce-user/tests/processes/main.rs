@@ -8,6 +8,7 @@ mod batches;
 mod endpoint;
 mod groups;
 mod kill;
+mod numbers;
 mod traffic;
 
 use std::io::{BufRead, BufReader, Write};
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
             batches::initiator();
             ExitCode::SUCCESS
         }
+        ["child", "reuser"] => {
+            numbers::reuser();
+            ExitCode::SUCCESS
+        }
         ["child", "victim"] => {
             kill::victim();
             ExitCode::SUCCESS
@@ -71,6 +76,10 @@ fn main() -> ExitCode {
                 }),
                 Trial::test("requests that share a system call", || {
                     batches::test();
+                    Ok(())
+                }),
+                Trial::test("a number that is used again has nothing of before", || {
+                    numbers::test();
                     Ok(())
                 }),
                 Trial::test("a process that is killed harms no other", || {
