@@ -13,9 +13,13 @@ use crate::{
         umem::Umem,
         UserCall,
     },
+    uapi,
     verbs::limits,
 };
 use kernel::{bindings::PAGE_SHIFT, prelude::*, sync::Arc};
+
+// The provider reads the offset there.
+const _: () = assert!(dm::OFFSET_ATTR == uapi::ATTR_ALLOC_DM_OFFSET);
 
 /// The driver's data for device memory.
 pub(crate) struct Dm {

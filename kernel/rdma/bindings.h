@@ -46,9 +46,9 @@ struct rdma_rcu_memory {
 	struct rcu_head rcu;
 };
 
-/* What drivers' own attributes of methods are for, beside those of ib_core. */
+/* Attributes of methods that are a driver's own, beside those of ib_core. */
 enum {
-	/* To a process: the offset to map its device memory with, a u64. */
+	/* Out: the offset to map device memory with, a u64. */
 	RDMA_ATTR_ALLOC_DM_OFFSET = 1U << UVERBS_ID_NS_SHIFT,
 };
 

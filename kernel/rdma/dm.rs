@@ -26,6 +26,10 @@ use kernel::{
 /// `ib_core` keeps it as long as there are regions over it.
 pub type Dm<T> = Object<bindings::ib_dm, T>;
 
+/// The attribute in which a process is told the offset to call `mmap()` with, a `u64`
+/// (`UVERBS_METHOD_DM_ALLOC`).
+pub const OFFSET_ATTR: u16 = bindings::RDMA_ATTR_ALLOC_DM_OFFSET as u16;
+
 /// Device memory in the making.
 pub type NewDm<'a, T> = New<'a, bindings::ib_dm, T>;
 
@@ -38,8 +42,8 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// Whether there is such. If not, the other functions are not called.
     const SUPPORTED: bool = true;
 
-    /// Allocates `length` bytes, that may be any number, at an address that is a multiple of
-    /// 2^`alignment` to the process that maps it.
+    /// Allocates `length` bytes. In the process that maps them their address is to be a multiple of
+    /// 2^`alignment`. Both numbers are as user space gave them.
     fn alloc(
         dm: &NewDm<'_, Self>,
         length: u64,
@@ -98,7 +102,7 @@ impl<T: Operations> Callbacks<T> {
         to_result(unsafe {
             bindings::uverbs_copy_to(
                 attrs,
-                bindings::RDMA_ATTR_ALLOC_DM_OFFSET as usize,
+                OFFSET_ATTR.into(),
                 ptr::from_ref(&offset).cast(),
                 size_of_val(&offset),
             )

@@ -36,6 +36,8 @@ mod modules;
 mod mutants;
 mod pack;
 mod programs;
+#[path = "../common/rdma_core.rs"]
+mod rdma_core;
 mod run;
 mod strict;
 mod support;

@@ -15,6 +15,8 @@ use ferroce_lab::prerequisites::{ensure, Install, Purpose};
 use tempfile::TempDir;
 
 mod rdma_cm;
+#[path = "../common/rdma_core.rs"]
+mod rdma_core;
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -336,8 +338,6 @@ fn rdma_cores_own_tests() {
         .success());
     let words = [
         PYTHON,
-        // Some tests have calls that Python warns of, in the middle of the line with their result.
-        "-Wignore",
         "tests/run_tests.py",
         "-v",
         "--dev",
@@ -348,34 +348,7 @@ fn rdma_cores_own_tests() {
         "1",
     ];
     let ran = group.run(&[], &words);
-    let is_here = |test: &str| !NOT_HERE.iter().any(|(not, _)| test.starts_with(not));
-    let (mut passed, mut failed) = (Vec::new(), Vec::new());
-    let mut name = String::new();
-    for line in ran.output.lines() {
-        // `test_x (tests.test_y.Z)`, with its description and the result in the next line if there is one.
-        if let Some((test, rest)) = line.split_once(" (tests.") {
-            let class = rest.split(')').next().unwrap();
-            name = class
-                .strip_suffix(&format!(".{test}"))
-                .unwrap_or(class)
-                .to_owned();
-            name = format!("{name}.{test}");
-        }
-        if line.ends_with("... ok") {
-            passed.push(name.clone());
-        }
-        if line.ends_with("... FAIL") || line.ends_with("... ERROR") {
-            failed.push(name.clone());
-        }
-    }
-    let expected = fs::read_to_string(guest("rdma-core-tests.txt")).unwrap();
-    let missing: Vec<_> = expected
-        .lines()
-        .filter(|test| is_here(test) && !passed.iter().any(|passed| passed == test))
-        .collect();
-    assert!(missing.is_empty(), "{missing:#?}\n{}", ran.output);
-    failed.retain(|test| is_here(test));
-    assert!(failed.is_empty(), "{failed:#?}\n{}", ran.output);
+    rdma_core::check(&ran.output, &NOT_HERE);
 }
 
 #[test]

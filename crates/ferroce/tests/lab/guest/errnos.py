@@ -46,7 +46,7 @@ REFUSED_BY = {
     "ibv_reg_mr: to write what cannot be": "core/umem.c __ib_umem_get_va(), by pin_user_pages_fast()",
     "ibv_alloc_dm: an attribute": "providers/mlx5/verbs.c mlx5_alloc_dm()",
     "ibv_alloc_dm: ": "hw/mlx5/dm.c mlx5_cmd_alloc_memic()",
-    "ibv_reg_dm_mr: on demand": "nobody: it is there anyway",
+    "ibv_reg_dm_mr: on demand": "hw/mlx5/mr.c mlx5_ib_reg_dm_mr()",
     "ibv_reg_dm_mr: ": "core/uverbs_std_types_mr.c",
     "ibv_memcpy_to_dm: ": "providers/mlx5/verbs.c, for memory on board",
     "ibv_bind_mw: ": "libibverbs/verbs.h ibv_bind_mw()",

@@ -22,7 +22,8 @@ import sys
 import time
 
 import pyverbs.enums as e
-from pyverbs.mr import MR, MW, MWBind, MWBindInfo
+from pyverbs.device import DM, AllocDmAttr
+from pyverbs.mr import DMMR, MR, MW, MWBind, MWBindInfo
 from pyverbs.pd import PD
 from pyverbs.qp import QP, QPCap, QPInitAttr
 from pyverbs.pyverbs_error import PyverbsError, PyverbsRDMAError
@@ -466,18 +467,22 @@ def churns(ends, device):
         qp.to_init()
         qp.to_rtr(mine, other)
         qp.to_rts(timeout=1, retry_cnt=3, rnr_retry=rng.choice((3, 7)))
+        dm = DM(mine.context, AllocDmAttr(length=PAGE))
+        dm_mr = DMMR(mine.pd, PAGE, LOCAL_WRITE | ZERO_BASED, dm, 0)
         mw = MW(mine.pd, e.IBV_MW_TYPE_1)
         info = MWBindInfo(mr, memory.address, PAGE, REMOTE_WRITE)
         qp.qp.bind_mw(mw, MWBind(info, e.IBV_SEND_SIGNALED))
         for _ in range(rng.randrange(30)):
             ignored(qp.post_recv, [(1, [(memory.address, 32 * PAGE, mr.lkey)])])
             ignored(qp.qp.post_send, send_wr(SEND, [(memory.address, rng.randrange(32 * PAGE), mr.lkey)]))
+            ignored(qp.qp.post_send, send_wr(SEND, [(0, rng.randrange(PAGE), dm_mr.lkey)]))
             qp.send_cq.poll(8)
             qp.recv_cq.poll(8)
         if rng.random() < 0.5:
             mw.close()
             qp.close()
             mr.close()
+            dm.close()
         mine.context.close()
 
 
