@@ -137,6 +137,18 @@ unsafe extern "C" fn invalidate(
     true
 }
 
+/// Fails if the two lists of a region of so many pages would take more than half of the memory that is
+/// available: the pages need not be there, and some other process may be killed for what this one asks for.
+fn check_room(pages: usize) -> Result {
+    let lists = (2 * size_of::<u64>() * pages).div_ceil(PAGE_SIZE);
+    // SAFETY: It has no preconditions.
+    let available = unsafe { bindings::si_mem_available() };
+    match usize::try_from(available) {
+        Ok(available) if lists <= available / 2 => Ok(()),
+        _ => Err(ENOMEM),
+    }
+}
+
 impl OnDemand {
     /// Gets what [`Umem::get`](super::Umem::get) is asked for. Nothing is faulted in.
     pub(super) fn get<T: ops::Operations>(
@@ -148,10 +160,12 @@ impl OnDemand {
         let bytes = length
             .checked_add(start as usize % PAGE_SIZE)
             .ok_or(EINVAL)?;
+        let pages = bytes.div_ceil(PAGE_SIZE);
+        check_room(pages)?;
         // Before `ib_umem_odp` makes its list, which is as long and charged to nobody: a process that
         // would exceed its limit by this one does not get there, and no more is allocated than twice what
         // is charged.
-        let known = Self::remember(bytes.div_ceil(PAGE_SIZE))?;
+        let known = Self::remember(pages)?;
         // How large the pages are is nothing that the access depends on.
         let access = access.bits() & !AccessFlags::HUGETLB.bits();
         // SAFETY: A valid device, and operations that live as long as the module. The function checks

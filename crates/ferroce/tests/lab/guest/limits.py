@@ -100,6 +100,21 @@ def on_demand(device, pages):
     return MR(device.pd, pages * PAGE, LOCAL_WRITE | ON_DEMAND, address=1 << 40)
 
 
+def is_too_large(name):
+    """An on-demand region whose two lists of pages take more memory than there is: no process is killed for it."""
+    with open("/proc/meminfo") as file:
+        kib = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+    # An entry is of eight bytes. One list alone has room.
+    pages = kib * 1024 * 3 // 4 // 8
+    try:
+        region = on_demand(Device(name), pages)
+    except PyverbsRDMAError as err:
+        assert err.error_code == errno.ENOMEM, err
+    else:
+        region.close()
+        assert False, "there is no room for its pages' lists"
+
+
 def sent(device):
     """Two queue pairs that have sent something to each other."""
     pair = Qp(device, RC, **LARGE), Qp(device, RC)
@@ -135,6 +150,7 @@ def charged(name, by_wire):
     is_refused("queue pairs beyond the limit", group.run(queue_pairs))
     region = lambda: on_demand(Device(name), 1 << 23)
     is_refused("an on-demand region beyond the limit", group.run(region))
+    is_too_large(name)
     # It has nothing to do with who is outside.
     outside = Qp(Device(name), RC, **LARGE)
     outside.close()
