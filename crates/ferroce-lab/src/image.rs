@@ -84,7 +84,7 @@ impl fmt::Display for Image {
             Flavor {
                 backend,
                 debug,
-                series: Series::BEST,
+                series: Series::NEWEST,
             }
         )
     }

@@ -53,7 +53,7 @@ pub fn run(setup: &Setup) -> Result<i32> {
     let flavor = Flavor {
         backend: Backend::Uml,
         debug: false,
-        series: Series::BEST,
+        series: Series::NEWEST,
     };
     let ready = Ready::ensure(setup, &Choice::Built(flavor), &[Purpose::Verbs])?;
     note(

@@ -93,7 +93,7 @@ mod tests {
             aa  linux-7.2.tar.xz\nbb  linux-7.2.9.tar.xz\ncc  linux-7.2.12.tar.xz\n\
             dd  linux-6.18.1.tar.xz\nee  patch-7.2.13.xz\n";
         assert_eq!(
-            newest(sums, Series::BEST),
+            newest(sums, Series::NEWEST),
             Some(("7.2.12".to_owned(), "cc".to_owned()))
         );
     }

@@ -21,11 +21,10 @@ use crate::prerequisites::numbers;
 use crate::progress::{self, Task, Unit};
 
 /// The series of Linux that the modules are written for. Rust's interfaces in
-/// the kernel change with each, so that others would not build. Best first: that
-/// which all tests pass on, as long as it is on offer.
-pub const SERIES: [&str; 2] = ["7.2", "7.3"];
+/// the kernel change with each, so that others would not build. Newest first.
+pub const SERIES: [&str; 2] = ["7.3", "7.2"];
 
-/// One of [`SERIES`], or what is best of them.
+/// One of [`SERIES`], or the newest of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Series(Option<&'static str>);
 
@@ -40,10 +39,10 @@ impl FromStr for Series {
 }
 
 impl Series {
-    /// The best that is there, or on offer.
-    pub const BEST: Self = Self(None);
+    /// The newest that is there, or on offer.
+    pub const NEWEST: Self = Self(None);
 
-    /// Those that will do, best first.
+    /// Those that will do, newest first.
     fn all(self) -> &'static [&'static str] {
         let known = SERIES.iter().position(|known| Some(*known) == self.0);
         known.map_or(&SERIES, |known| &SERIES[known..=known])
@@ -120,7 +119,7 @@ pub fn ensure(cache: &Cache, series: Series) -> Result<Source> {
     })
 }
 
-/// The newest whole source in the cache of the best series.
+/// The newest whole source in the cache.
 pub fn find(cache: &Cache, series: Series) -> Option<Source> {
     let sources = fs::read_dir(cache.path("source"))
         .ok()?
@@ -237,9 +236,9 @@ mod tests {
 
     #[test]
     fn newer_point_releases_rank_higher_and_unknown_series_not_at_all() {
-        let rank = |version, series: &str| rank(version, series.parse().unwrap_or(Series::BEST));
+        let rank = |version, series: &str| rank(version, series.parse().unwrap_or(Series::NEWEST));
         assert!(rank("7.2.12-1~bpo13+1", "") > rank("7.2.9-1~bpo13+1", ""));
-        assert!(rank("7.2.1", "") > rank("7.3.1", ""));
+        assert!(rank("7.3.1", "") > rank("7.2.12", ""));
         assert_eq!(rank("7.20.1", ""), None);
         assert_eq!(rank("6.18.1", ""), None);
         assert!(rank("7.2", "").is_some());

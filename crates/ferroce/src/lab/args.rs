@@ -107,7 +107,7 @@ impl Which {
         Flavor {
             backend: self.backend.unwrap_or(Backend::Uml),
             debug: self.debug,
-            series: Series::BEST,
+            series: Series::NEWEST,
         }
     }
 }
@@ -117,8 +117,8 @@ impl Which {
 pub struct AnyKernel {
     #[command(flatten)]
     which: Which,
-    /// The series of Linux: 7.2 or 7.3; or boot, on QEMU, a kernel that is not
-    /// the lab's: `debian`, `debian:VERSION`, or the path of one
+    /// The series of Linux: 7.3, which is the default, or 7.2; or boot, on QEMU,
+    /// a kernel that is not the lab's: `debian`, `debian:VERSION`, or the path of one
     ///
     /// `debian` is the newest kernel of Debian's backports, and `debian:7.2` the
     /// newest 7.2 that Debian has; apt fetches and checks it, into the cache. A
@@ -176,7 +176,7 @@ impl AnyKernel {
                     debug: self.which.debug,
                     series: match &self.kernel {
                         Some(KernelName::Series(series)) => *series,
-                        _ => Series::BEST,
+                        _ => Series::NEWEST,
                     },
                 }))
             }

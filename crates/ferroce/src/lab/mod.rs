@@ -168,7 +168,7 @@ pub fn kernel_folder(name: &str) -> Result<PathBuf> {
     let flavor = Flavor {
         backend,
         debug,
-        series: Series::BEST,
+        series: Series::NEWEST,
     };
     let project = project(&crate::args::kernel_dir())?;
     let cache = Cache::open()?;

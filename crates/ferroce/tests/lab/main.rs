@@ -49,7 +49,7 @@ mod wire;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use support::{DEBIAN, DEBIAN_DEVICE, DEBUG, QEMU, QEMU_DEBUG, UML};
+use support::{DEBIAN, DEBIAN_DEVICE, DEBUG, OLDER, QEMU, QEMU_DEBUG, UML};
 
 fn main() -> ExitCode {
     let mut args: Vec<String> = std::env::args().collect();
@@ -65,7 +65,15 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let trials = trials();
     if !args.list {
-        for flavor in [UML, DEBUG, QEMU, QEMU_DEBUG, DEBIAN, DEBIAN_DEVICE] {
+        for flavor in [
+            UML,
+            OLDER,
+            DEBUG,
+            QEMU,
+            QEMU_DEBUG,
+            DEBIAN,
+            DEBIAN_DEVICE,
+        ] {
             let wanted = trials
                 .iter()
                 .any(|t| t.kind() == flavor.name && selected(&args, t));
@@ -123,6 +131,7 @@ fn trials() -> Vec<Trial> {
         (UML, trace::TESTS),
         (UML, book::TESTS),
         (UML, book::SESSIONS),
+        (OLDER, verbs::OLDER_TESTS),
         (DEBUG, build::DEBUG_TESTS),
         (DEBUG, modules::DEBUG_TESTS),
         (DEBUG, device::DEBUG_TESTS),

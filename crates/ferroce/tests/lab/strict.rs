@@ -55,7 +55,7 @@ fn kernel() -> (PathBuf, LabKernel) {
     let flavor = ferroce_lab::backend::Flavor {
         backend: Backend::Uml,
         debug: false,
-        series: ferroce_lab::backend::Series::BEST,
+        series: ferroce_lab::backend::Series::NEWEST,
     };
     let cache = Cache::open().unwrap();
     let lab = LabKernel::ensure(&cache, &kernel_dir(), flavor).unwrap();

@@ -42,6 +42,13 @@ pub const QEMU_DEBUG: Flavor = Flavor {
     on_request: true,
 };
 
+/// The older series of Linux that the driver is for: the others build the newest.
+pub const OLDER: Flavor = Flavor {
+    name: "uml-7.2",
+    args: &["--kernel", "7.2"],
+    ..UML
+};
+
 pub const DEBIAN: Flavor = Flavor {
     name: "debian",
     args: &["--kernel", "debian"],

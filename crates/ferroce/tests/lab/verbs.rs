@@ -64,6 +64,14 @@ pub const DEBIAN_TESTS: &[Test] = &[
     ("debian: wrong arguments get their errno", errnos),
 ];
 
+pub const OLDER_TESTS: &[Test] = &[
+    (
+        "7.2: every byte of random work requests is where it should be",
+        |flavor| every_byte(flavor, 300),
+    ),
+    ("7.2: wrong arguments get their errno", errnos),
+];
+
 pub const QEMU_TESTS: &[Test] = &[(
     "qemu: every byte of random work requests is where it should be",
     |flavor| every_byte(flavor, 300),
