@@ -10,7 +10,7 @@
 
 /// Changes with all that processes of different releases would have to agree on: these do not find each
 /// other, since each has a broker of its own.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The environment's name for the program that is the broker. It is there only under `ferroce run`.
 pub const PROGRAM: &str = "FERROCE_RUN";
@@ -209,11 +209,11 @@ mod tests {
     #[test]
     fn names_are_of_a_user_and_a_group() {
         let name = Name::new(Purpose::Devices, 1000, b"tests");
-        assert_eq!(name.bytes(), b"ferroce/1000/5/tests");
+        assert_eq!(name.bytes(), b"ferroce/1000/6/tests");
         let name = Name::new(Purpose::ConnectionManager, 0, b"");
-        assert_eq!(name.bytes(), b"ferroce-cm/0/5/");
+        assert_eq!(name.bytes(), b"ferroce-cm/0/6/");
         let name = Name::new(Purpose::Devices, u32::MAX, &[b'x'; 200]);
         assert_eq!(name.bytes().len(), Name::MAX);
-        assert!(name.bytes().starts_with(b"ferroce/4294967295/5/xxx"));
+        assert!(name.bytes().starts_with(b"ferroce/4294967295/6/xxx"));
     }
 }

@@ -60,6 +60,13 @@ impl<B: DerefMut<Target = [u8]>> ReceiveQueue<B> {
         [released, released, producer, is_asleep]
     }
 
+    /// Takes over from a process that may have ended in the middle of [`take_into`](Self::take_into). Returns
+    /// whether it has taken a receive that its words do not count.
+    pub fn recover(&mut self) -> bool {
+        self.held = None;
+        self.queue.ring.recover()
+    }
+
     /// Where the two sides are.
     pub fn positions(&self) -> WqPositions {
         self.queue.ring.positions()

@@ -29,6 +29,11 @@ impl<B: DerefMut<Target = [u8]>> SharedReceiveQueue<B> {
         &self.queue
     }
 
+    /// As [`ReceiveQueue::recover`].
+    pub fn recover(&mut self) -> bool {
+        self.queue.recover()
+    }
+
     /// The limit.
     pub const fn limit(&self) -> u32 {
         self.limit

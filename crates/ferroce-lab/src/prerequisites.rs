@@ -44,6 +44,8 @@ pub enum Purpose {
     Packaging,
     /// To measure without a guest.
     NativeBench,
+    /// To build a program in Go.
+    Go,
 }
 
 /// The versions of LLVM that the kernels build with, best first: what was
@@ -107,6 +109,7 @@ const PROGRAMS: [Need; 8] = [
     // For the packets that the book shows.
     Need(Probe::Program("tshark"), "tshark"),
 ];
+const GO: Need = Need(Probe::Program("go"), "golang-go");
 const FIO: Need = Need(Probe::Program("fio"), "fio");
 const DEBIAN: [Need; 2] = [
     Need(Probe::Program("apt-get"), "apt"),
@@ -223,6 +226,7 @@ impl Lacks {
                 Purpose::Debian => DEBIAN.iter().collect(),
                 Purpose::Packaging => PACKAGING.iter().collect(),
                 Purpose::NativeBench => vec![&PERFTEST, &UCX],
+                Purpose::Go => vec![&GO],
             };
             packages.extend(needs.iter().filter(|n| !n.met()).map(|n| n.1.to_owned()));
             if let Purpose::Build(flavor) = purpose {

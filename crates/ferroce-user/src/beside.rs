@@ -9,6 +9,9 @@
 use core::cell::{Cell, RefCell};
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+
+use crate::lock::Owner;
 
 /// Words of a slot.
 const WORDS: usize = 30;
@@ -22,8 +25,14 @@ const PIECES: usize = 4;
 /// Bytes of a message that fits, if it is in one piece.
 pub const ROOM: usize = 8 * (WORDS - PLACE);
 
-/// How often to look whether a message that another thread is at is in place.
-const PATIENCE: u32 = 1_000_000;
+/// How often to look whether a message that another process is at is in place, before others run.
+const SPINS: u32 = 1_000;
+
+/// How often others run before this thread sleeps: that process was stopped.
+const YIELDS: u32 = 1_000;
+
+/// How long to sleep before looking again.
+const LOOK: Duration = Duration::from_micros(50);
 
 /// The place for the data of one completion. A message of a few bytes is in the first cache line.
 #[repr(C, align(64))]
@@ -41,8 +50,10 @@ mod state {
     pub const EMPTY: u64 = 0;
     /// A message is.
     pub const FULL: u64 = 1;
-    /// A thread is about to put it in place.
+    /// A process is about to put it in place, whose serial number is above this.
     pub const TAKEN: u64 = 2;
+    /// The bits below that.
+    pub const BITS: u32 = 32;
 }
 
 /// A message on its way to a slot.
@@ -139,29 +150,46 @@ impl Message {
 }
 
 impl Slot {
-    /// Puts a message where it belongs, unless that is done: by another thread, perhaps. `write` is called with
-    /// the local key of each piece, its address and its bytes.
-    pub fn place(&self, mut write: impl FnMut(u32, u64, &[u8])) {
+    /// Puts a message where it belongs, unless that is done. `write` is called with the local key of each piece, its
+    /// address and its bytes. For the process that polls the completion: when this returns the message is in place.
+    pub fn place(&self, owner: &impl Owner, write: impl FnMut(u32, u64, &[u8])) {
+        self.place_unless(owner, |_| false, write);
+    }
+
+    /// As [`place`](Self::place), for the sender: if the other process is stopped in the middle, it goes on some time.
+    pub fn place_for(&self, owner: &impl Owner, write: impl FnMut(u32, u64, &[u8])) {
+        self.place_unless(owner, |looks| looks > YIELDS, write);
+    }
+
+    fn place_unless(
+        &self,
+        owner: &impl Owner,
+        gives_up: impl Fn(u32) -> bool,
+        mut write: impl FnMut(u32, u64, &[u8]),
+    ) {
+        let taken = state::TAKEN | u64::from(owner.serial()) << state::BITS;
         // Acquire: pairs with `store`, and with the end of another thread's `place`.
-        let found = self.state.compare_exchange(
-            state::FULL,
-            state::TAKEN,
-            Ordering::Acquire,
-            Ordering::Acquire,
-        );
-        match found {
-            Ok(_) => {}
-            Err(state::TAKEN) => {
-                // A process that is stopped in the middle is not waited for.
-                for _ in 0..PATIENCE {
-                    if self.state.load(Ordering::Acquire) != state::TAKEN {
-                        break;
-                    }
-                    spin_loop();
+        let take = |found| {
+            self.state
+                .compare_exchange(found, taken, Ordering::Acquire, Ordering::Acquire)
+        };
+        if let Err(mut found) = take(state::FULL) {
+            let mut looks = 0;
+            loop {
+                // It was put in place (and another one may have come since).
+                if found & state::TAKEN == 0 || gives_up(looks) {
+                    return;
                 }
-                return;
+                wait(looks);
+                looks += 1;
+                found = self.state.load(Ordering::Acquire);
+                let holder = (found >> state::BITS) as u32;
+                // Who has ended has written some of it, or nothing.
+                let is_taken = found & state::TAKEN != 0;
+                if is_taken && !owner.is_alive(holder) && take(found).is_ok() {
+                    break;
+                }
             }
-            Err(_) => return,
         }
         let count = (self.count.load(Ordering::Relaxed) as usize).min(PIECES);
         let (places, data) = self.words.split_at(PLACE * count);
@@ -188,9 +216,33 @@ impl Slot {
     }
 }
 
+/// Waits a little, for the time of this number.
+fn wait(looks: u32) {
+    match looks < YIELDS {
+        true => {
+            (0..SPINS).for_each(|_| spin_loop());
+            std::thread::yield_now();
+        }
+        false => std::thread::sleep(LOOK),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A process of this serial number. All but the ninth are alive.
+    struct Owner(u32);
+
+    impl super::Owner for Owner {
+        fn serial(&self) -> u32 {
+            self.0
+        }
+
+        fn is_alive(&self, serial: u32) -> bool {
+            serial != 9
+        }
+    }
 
     fn empty() -> Slot {
         // SAFETY: All of it is atomic numbers, for which zero will do.
@@ -208,13 +260,24 @@ mod tests {
         let slot = empty();
         message.store(&slot, Place { cq: 1, position: 2 });
         assert_eq!(message.place(), Some(Place { cq: 1, position: 2 }));
-        let mut found = Vec::new();
-        slot.place(|lkey, address, bytes| found.push((lkey, address, bytes.to_vec())));
-        assert_eq!(
-            found,
-            [(7, 1000, b"012345678".to_vec()), (7, 2000, b"abc".to_vec())]
-        );
-        slot.place(|_, _, _| panic!("it was put in place"));
+        let placed = |owner: &Owner| {
+            let mut found = Vec::new();
+            slot.place(owner, |lkey, address, bytes| {
+                found.push((lkey, address, bytes.to_vec()));
+            });
+            found
+        };
+        let both = [(7, 1000, b"012345678".to_vec()), (7, 2000, b"abc".to_vec())];
+        assert_eq!(placed(&Owner(3)), both);
+        assert!(placed(&Owner(3)).is_empty(), "it was put in place");
+        // One that a process was at that has ended is put in place by the next.
+        slot.state
+            .store(state::TAKEN | 9 << state::BITS, Ordering::Relaxed);
+        assert_eq!(placed(&Owner(3)), both);
+        // The sender does not wait for a process that is stopped.
+        slot.state
+            .store(state::TAKEN | 8 << state::BITS, Ordering::Relaxed);
+        slot.place_for(&Owner(3), |_, _, _| panic!("another process is at it"));
     }
 
     #[test]

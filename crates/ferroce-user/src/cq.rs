@@ -15,11 +15,13 @@ use crate::device::Context;
 use crate::events::Events;
 use crate::helper::mark;
 use crate::keys::{self, Checked};
+use crate::lock::Guard;
 use crate::peer::Peer;
 use crate::process::Process;
 use crate::rings::Rings;
 use crate::segment::{CqRecord, Segment};
 use crate::table::{self, Uses};
+use crate::taken::{self, Noted};
 use crate::{clock, Errno, Result};
 
 /// A completion queue of this process.
@@ -109,10 +111,9 @@ impl Cq {
         let response = response(&rings, geometry);
         let record = self.record()?;
         let segment = &process.own.segment;
-        let guard = record.lock.lock(process);
+        let (guard, mut queue) = lock(process, &process.own, record).ok_or(Errno(libc::EINVAL))?;
         // What lies beside completions is not moved with them.
-        self.place_all(record);
-        let mut queue = open(segment, record).ok_or(Errno(libc::EINVAL))?;
+        self.place_all(record, &queue);
         let offset = response.ring.offset;
         let new = producer(segment, offset, geometry, [0; Producer::WORDS]);
         let (_, fits) = queue.resize(CompletionQueue {
@@ -179,10 +180,7 @@ impl Cq {
     }
 
     /// Puts all data in place, with the lock held.
-    fn place_all(&self, record: &CqRecord) {
-        let Some(queue) = open(&self.context.process.own.segment, record) else {
-            return;
-        };
+    fn place_all(&self, record: &CqRecord, queue: &CompletionQueue<()>) {
         let at = queue.producer.positions();
         let waiting = at.producer.wrapping_sub(at.consumer);
         for ahead in 0..waiting.min(queue.producer.geometry().entries()) {
@@ -202,7 +200,9 @@ impl Cq {
         let process = self.context.process;
         if let Some(slot) = slot(&process.own.segment, record, position) {
             // What belongs to a region that was given up is written nowhere: its memory may be another's.
-            slot.place(|lkey, address, bytes| self.keys.write(process, lkey, address, bytes));
+            slot.place(process, |lkey, address, bytes| {
+                self.keys.write(process, lkey, address, bytes);
+            });
         }
     }
 
@@ -211,8 +211,7 @@ impl Cq {
         let process = self.context.process;
         process.check_current()?;
         let record = self.record()?;
-        let guard = record.lock.lock(process);
-        let mut queue = open(&process.own.segment, record).ok_or(Errno(libc::EINVAL))?;
+        let (guard, mut queue) = lock(process, &process.own, record).ok_or(Errno(libc::EINVAL))?;
         let notify = queue.notify_waiting();
         record.producer.store(queue.producer.words());
         drop(guard);
@@ -318,9 +317,34 @@ fn producer(
     unsafe { Producer::resume(base, geometry.len(), geometry, words) }.ok()
 }
 
-/// Delivers a completion to a queue of a process.
-pub(crate) fn complete(process: &Process, peer: &Peer, number: u32, cqe: &Cqe, solicited: bool) {
-    with(process, peer, number, |queue, _| {
+/// Takes the lock of a queue. If its holder has ended, what that was at is finished. `None` if there is no queue.
+fn lock<'a>(
+    process: &Process,
+    peer: &'a Peer,
+    record: &'a CqRecord,
+) -> Option<(Guard<'a>, CompletionQueue<()>)> {
+    let guard = record.lock.lock(process);
+    let mut queue = open(&peer.segment, record)?;
+    if guard.dead_holder.is_some() {
+        let is_completed = queue.producer.recover();
+        taken::finish_completing(process, &peer.segment, record, is_completed);
+        record.producer.store(queue.producer.words());
+        taken::step();
+        record.completing.store(0, Ordering::Relaxed);
+    }
+    Some((guard, queue))
+}
+
+/// Delivers a completion to a queue of a process: of a receive that this one has taken, if that is noted.
+pub(crate) fn complete(
+    process: &Process,
+    peer: &Peer,
+    number: u32,
+    cqe: &Cqe,
+    solicited: bool,
+    noted: Option<Noted<'_>>,
+) {
+    with(process, peer, number, noted, |queue, _| {
         queue.push(cqe, solicited, clock)
     });
 }
@@ -334,7 +358,7 @@ pub(crate) fn complete_all(
 ) {
     let mut cqes = cqes.peekable();
     if cqes.peek().is_some() {
-        with(process, peer, number, |queue, _| {
+        with(process, peer, number, None, |queue, _| {
             // After one that is lost, all are.
             cqes.try_for_each(|cqe| queue.push(&cqe, false, clock))
         });
@@ -349,8 +373,9 @@ pub(crate) fn complete_with(
     mut cqe: Cqe,
     solicited: bool,
     message: &Message,
+    noted: Option<Noted<'_>>,
 ) {
-    with(process, peer, number, |queue, record| {
+    with(process, peer, number, noted, |queue, record| {
         // Without room that slot is the oldest completion's.
         let position = queue.producer.position();
         let slot = slot(&peer.segment, record, position);
@@ -368,7 +393,7 @@ pub(crate) fn place_for(process: &'static Process, peer: &Peer, place: Place) {
     let record = peer.segment.cq(place.cq);
     let slot = record.and_then(|record| slot(&peer.segment, record, place.position));
     if let Some(slot) = slot {
-        slot.place(|lkey, address, bytes| {
+        slot.place_for(process, |lkey, address, bytes| {
             if keys::has_region(process, peer, lkey) {
                 // Memory that is not there any more is nobody's to read.
                 let _ = peer.reach.write(address, bytes);
@@ -380,31 +405,30 @@ pub(crate) fn place_for(process: &'static Process, peer: &Peer, place: Place) {
 /// The position up to which completions of a queue were taken; `None` if there is no queue.
 pub(crate) fn taken_up_to(process: &Process, peer: &Peer, number: u32) -> Option<u32> {
     let record = peer.segment.cq(number)?;
-    let _guard = record.lock.lock(process);
-    let queue = open(&peer.segment, record)?;
+    let (_guard, queue) = lock(process, peer, record)?;
     Some(queue.producer.positions().consumer)
 }
 
 /// Makes whole what a process that has ended may have left half done.
 pub(crate) fn recover(process: &Process, peer: &Peer, number: u32) {
-    with(process, peer, number, |_, _| Ok(()));
+    with(process, peer, number, None, |_, _| Ok(()));
 }
 
 fn with(
     process: &Process,
     peer: &Peer,
     number: u32,
+    noted: Option<Noted<'_>>,
     op: impl FnOnce(&mut CompletionQueue<()>, &CqRecord) -> core::result::Result<(), CqError>,
 ) {
     let Some(record) = peer.segment.cq(number) else {
         return;
     };
-    let guard = record.lock.lock(process);
-    let Some(mut queue) = open(&peer.segment, record) else {
+    let Some((guard, mut queue)) = lock(process, peer, record) else {
         return;
     };
-    if guard.is_inherited {
-        queue.producer.recover();
+    if let Some(noted) = &noted {
+        noted.announce(record);
     }
     let pushed = op(&mut queue, record);
     let mut due = 0;
@@ -412,23 +436,30 @@ fn with(
     if record.has_channel.load(Ordering::Relaxed) != 0 && queue.producer.notify() {
         due |= work::COMPLETION;
     }
-    record.producer.store(queue.producer.words());
     if pushed == Err(CqError::Overrun) {
         due |= work::OVERRUN;
     }
+    let is_own = core::ptr::eq(peer, &*process.own);
+    if due != 0 && !is_own {
+        // Before the completion counts: if this process ends after that, the helper finds it all the same.
+        record.work.fetch_or(due, Ordering::AcqRel);
+        mark(&peer.segment.header().dirty_cqs, number);
+    }
+    if let Some(noted) = &noted {
+        noted.completed();
+    }
+    record.producer.store(queue.producer.words());
+    if let Some(noted) = &noted {
+        noted.end(record);
+    }
+    drop(guard);
     if due == 0 {
         return;
     }
-    let is_own = core::ptr::eq(peer, &*process.own);
     if !is_own {
-        // Before the lock is released: if this process ends after that, the helper finds it all the same.
-        record.work.fetch_or(due, Ordering::AcqRel);
-        mark(&peer.segment.header().dirty_cqs, number);
-        drop(guard);
         peer.segment.wake();
         return;
     }
-    drop(guard);
     let cq = process.cqs.lock().get(number).cloned();
     if let Some(cq) = cq {
         cq.tell(due);

@@ -159,11 +159,14 @@ fn flush_events(process: &Process) -> bool {
     !full.is_empty()
 }
 
-/// Another process has ended: makes whole what it has left half done.
+/// Another process has ended: makes whole what it has left half done. Queue pairs come last: who has their receives
+/// is found out at the others.
 fn recover(process: &'static Process) {
     let segment = &process.own.segment;
-    let qps: Vec<_> = process.qps.lock().objects().cloned().collect();
-    qps.iter().for_each(|qp| qp.recover());
+    let srqs: Vec<_> = process.srqs.lock().objects().cloned().collect();
+    for srq in &srqs {
+        srq::recover(process, &process.own, srq.number);
+    }
     for index in 0..crate::segment::CQS as u32 {
         let is_used = segment
             .cq(index)
@@ -172,6 +175,9 @@ fn recover(process: &'static Process) {
             cq::recover(process, &process.own, index);
         }
     }
+    let qps: Vec<_> = process.qps.lock().objects().cloned().collect();
+    qps.iter().for_each(|qp| qp.recover());
+    process.forget_users();
 }
 
 /// Takes all bits, and calls `op` with the number of each.

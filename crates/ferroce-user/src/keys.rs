@@ -17,6 +17,7 @@ use crate::process::Process;
 use crate::segment::{kind, KeyRecord};
 use crate::side::Range;
 use crate::table::{self, Uses};
+use crate::taken::step;
 use crate::{reach, Errno, Result};
 
 /// A protection domain.
@@ -70,21 +71,20 @@ fn named(record: &KeyRecord) -> Option<Named> {
     }
 }
 
-fn put(record: &KeyRecord, named: &Named) {
-    match named {
-        Named::Region(region) => {
-            record.words.store(region.words());
-            record.kind.store(kind::REGION, Ordering::Relaxed);
-        }
-        Named::Window(window) => {
-            let mut words = [0; ferroce_device::region::WORDS];
-            let window = window.words(|key| *key);
-            words
-                .iter_mut()
-                .zip(window)
-                .for_each(|(to, from)| *to = from);
-            record.words.store(words);
-            record.kind.store(kind::WINDOW, Ordering::Relaxed);
+impl Named {
+    /// As a record has it.
+    fn words(&self) -> (u32, [u32; ferroce_device::region::WORDS]) {
+        match self {
+            Self::Region(region) => (kind::REGION, region.words()),
+            Self::Window(window) => {
+                let mut words = [0; ferroce_device::region::WORDS];
+                let window = window.words(|key| *key);
+                words
+                    .iter_mut()
+                    .zip(window)
+                    .for_each(|(to, from)| *to = from);
+                (kind::WINDOW, words)
+            }
         }
     }
 }
@@ -155,10 +155,49 @@ impl Cache {
 
 impl<'a> Keys<'a> {
     fn lock(process: &Process, peer: &'a Peer) -> Self {
-        Self {
+        let guard = peer.segment.header().keys_lock.lock(process);
+        let is_inherited = guard.dead_holder.is_some();
+        let keys = Self {
             peer,
-            _guard: peer.segment.header().keys_lock.lock(process),
+            _guard: guard,
+        };
+        if is_inherited {
+            keys.finish();
         }
+        keys
+    }
+
+    /// Writes what is due, all of it even if this process, or the one before it that was at it, ends in the middle.
+    fn finish(&self) {
+        let header = self.peer.segment.header();
+        let due = header.key_changes_due.load(Ordering::Relaxed) as usize;
+        for change in header.key_changes.iter().take(due) {
+            let number = change.number.load(Ordering::Relaxed);
+            if let Some(record) = self.peer.segment.key(number) {
+                record.words.store(change.words.load());
+                let kind = change.kind.load(Ordering::Relaxed);
+                record.kind.store(kind, Ordering::Relaxed);
+            }
+        }
+        self.count();
+        step();
+        header.key_changes_due.store(0, Ordering::Relaxed);
+    }
+
+    /// Changes what one or two keys name: all of it, or nothing if this process ends in the middle.
+    fn put_all(&self, changes: &[(u32, Named)]) {
+        let header = self.peer.segment.header();
+        for (to, (key, named)) in header.key_changes.iter().zip(changes) {
+            to.number.store(key::number(*key), Ordering::Relaxed);
+            let (kind, words) = named.words();
+            to.kind.store(kind, Ordering::Relaxed);
+            to.words.store(words);
+        }
+        step();
+        let due = &header.key_changes_due;
+        due.store(changes.len() as u32, Ordering::Relaxed);
+        step();
+        self.finish();
     }
 
     fn record(&self, key: u32) -> core::result::Result<&'a KeyRecord, AccessError> {
@@ -183,7 +222,9 @@ impl<'a> Keys<'a> {
 
     /// Changes what is at a record.
     fn put(&self, record: &KeyRecord, named: &Named) {
-        put(record, named);
+        let (kind, words) = named.words();
+        record.words.store(words);
+        record.kind.store(kind, Ordering::Relaxed);
         self.count();
     }
 
@@ -285,10 +326,18 @@ pub(crate) fn invalidate(
     qpn: u32,
 ) -> core::result::Result<(), AccessError> {
     let keys = Keys::lock(process, peer);
-    let (record, mut window) = keys.window(key)?;
+    let (_, mut window) = keys.window(key)?;
     let bound = window.invalidate(key, qpn)?;
-    keys.put(record, &Named::Window(window));
-    keys.unbind(bound);
+    let window = (key, Named::Window(window));
+    let region = bound.and_then(|bound| Some((bound.region, keys.region(bound.region).ok()?.1)));
+    // This may be a peer, which may end in the middle.
+    match region {
+        Some((lkey, mut region)) => {
+            region.unbind();
+            keys.put_all(&[window, (lkey, Named::Region(region))]);
+        }
+        None => keys.put_all(&[window]),
+    }
     Ok(())
 }
 

@@ -9,11 +9,11 @@
 //! - [`segment`], `lock`, `registry`: what processes share.
 //! - [`broker`], [`socket`]: how they find each other, and who notices their end.
 //! - `cm`: the connection manager, by which they connect to an address.
-//! - `peer`, `reach`: a process as others have it, and the way to its memory.
+//! - `peer`, `users`, `reach`: a process as others have it, who uses it, and the way to its memory.
 //! - [`process`], `rings`, `table`, `helper`, [`events`]: this process.
 //! - [`keys`], [`cq`], [`srq`], [`qp`], [`ah`]: the objects of the verbs.
 //! - [`observe`]: who uses it.
-//! - `side`, `send`, `batch`, `datagram`, `groups`, `beside`: the execution of requests;
+//! - `side`, `send`, `batch`, `datagram`, `groups`, `beside`, `taken`: the execution of requests;
 //!   `defer`, `turn`: when, and by which thread.
 //!
 //! # Trust
@@ -51,7 +51,9 @@ mod side;
 pub mod socket;
 pub mod srq;
 mod table;
+mod taken;
 mod turn;
+mod users;
 
 use core::ffi::c_int;
 use std::io;

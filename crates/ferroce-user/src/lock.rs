@@ -10,7 +10,7 @@ use core::time::Duration;
 /// twice.
 #[derive(Debug)]
 #[repr(transparent)]
-pub struct Lock(AtomicU32);
+pub struct Lock(pub AtomicU32);
 
 /// How often to look again before others run. A holder that runs is done by then.
 const SPINS: u32 = 200;
@@ -33,11 +33,18 @@ pub trait Owner {
 /// A lock that is held.
 pub struct Guard<'a> {
     lock: &'a Lock,
-    /// Who had it before has died with it: what the lock protects may be half done.
-    pub is_inherited: bool,
+    /// The serial number of the process that had it before and has died with it: what the lock protects may be
+    /// half done.
+    pub dead_holder: Option<u32>,
 }
 
 impl Lock {
+    /// The serial number of the process that has it, for others to look at.
+    pub fn holder(&self) -> Option<u32> {
+        let holder = self.0.load(Ordering::Relaxed);
+        (holder != 0).then_some(holder)
+    }
+
     /// Takes the lock.
     pub fn lock(&self, owner: &impl Owner) -> Guard<'_> {
         let me = owner.serial();
@@ -48,10 +55,27 @@ impl Lock {
         {
             Ok(_) => Guard {
                 lock: self,
-                is_inherited: false,
+                dead_holder: None,
             },
             Err(_) => self.lock_slowly(owner, me),
         }
+    }
+
+    /// Takes the lock if it is free, or if its holder has ended.
+    pub fn look(&self, owner: &impl Owner) -> Option<Guard<'_>> {
+        let me = owner.serial();
+        let holder = self.0.load(Ordering::Relaxed);
+        let is_dead = holder != 0 && holder != me && !owner.is_alive(holder);
+        if holder != 0 && !is_dead {
+            return None;
+        }
+        let taken = self
+            .0
+            .compare_exchange(holder, me, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok().then(|| Guard {
+            lock: self,
+            dead_holder: is_dead.then_some(holder),
+        })
     }
 
     #[cold]
@@ -65,25 +89,15 @@ impl Lock {
             {
                 return Guard {
                     lock: self,
-                    is_inherited: false,
+                    dead_holder: None,
                 };
             }
             core::hint::spin_loop();
         }
         let mut looks = 0;
         loop {
-            let holder = self.0.load(Ordering::Relaxed);
-            let is_dead = holder != 0 && holder != me && !owner.is_alive(holder);
-            if (holder == 0 || is_dead)
-                && self
-                    .0
-                    .compare_exchange(holder, me, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
-            {
-                return Guard {
-                    lock: self,
-                    is_inherited: is_dead,
-                };
+            if let Some(guard) = self.look(owner) {
+                return guard;
             }
             match looks < YIELDS {
                 true => std::thread::yield_now(),
@@ -148,12 +162,12 @@ mod tests {
         let process = Process(1, AtomicBool::new(true));
         let lock = Lock(AtomicU32::new(9));
         std::thread::scope(|scope| {
-            let waiter = scope.spawn(|| lock.lock(&process).is_inherited);
+            let waiter = scope.spawn(|| lock.lock(&process).dead_holder);
             std::thread::sleep(Duration::from_millis(5));
             assert!(!waiter.is_finished());
             process.1.store(false, Ordering::Relaxed);
-            assert!(waiter.join().unwrap());
+            assert_eq!(waiter.join().unwrap(), Some(9));
         });
-        assert!(!lock.lock(&process).is_inherited);
+        assert_eq!(lock.lock(&process).dead_holder, None);
     }
 }

@@ -2,13 +2,14 @@
 //! A process as others have it, and this process as it has itself.
 
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::reach::Reach;
 use crate::registry::{slot_of, SLOTS};
 use crate::segment::Segment;
+use crate::users::{self, Counts};
 
 /// A process whose objects can be reached.
 pub struct Peer {
@@ -64,6 +65,18 @@ impl Peer {
     }
 }
 
+impl Peer {
+    /// Forgets the threads that use this process's objects of those processes that have ended.
+    pub fn forget_users(&self, has_ended: impl Fn(usize) -> bool) {
+        let counts = self.segment.header().users.iter().flatten().enumerate();
+        for (number, count) in counts.filter(|(_, count)| count.load(Ordering::Relaxed) != 0) {
+            if has_ended(slot_at(number / 2)) {
+                count.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 /// A thread has entered a process: until this is dropped, what is found of the process's objects stays there.
 pub struct Entered<P: Deref<Target = Peer>> {
     /// The process.
@@ -75,12 +88,8 @@ impl<P: Deref<Target = Peer>> Entered<P> {
     /// Enters a process.
     pub fn new(peer: P) -> Self {
         let header = peer.segment.header();
-        let phase = header.phase.load(Ordering::Relaxed) as usize & 1;
-        if let Some(users) = header.users.get(place(peer.own_slot)) {
-            // Of this and the first look of `wait_for_users`, both read-modify-writes, one comes first. Either that
-            // look sees the count, or (acquire) what is found from here on is what it was changed to before.
-            users[phase].fetch_add(1, Ordering::AcqRel);
-        }
+        let counts = header.users.get(place(peer.own_slot));
+        let phase = counts.map_or(0, |counts| users::enter(&header.phase, counts));
         Self { peer, phase }
     }
 }
@@ -88,15 +97,14 @@ impl<P: Deref<Target = Peer>> Entered<P> {
 impl<P: Deref<Target = Peer>> Drop for Entered<P> {
     fn drop(&mut self) {
         let header = self.peer.segment.header();
-        if let Some(users) = header.users.get(place(self.peer.own_slot)) {
-            // Release: what was done is before what the waiter does.
-            users[self.phase].fetch_sub(1, Ordering::Release);
+        if let Some(counts) = header.users.get(place(self.peer.own_slot)) {
+            users::leave(counts, self.phase);
         }
     }
 }
 
 /// Counts in a cache line.
-const IN_LINE: usize = 64 / size_of::<[AtomicU32; 2]>();
+const IN_LINE: usize = 64 / size_of::<Counts>();
 
 /// Where the threads of the process of a slot are counted: those of neighbours in different cache lines.
 const fn place(slot: usize) -> usize {
@@ -114,28 +122,17 @@ const fn slot_at(place: usize) -> usize {
 /// as they were before. Two such waits must not overlap.
 pub fn wait_for_users(own: &Peer, is_alive: impl Fn(usize) -> bool) {
     let header = own.segment.header();
-    let phase = header.phase.load(Ordering::Relaxed) as usize & 1;
-    // Those of the other phase are few: since the last wait they enter by this one.
-    for phase in [1 - phase, phase] {
-        header.phase.store(1 - phase as u32, Ordering::SeqCst);
-        for (place, users) in header.users.iter().enumerate() {
-            let slot = slot_at(place);
-            let mut looks = 0_u32;
-            // See `Entered::new`. Acquire: pairs with the release of a thread that has left.
-            let mut count = users[phase].fetch_or(0, Ordering::AcqRel);
-            while count != 0 {
-                looks += 1;
-                if looks < 100 {
-                    core::hint::spin_loop();
-                } else if is_alive(slot) {
-                    std::thread::sleep(core::time::Duration::from_micros(50));
-                } else {
-                    users[phase].store(0, Ordering::Relaxed);
-                }
-                count = users[phase].load(Ordering::Acquire);
-            }
+    users::wait(&header.phase, &header.users, |place, looks| {
+        if looks < 100 {
+            core::hint::spin_loop();
+            return false;
         }
-    }
+        let has_ended = !is_alive(slot_at(place));
+        if !has_ended {
+            std::thread::sleep(core::time::Duration::from_micros(50));
+        }
+        has_ended
+    });
 }
 
 #[cfg(test)]

@@ -234,6 +234,13 @@ impl Process {
         self.peers.write().retain(|_, peer| is_alive(peer));
     }
 
+    /// Nobody of a process that has ended uses objects of this one any more: the next process in its slot may never
+    /// have to do with this one.
+    pub(crate) fn forget_users(&self) {
+        let has_ended = |slot| self.registry.serial_at(slot).is_none();
+        self.own.forget_users(|slot| has_ended(slot as u32));
+    }
+
     /// Whether there is a process of the number that a peer has had.
     fn has_process(&self, serial: u32) -> bool {
         let peer = self.peers.read().get(&slot_of(serial)).cloned();

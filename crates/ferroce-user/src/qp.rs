@@ -13,22 +13,23 @@ use ferroce_device::effects::{Effect, Effects};
 use ferroce_device::queue::WorkQueue;
 
 use crate::batch;
-use crate::cq::Cq;
+use crate::cq::{self, Cq};
 use crate::defer::Deferral;
 use crate::device::{Context, Gid};
 use crate::groups;
 use crate::helper::mark;
 use crate::keys::{Cache, Pd};
 use crate::lock::Owner;
+use crate::peer::Entered;
 use crate::process::Process;
 use crate::rings::Rings;
-use crate::segment::{QpRecord, QPS};
+use crate::segment::{taking, QpRecord, QPS};
 use crate::send::{self, SendSide};
 use crate::side::{self, Side};
-use crate::srq::Srq;
+use crate::srq::{self, Srq};
 use crate::table::{self, Uses};
 use crate::turn::{self, Turn};
-use crate::{Errno, Result};
+use crate::{taken, Errno, Result};
 
 /// The longest request that may be [left](Qp::posted) to be executed with others, in bytes.
 pub const LONGEST_LEFT: u64 = batch::LONGEST;
@@ -124,9 +125,13 @@ impl Qp {
             .segment
             .qp(index(number))
             .ok_or(Errno(libc::ENOMEM))?;
+        // First: a peer may have ended with the lock, in search of the number's last queue pair.
+        side::change(process, record, |attrs| *attrs = Attrs::new());
         record.work.store(0, Ordering::Relaxed);
         record.given_back.store(0, Ordering::Relaxed);
+        record.taking.store(taking::NONE, Ordering::Relaxed);
         record.taken_by.store(0, Ordering::Relaxed);
+        record.is_broken.store(0, Ordering::Relaxed);
         record.qp_type.store(init.qp_type.into(), Ordering::Relaxed);
         record.pd.store(init.pd.number, Ordering::Relaxed);
         record.device.store(context.guid, Ordering::Relaxed);
@@ -144,7 +149,6 @@ impl Qp {
         }
         record.sends.set(rings.offset as u64, send);
         record.tries.store(0, Ordering::Relaxed);
-        side::change(process, record, |attrs| *attrs = Attrs::new());
         let uses = [&init.pd.uses, &init.send_cq.uses, &init.recv_cq.uses];
         let srq_uses = init.srq.as_ref().map(|srq| &srq.uses);
         uses.into_iter().chain(srq_uses).for_each(Uses::add);
@@ -245,8 +249,10 @@ impl Qp {
                         execute(self);
                     }
                 }
+                // One that a living process has taken that completes by itself.
+                Effect::FlushHeldReceive => self.end_taken(),
                 // There is no wire here.
-                Effect::Configure | Effect::FlushHeldReceive | Effect::Respond => {}
+                Effect::Configure | Effect::Respond => {}
             }
         }
     }
@@ -255,8 +261,10 @@ impl Qp {
         self.send.lock().reset();
         let Ok(record) = self.record() else { return };
         let process = self.process();
-        let _guard = record.lock.lock(process);
+        let _guard = taken::lock(process, &process.own, record);
         record.given_back.store(0, Ordering::Relaxed);
+        // Nobody has one now, but for a process that has ended.
+        record.taken_by.store(0, Ordering::Relaxed);
         if self.srq.is_none() {
             side::with_queue(&process.own.segment, &record.receives, |queue| {
                 queue.reset()
@@ -365,8 +373,16 @@ impl Qp {
 
     fn flush_receives(&self) {
         let cache = Cache::default();
-        if let Some((_, side)) = self.side(&cache) {
-            side::flush_receives(&side);
+        // As in `end_taken`.
+        let _entered = Entered::new(&*self.process().own);
+        let Some((_, side)) = self.side(&cache) else {
+            return;
+        };
+        // As many as there may have been, with the one that was given back: a program that goes on posting does not
+        // keep this thread.
+        let most = self.layout.recv().map_or(0, |recv| recv.entries());
+        if side::flush_receives(&side, most.saturating_add(1)) {
+            self.leave(Effects::of(Effect::FlushReceives));
         }
     }
 
@@ -386,14 +402,40 @@ impl Qp {
     /// Another process has ended, in the middle of something perhaps.
     pub(crate) fn recover(&self) {
         let Ok(record) = self.record() else { return };
-        let is_inherited = record.lock.lock(self.process()).is_inherited;
-        if is_inherited {
+        drop(taken::lock(self.process(), &self.process().own, record));
+        if record.is_broken.swap(0, Ordering::AcqRel) != 0 {
             self.fail_fatally();
+            // What the process that has ended was about to leave, in the error state already.
+            self.flush_receives();
             self.kick();
         }
+        self.end_taken();
+    }
+
+    /// Completes the receive that a process had taken that has ended.
+    fn end_taken(&self) {
+        let process = self.process();
+        let Ok(record) = self.record() else { return };
+        // Destroying the queue pair, and then its completion queue, waits for this thread.
+        let _entered = Entered::new(&*process.own);
+        // Who has taken it may not have come to note that.
+        if let Some(srq) = &self.srq {
+            srq::recover(process, &process.own, srq.number);
+        }
+        let taken_by = record.taken_by.load(Ordering::Acquire);
+        if taken_by == 0 || process.is_alive(taken_by) {
+            return;
+        }
+        // Or that it has given it back, or completed it. What was found before it was known to have ended may have
+        // changed since.
+        if let Some(srq) = &self.srq {
+            srq::recover(process, &process.own, srq.number);
+        }
+        drop(taken::lock(process, &process.own, record));
+        cq::recover(process, &process.own, self.recv_cq.number);
         let cache = Cache::default();
         if let Some((_, side)) = self.side(&cache) {
-            side.recover_taken(|serial| self.process().is_alive(serial));
+            side.end_taken(taken_by);
         }
     }
 }

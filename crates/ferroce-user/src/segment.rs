@@ -17,10 +17,11 @@ use ferroce_core::user::VERSION;
 use ferroce_device::{attrs, region, window};
 
 use crate::beside::Slot;
-use crate::lock::Lock;
+pub use crate::lock::Lock;
 use crate::mapping::Mapping;
 use crate::registry::SLOTS;
 use crate::table::random;
+use crate::users::Counts;
 
 /// Numbers of a plain type of the device's, in shared memory.
 #[derive(Debug)]
@@ -82,13 +83,15 @@ pub struct Header {
     pub keys_changes: AtomicU32,
     /// Who changes keys has this.
     pub keys_lock: Lock,
+    /// How many of `key_changes` count.
+    pub key_changes_due: AtomicU32,
     /// Who does an atomic operation has this.
     pub atomics_lock: Lock,
     /// Who changes the members of groups has this.
     pub groups_lock: Lock,
-    _reserved: [AtomicU32; 13],
+    _reserved: [AtomicU32; 12],
     /// How many threads of each peer use this process's objects: see `Entered`.
-    pub users: [[AtomicU32; 2]; SLOTS],
+    pub users: [Counts; SLOTS],
     /// Which objects have something to do for the helper thread: one bit each.
     pub dirty_qps: [AtomicU64; QPS / 64],
     /// As above.
@@ -97,6 +100,19 @@ pub struct Header {
     pub dirty_srqs: [AtomicU64; SRQS / 64],
     /// Which queue pairs are in which multicast groups.
     pub groups: [Member; MEMBERS],
+    /// What a peer is about to write to key records, for the case that it ends in the middle.
+    pub key_changes: [KeyChange; 2],
+}
+
+/// What is about to be at a key record.
+#[repr(C)]
+pub struct KeyChange {
+    /// The number of the key.
+    pub number: AtomicU32,
+    /// As in the record.
+    pub kind: AtomicU32,
+    /// As in the record.
+    pub words: Words<{ max(region::WORDS, window::WORDS) }>,
 }
 
 /// A queue pair in a multicast group.
@@ -164,7 +180,14 @@ pub struct QpRecord {
     pub work: AtomicU32,
     /// How many bytes of a receive were given back: the next one.
     pub given_back: AtomicU32,
-    _reserved: [AtomicU32; 5],
+    /// From where a receive is about to be taken, as [`taking`] has it.
+    pub taking: AtomicU32,
+    /// The serial number of the process that has taken a receive and not completed it; zero if none has.
+    pub taken_by: AtomicU32,
+    /// A process has ended that had the lock: the queue pair is to be put into error.
+    pub is_broken: AtomicU32,
+    /// The `wr_id` of the receive that was taken.
+    pub taken_wr_id: AtomicU64,
     /// Its own receive queue.
     pub receives: QueueRecord,
     /// How often the attributes have changed.
@@ -183,12 +206,6 @@ pub struct QpRecord {
     pub device: AtomicU64,
     /// Its attributes.
     pub attrs: Words<{ attrs::WORDS }>,
-    /// The serial number of the process that has taken a receive and not completed it; zero if none has.
-    pub taken_by: AtomicU32,
-    /// How many bytes that receive has.
-    pub taken: AtomicU32,
-    /// That receive.
-    pub taken_entry: Words<{ MAX_RECV_STRIDE / 4 }>,
     /// The receive that was given back.
     pub given_back_entry: Words<{ MAX_RECV_STRIDE / 4 }>,
     /// Its send queue, for others to look at.
@@ -200,6 +217,16 @@ pub struct QpRecord {
 
 const _: () = assert!(core::mem::offset_of!(QpRecord, changes) == 64);
 
+/// From where a receive is about to be taken.
+pub mod taking {
+    /// None is.
+    pub const NONE: u32 = 0;
+    /// From the queue pair's own queue.
+    pub const OWN_QUEUE: u32 = 1;
+    /// It was given back before.
+    pub const GIVEN_BACK: u32 = 2;
+}
+
 /// A completion queue. What peers write with each completion is in the first cache line, and what its own
 /// process reads when it polls is not.
 #[repr(C, align(64))]
@@ -210,7 +237,9 @@ pub struct CqRecord {
     pub work: AtomicU32,
     /// Of the producer.
     pub producer: Words<{ Producer::WORDS }>,
-    _reserved: [AtomicU32; 8],
+    /// The number of the queue pair whose receive is about to be completed; zero if none is.
+    pub completing: AtomicU32,
+    _reserved: [AtomicU32; 7],
     /// Where its ring is, in bytes from the beginning of the segment.
     pub offset: AtomicU64,
     /// Where its slots for data are, in bytes from the beginning of the segment; zero if it has none.
@@ -234,7 +263,8 @@ pub struct SrqRecord {
     pub work: AtomicU32,
     /// An event is due when there are fewer receives than this; zero if not.
     pub limit: AtomicU32,
-    _reserved: AtomicU32,
+    /// The number of the queue pair for which a receive is about to be taken; zero if none is.
+    pub taking: AtomicU32,
     /// The queue.
     pub queue: QueueRecord,
 }

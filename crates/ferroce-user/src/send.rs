@@ -231,7 +231,7 @@ fn look<'a>(
 
 fn complete(qp: &Qp, cqe: &ferroce_core::ring::Cqe) {
     let process = qp.context.process;
-    cq::complete(process, &process.own, qp.send_cq.number, cqe, false);
+    cq::complete(process, &process.own, qp.send_cq.number, cqe, false, None);
 }
 
 /// Changes the attributes, and does what that leads to; the send queue is being executed.

@@ -2,7 +2,7 @@
 //! The two sides of a request: a queue pair as its own requests see it, and as those of its peer do.
 
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use ferroce_core::local::{
     self, AccessError, AtomicChange, CopyFault, Fault, LocalMemory, Receive, Received, Responder,
@@ -25,8 +25,9 @@ use crate::lock::Guard;
 use crate::peer::Peer;
 use crate::process::Process;
 use crate::reach;
-use crate::segment::{QpRecord, QueueRecord, Segment};
-use crate::{cq, keys, qp, srq};
+use crate::segment::{taking, QpRecord, QueueRecord, Segment};
+use crate::taken::{Note, Noted};
+use crate::{cq, keys, qp, srq, taken};
 
 /// A queue pair of whichever process.
 #[derive(Clone, Copy)]
@@ -56,9 +57,9 @@ pub fn attrs(record: &QpRecord) -> Attrs {
     Attrs::from_words(&record.attrs.load())
 }
 
-/// Changes the attributes of a queue pair.
+/// Changes the attributes of a queue pair of this process.
 pub fn change<R>(process: &Process, record: &QpRecord, op: impl FnOnce(&mut Attrs) -> R) -> R {
-    let _guard = record.lock.lock(process);
+    let _guard = taken::lock(process, &process.own, record);
     change_locked(record, op)
 }
 
@@ -80,7 +81,7 @@ impl<'a> Side<'a> {
         cache: &'a Cache,
     ) -> Option<(Guard<'a>, Attrs, Self)> {
         let record = peer.segment.qp(qp::index(number))?;
-        let guard = record.lock.lock(process);
+        let guard = taken::lock(process, peer, record);
         if record.number.load(Ordering::Relaxed) != number {
             return None;
         }
@@ -103,134 +104,146 @@ impl<'a> Side<'a> {
         keys::id(self.record.pd.load(Ordering::Relaxed))
     }
 
-    /// Has something done by the queue pair's process: at once if that is this one, else by its helper.
-    fn leave(&self, effects: Effects) {
+    /// Whether the queue pair is this process's.
+    fn is_own(&self) -> bool {
+        core::ptr::eq(self.peer, &*self.process.own)
+    }
+
+    /// Changes the attributes, and has done what that leads to by the queue pair's process: at once if that is this
+    /// one, else by its helper.
+    fn change(&self, op: impl FnOnce(&mut Attrs) -> Effects) {
+        let guard = taken::lock(self.process, self.peer, self.record);
+        let effects = change_locked(self.record, op);
         if effects.is_empty() {
             return;
         }
-        if core::ptr::eq(self.peer, &*self.process.own) {
+        if self.is_own() {
+            drop(guard);
             qp::serve_own(self.process, self.number, effects);
             return;
         }
+        // Before the lock is released: if this process ends before that, the queue pair is put into error.
         self.record.work.fetch_or(effects.bits(), Ordering::AcqRel);
-        mark(
-            &self.peer.segment.header().dirty_qps,
-            qp::index(self.number),
-        );
+        let dirty = &self.peer.segment.header().dirty_qps;
+        mark(dirty, qp::index(self.number));
+        drop(guard);
         self.peer.segment.wake();
+    }
+
+    /// The receive that this process has taken.
+    fn noted(&self) -> Option<Noted<'a>> {
+        Noted::of(self.record, self.number, self.process.own.serial)
     }
 
     fn complete_receive(&self, cqe: &Cqe, solicited: bool) {
         let cq = self.record.recv_cq.load(Ordering::Relaxed);
-        cq::complete(self.process, self.peer, cq, cqe, solicited);
+        cq::complete(self.process, self.peer, cq, cqe, solicited, self.noted());
     }
 
     /// Moves to the error state because of something on the receiving side.
     fn fail_receiving(&self, event: Option<EventType>) {
         let kind = qp::kind(self.record);
-        self.leave(change(self.process, self.record, |attrs| {
-            attrs.fail_receive(kind, event)
-        }));
+        self.change(|attrs| attrs.fail_receive(kind, event));
     }
 }
 
 impl receive::Source for Side<'_> {
     fn take_into(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
-        let looked = self.take_next(copy, accept);
-        if let Looked::Taken(length) = looked {
-            self.note_taken(copy.get(..length).unwrap_or(&[]));
-        }
-        looked
+        self.take_next(copy, accept)
     }
 
     fn give_back(&self, entry: &[u8]) {
-        self.note_done();
         self.make_next(entry);
     }
 
     fn complete_failed(&self, entry: &[u8], status: WcStatus) {
-        self.note_done();
-        let cqe = receive::ended(RecvRequest::wr_id(entry), self.number, status);
-        self.complete_receive(&cqe, false);
-        self.fail_receiving(None);
+        self.end_receive(RecvRequest::wr_id(entry), status, self.noted());
     }
 }
 
-impl Side<'_> {
-    /// Notes that a receive of a peer's is in the hands of this process, for the case that it ends: a
-    /// connected one has one sender.
-    fn note_taken(&self, entry: &[u8]) {
+impl<'a> Side<'a> {
+    /// Completes a receive that no message took, and moves the queue pair to the error state.
+    fn end_receive(&self, wr_id: u64, status: WcStatus, noted: Option<Noted<'_>>) {
+        let cq = self.record.recv_cq.load(Ordering::Relaxed);
+        let cqe = receive::ended(wr_id, self.number, status);
+        cq::complete(self.process, self.peer, cq, &cqe, false, noted);
+        self.fail_receiving(None);
+    }
+
+    /// Completes a receive of this process's that a process had taken that has ended, if it still has it.
+    pub fn end_taken(&self, taken_by: u32) {
+        let wr_id = self.record.taken_wr_id.load(Ordering::Relaxed);
+        // The helper and a thread that flushes may both be here.
+        let taken =
+            self.record
+                .taken_by
+                .compare_exchange(taken_by, 0, Ordering::AcqRel, Ordering::Relaxed);
+        if taken.is_ok() {
+            self.end_receive(wr_id, WcStatus::WrFlushErr, None);
+        }
+    }
+
+    /// What is noted of a receive that is about to be taken, in case that this process ends: announced at a place
+    /// by a number. What it does to its own receives matters to nobody then.
+    fn note(&self, place: &'a AtomicU32, number: u32) -> Note<'a> {
         let is_connected = qp::qp_type(self.record).is_some_and(|kind| !kind.is_datagram());
-        let is_own = core::ptr::eq(self.peer, &*self.process.own);
-        // A short message is there at once.
-        if is_own || !is_connected || self.message.is_some() {
-            return;
-        }
-        self.record.taken_entry.store(words(entry));
-        self.record
-            .taken
-            .store(entry.len() as u32, Ordering::Relaxed);
-        self.record
-            .taken_by
-            .store(self.process.own.serial, Ordering::Release);
-    }
-
-    /// The receive is about to be completed, or given back.
-    fn note_done(&self) {
-        if self.record.taken_by.load(Ordering::Relaxed) == self.process.own.serial {
-            self.record.taken_by.store(0, Ordering::Release);
-        }
-    }
-
-    /// Completes a receive of this process's that somebody has taken who has ended since.
-    pub fn recover_taken(&self, is_alive: impl FnOnce(u32) -> bool) {
-        let taken_by = self.record.taken_by.load(Ordering::Acquire);
-        if taken_by == 0 || is_alive(taken_by) {
-            return;
-        }
-        self.record.taken_by.store(0, Ordering::Relaxed);
-        let entry = bytes(self.record.taken_entry.load());
-        let length = self.record.taken.load(Ordering::Relaxed) as usize;
-        let entry = entry.get(..length).unwrap_or(&[]);
-        receive::Source::complete_failed(self, entry, WcStatus::WrFlushErr);
+        let is_noted = is_connected && !self.is_own();
+        let announced = is_noted.then_some((place, number));
+        Note::new(self.record, announced, self.process.own.serial)
     }
 
     fn take_next(&self, copy: &mut [u8], accept: impl FnOnce(&Receive<'_>) -> bool) -> Looked {
         let record = self.record;
-        let guard = record.lock.lock(self.process);
+        let guard = taken::lock(self.process, self.peer, record);
         if record.given_back.load(Ordering::Relaxed) != 0 {
+            let note = self.note(&record.taking, taking::GIVEN_BACK);
             let mut entry = [0; MAX_RECV_STRIDE];
             let mut given_back = given_back(record, &mut entry);
-            let looked = given_back.take_into(copy, accept);
+            let looked = given_back.take_into(copy, note.of(accept));
             if given_back.is_empty() {
                 record.given_back.store(0, Ordering::Relaxed);
             }
+            note.taken(looked);
+            note.end();
             return looked;
         }
         match record.srq.load(Ordering::Relaxed).checked_sub(1) {
-            None => with_queue(&self.peer.segment, &record.receives, |queue| {
-                queue.take_into(copy, accept)
-            })
-            .unwrap_or(Looked::Empty),
+            None => {
+                let note = self.note(&record.taking, taking::OWN_QUEUE);
+                let looked = with_queue(&self.peer.segment, &record.receives, |queue| {
+                    let looked = queue.take_into(copy, note.of(accept));
+                    note.taken(looked);
+                    looked
+                });
+                note.end();
+                looked.unwrap_or(Looked::Empty)
+            }
             Some(number) => {
                 drop(guard);
-                srq::take(self.process, self.peer, number, copy, accept)
+                let Some(srq) = self.peer.segment.srq(number) else {
+                    return Looked::Empty;
+                };
+                let note = self.note(&srq.taking, self.number);
+                srq::take(self.process, self.peer, number, copy, accept, &note)
             }
         }
     }
 
     fn make_next(&self, entry: &[u8]) {
         let returned = {
-            let _guard = self.record.lock.lock(self.process);
+            let _guard = taken::lock(self.process, self.peer, self.record);
             let attrs = attrs(self.record);
-            if attrs.is_gone {
-                return;
-            }
             let mut room = [0; MAX_RECV_STRIDE];
             let mut given_back = given_back(self.record, &mut room);
-            let returned = given_back.give_back(entry, attrs.attr.state);
+            let returned = match attrs.is_gone {
+                true => Return::Done,
+                false => given_back.give_back(entry, attrs.attr.state),
+            };
             if !given_back.is_empty() && self.record.given_back.load(Ordering::Relaxed) == 0 {
                 store_given_back(self.record, entry);
+            }
+            if let Some(noted) = self.noted().filter(|_| returned == Return::Done) {
+                noted.completed();
             }
             returned
         };
@@ -278,6 +291,7 @@ fn bytes(words: [u32; MAX_RECV_STRIDE / 4]) -> [u8; MAX_RECV_STRIDE] {
 
 fn store_given_back(record: &QpRecord, entry: &[u8]) {
     record.given_back_entry.store(words(entry));
+    taken::step();
     record
         .given_back
         .store(entry.len() as u32, Ordering::Relaxed);
@@ -324,13 +338,14 @@ pub fn queue(segment: &Segment, record: &QueueRecord) -> Option<ReceiveQueue<Ent
     Some(ReceiveQueue::new(WorkQueue { ring, buffer }))
 }
 
-/// Takes and completes all receives of a queue pair of this process as flushed, if its state is such.
-pub fn flush_receives(side: &Side<'_>) {
-    loop {
+/// Takes and completes `count` receives of a queue pair of this process as flushed, if its state is such. Returns
+/// whether there may be more.
+pub fn flush_receives(side: &Side<'_>, count: u32) -> bool {
+    for _ in 0..count {
         let wr_id = {
-            let _guard = side.record.lock.lock(side.process);
+            let _guard = taken::lock(side.process, side.peer, side.record);
             if !attrs(side.record).flushes_receives() {
-                return;
+                return false;
             }
             if side.record.given_back.load(Ordering::Relaxed) != 0 {
                 let mut room = [0; MAX_RECV_STRIDE];
@@ -342,10 +357,11 @@ pub fn flush_receives(side: &Side<'_>) {
                 with_queue(&side.peer.segment, queue, ReceiveQueue::flush_one).flatten()
             }
         };
-        let Some(wr_id) = wr_id else { return };
+        let Some(wr_id) = wr_id else { return false };
         let cqe = receive::ended(wr_id, side.number, WcStatus::WrFlushErr);
         side.complete_receive(&cqe, false);
     }
+    true
 }
 
 impl<'a> LocalMemory for Side<'a> {
@@ -395,7 +411,7 @@ impl<'a> Responder for Side<'a> {
         if !self.terms.awaits_peer {
             return;
         }
-        self.leave(change(self.process, self.record, Attrs::established));
+        self.change(Attrs::established);
     }
 
     fn take_receive<T>(
@@ -411,14 +427,14 @@ impl<'a> Responder for Side<'a> {
     }
 
     fn complete(&self, received: &Received) {
-        self.note_done();
         let (cqe, solicited) = receive::completion(received, self.number);
         let message = self.message.filter(|message| !message.is_empty());
         match message.filter(|_| received.status == WcStatus::Success) {
             None => self.complete_receive(&cqe, solicited),
             Some(message) => {
                 let cq = self.record.recv_cq.load(Ordering::Relaxed);
-                cq::complete_with(self.process, self.peer, cq, cqe, solicited, message);
+                let noted = self.noted();
+                cq::complete_with(self.process, self.peer, cq, cqe, solicited, message, noted);
             }
         }
     }

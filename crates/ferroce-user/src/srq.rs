@@ -20,6 +20,7 @@ use crate::rings::Rings;
 use crate::segment::{QueueRecord, SrqRecord};
 use crate::side::{self, with_queue, Entry};
 use crate::table::{self, Uses};
+use crate::taken::{self, Note};
 use crate::{Errno, Result};
 
 /// A shared receive queue of this process.
@@ -221,39 +222,65 @@ fn with<R>(
     record: &SrqRecord,
     op: impl FnOnce(&mut SharedReceiveQueue<Entry>) -> R,
 ) -> Option<R> {
-    let _guard = record.lock.lock(process);
+    let guard = record.lock.lock(process);
     let queue = side::queue(&peer.segment, &record.queue)?;
     let limit = record.limit.load(Ordering::Relaxed);
     let mut srq = SharedReceiveQueue::new(queue, limit);
+    if let Some(dead) = guard.dead_holder {
+        let is_taken = srq.recover();
+        taken::finish_shared(&peer.segment, record, dead, is_taken);
+        keep(record, &srq);
+    }
     let result = op(&mut srq);
-    record.queue.executor.store(srq.queue().words());
-    record.limit.store(srq.limit(), Ordering::Relaxed);
+    keep(record, &srq);
     Some(result)
 }
 
-/// Takes the next receive for a message.
+/// Keeps what a queue has beside its ring. After that nothing is announced any more.
+fn keep(record: &SrqRecord, srq: &SharedReceiveQueue<Entry>) {
+    record.queue.executor.store(srq.queue().words());
+    record.limit.store(srq.limit(), Ordering::Relaxed);
+    taken::step();
+    record.taking.store(0, Ordering::Relaxed);
+}
+
+/// Takes the next receive for a message, and notes that.
 pub(crate) fn take(
     process: &Process,
     peer: &Peer,
     number: u32,
     copy: &mut [u8],
     accept: impl FnOnce(&Receive<'_>) -> bool,
+    note: &Note<'_>,
 ) -> Looked {
     let Some(record) = peer.segment.srq(number) else {
         return Looked::Empty;
     };
-    let taken = with(process, peer, record, |srq| srq.take_into(copy, accept));
-    let (looked, reached) = taken.unwrap_or((Looked::Empty, false));
-    if reached {
-        if core::ptr::eq(peer, &*process.own) {
-            tell(process, number, LIMIT);
-            return looked;
+    let is_own = core::ptr::eq(peer, &*process.own);
+    let taken = with(process, peer, record, |srq| {
+        let (looked, reached) = srq.take_into(copy, note.of(accept));
+        note.taken(looked);
+        if reached && !is_own {
+            // Before the limit is taken away, in case that this process ends.
+            record.work.fetch_or(LIMIT, Ordering::AcqRel);
+            mark(&peer.segment.header().dirty_srqs, number);
         }
-        record.work.fetch_or(LIMIT, Ordering::AcqRel);
-        mark(&peer.segment.header().dirty_srqs, number);
-        peer.segment.wake();
+        (looked, reached)
+    });
+    let (looked, reached) = taken.unwrap_or((Looked::Empty, false));
+    match reached {
+        true if is_own => tell(process, number, LIMIT),
+        true => peer.segment.wake(),
+        false => {}
     }
     looked
+}
+
+/// Finishes what a process that has ended was at.
+pub(crate) fn recover(process: &Process, peer: &Peer, number: u32) {
+    if let Some(record) = peer.segment.srq(number) {
+        with(process, peer, record, |_| {});
+    }
 }
 
 /// Tells what is left to tell.

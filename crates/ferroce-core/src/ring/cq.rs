@@ -172,15 +172,18 @@ impl Producer {
     }
 
     /// Takes over from a producer that may have ended in the middle of a [`push`](Self::push), before its
-    /// words were kept: what it has published counts, and may have been meant to raise an event.
-    pub fn recover(&mut self) {
+    /// words were kept: what it has published counts, and may have been meant to raise an event. Returns whether
+    /// there was a completion.
+    pub fn recover(&mut self) -> bool {
         let next = self.position.wrapping_add(1);
         // Acquire: as the poller.
-        if self.memory.sequence(self.position).load(Ordering::Acquire) == next {
+        let is_behind = self.memory.sequence(self.position).load(Ordering::Acquire) == next;
+        if is_behind {
             self.position = next;
             self.solicited = next;
             self.pending = Some(Notify::Solicited);
         }
+        is_behind
     }
 
     /// The ring's size.

@@ -179,6 +179,21 @@ impl<Q: Queue> Executor<Q> {
         ]
     }
 
+    /// Takes over from an executor that may have ended after it has handed a slot back, before its words were
+    /// kept: what it has handed back counts. Returns whether it was so. Of executors that hand one slot back at a
+    /// time.
+    pub fn recover(&mut self) -> bool {
+        let (_, consumer) = self.announced();
+        let is_behind = consumer == self.released.wrapping_add(1);
+        if is_behind || consumer == self.released {
+            self.fetched = consumer;
+            self.released = consumer;
+            // Some of the words may be those of before: the poster's index is looked at again.
+            self.producer = consumer;
+        }
+        is_behind
+    }
+
     /// The ring's size.
     pub const fn geometry(&self) -> WqGeometry<Q> {
         self.geometry

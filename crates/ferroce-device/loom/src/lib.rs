@@ -10,6 +10,8 @@ extern crate std;
 pub mod in_use;
 #[path = "../../src/kick.rs"]
 pub mod kick;
+#[path = "../../../ferroce-user/src/lock.rs"]
+pub mod lock;
 #[path = "../../src/published.rs"]
 pub mod published;
 #[path = "../../../ferroce-core/src/ring/mod.rs"]
@@ -17,6 +19,8 @@ pub mod published;
 pub mod ring;
 #[path = "../../../ferroce-user/src/turn.rs"]
 pub mod turn;
+#[path = "../../../ferroce-user/src/users.rs"]
+pub mod users;
 #[path = "../../../ferroce-core/src/verbs/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod verbs;

@@ -2,13 +2,14 @@
 //! A process's side of the card: what a plug-in and a program do, in short.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferroce_core::qp::{AddressVector, AttrMask, RequestedAttr};
 use ferroce_core::ring::{
-    CqGeometry, Cqe, Destination, Doorbell, Operation, Payload, Poller, PostError, Poster,
+    CqGeometry, Cqe, Destination, Doorbell, Notify, Operation, Payload, Poller, PostError, Poster,
     QpLayout, RecvQueue, RecvRequest, SendQueue, SendRequest, Sge, WqGeometry,
 };
 use ferroce_core::verbs::{AccessFlags, QpState, QpType, SendFlags, WcFlags};
@@ -67,7 +68,7 @@ pub struct Endpoint {
     pub qp: Arc<Qp>,
     cq: Arc<Cq>,
     send: RefCell<Poster<SendQueue>>,
-    /// Unless receives come from a shared queue.
+    /// Unless they come from a shared queue.
     receive: Option<RefCell<Poster<RecvQueue>>>,
     poller: RefCell<Poller>,
 }
@@ -80,17 +81,29 @@ impl Endpoint {
 
     /// One of this transport.
     pub fn of_type(device: &Device, depth: u32, qp_type: QpType) -> Self {
-        Self::make(device, depth, qp_type, None)
+        Self::make(device, depth, qp_type, None, None)
     }
 
-    /// A reliable connection whose receives come from a shared queue.
-    pub fn with_shared(device: &Device, depth: u32, srq: &Arc<Srq>) -> Self {
-        Self::make(device, depth, QpType::Rc, Some(srq.clone()))
+    /// A reliable connection whose completions raise events, or whose receives come from a shared queue.
+    pub fn with(
+        device: &Device,
+        depth: u32,
+        channel: Option<&Channel>,
+        shared: Option<&Shared>,
+    ) -> Self {
+        Self::make(device, depth, QpType::Rc, channel, shared)
     }
 
-    fn make(device: &Device, depth: u32, qp_type: QpType, srq: Option<Arc<Srq>>) -> Self {
+    fn make(
+        device: &Device,
+        depth: u32,
+        qp_type: QpType,
+        channel: Option<&Channel>,
+        shared: Option<&Shared>,
+    ) -> Self {
         let process = device.context.process;
-        let (cq, made) = Cq::create(&device.context, 4 * depth, false, None, 0).unwrap();
+        let events = channel.map(|channel| channel.events.clone());
+        let (cq, made) = Cq::create(&device.context, 4 * depth, false, events, 0).unwrap();
         let (base, length) = process.lend(&made.ring).unwrap();
         let geometry = CqGeometry::new(made.entries).unwrap();
         // SAFETY: The ring is the process's as long as the queue, and has no other poller.
@@ -100,7 +113,7 @@ impl Endpoint {
             pd: device.pd.clone(),
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
-            srq,
+            srq: shared.map(|shared| shared.srq.clone()),
             caps: Caps {
                 max_send_wr: depth,
                 max_recv_wr: depth,
@@ -286,6 +299,12 @@ impl Endpoint {
         Some(cqe)
     }
 
+    /// Asks for an event of the next completion, as the plug-in does.
+    pub fn arm(&self) {
+        self.cq.look();
+        self.poller.borrow_mut().arm(Notify::Next);
+    }
+
     /// Destroys it.
     pub fn destroy(self) {
         self.qp.destroy().unwrap();
@@ -293,12 +312,64 @@ impl Endpoint {
     }
 }
 
+/// A completion channel.
+pub struct Channel {
+    events: Arc<Events>,
+    read: OwnedFd,
+}
+
+impl Channel {
+    pub fn new() -> Self {
+        let (read, write) = socket::pair().unwrap();
+        let events = Arc::new(Events::new(read.as_raw_fd(), write));
+        Self { events, read }
+    }
+
+    /// Waits for an event, and takes it. Returns whether there was one.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.read.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut event = [0_u8; 8];
+        // SAFETY: The structure and the bytes are there to be written.
+        unsafe {
+            libc::poll(&raw mut poll, 1, patience.as_millis() as i32) == 1
+                && libc::recv(poll.fd, event.as_mut_ptr().cast(), event.len(), 0) > 0
+        }
+    }
+}
+
 /// A shared receive queue.
-pub fn shared_queue(device: &Device, depth: u32) -> Arc<Srq> {
-    let attributes = Attributes {
-        max_wr: depth,
-        max_sge: 1,
-        limit: 0,
-    };
-    Srq::create(&device.context, &attributes, 0).unwrap().0
+pub struct Shared {
+    srq: Arc<Srq>,
+    receive: RefCell<Poster<RecvQueue>>,
+}
+
+impl Shared {
+    pub fn new(device: &Device, depth: u32) -> Self {
+        let attributes = Attributes {
+            max_wr: depth,
+            max_sge: 1,
+            limit: 0,
+        };
+        let (srq, made) = Srq::create(&device.context, &attributes, 0).unwrap();
+        let (base, length) = device.context.process.lend(&made.ring).unwrap();
+        let recv = WqGeometry::<RecvQueue>::from_descriptor(made.recv).unwrap();
+        // SAFETY: The ring is the process's as long as the queue, and has no other poster.
+        let receive = unsafe { Poster::new(base, length, recv) }.unwrap();
+        let receive = RefCell::new(receive);
+        Self { srq, receive }
+    }
+
+    pub fn post(&self, wr_id: u64, sge: Sge) {
+        let mut receive = self.receive.borrow_mut();
+        receive.push(&RecvRequest { wr_id }, &[sge]).unwrap();
+        let _ = receive.publish();
+    }
+
+    pub fn destroy(self) {
+        self.srq.destroy().unwrap();
+    }
 }

@@ -56,12 +56,16 @@ fn main() -> ExitCode {
             numbers::reuser();
             ExitCode::SUCCESS
         }
-        ["child", "victim"] => {
-            kill::victim();
+        ["child", "victim", seed, lasts] => {
+            kill::victim(seed.parse().unwrap(), lasts.parse().unwrap());
             ExitCode::SUCCESS
         }
-        ["child", "survivor", kills] => {
-            kill::survivor(kills.parse().unwrap());
+        ["child", "watcher"] => {
+            kill::watcher();
+            ExitCode::SUCCESS
+        }
+        ["child", "survivor"] => {
+            kill::survivor();
             ExitCode::SUCCESS
         }
         _ => {
@@ -145,8 +149,20 @@ impl Process {
         line.trim_end().to_owned()
     }
 
+    fn kill(self) {
+        drop(self);
+    }
+
     fn end(mut self) {
         assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    /// Where a test fails, none of its processes goes on for ever.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -8,7 +8,7 @@ use ferroce_core::qp::{AttrMask, RequestedAttr};
 use ferroce_core::ring::{Operation, Sge};
 use ferroce_core::verbs::{QpState, WcOpcode, WcStatus};
 
-use super::endpoint::{shared_queue, Endpoint};
+use super::endpoint::{Endpoint, Shared};
 use super::{device_folder, open, wait_for_broker, Process};
 
 const DEPTH: u32 = 8;
@@ -37,10 +37,10 @@ pub fn reuser() {
     other.connect(other.qp.number);
     (0..DEPTH).for_each(|wr_id| other.post_receive(wr_id.into(), sge));
 
-    let shared = shared_queue(&device, DEPTH);
+    let shared = Shared::new(&device, DEPTH);
     let begin = Instant::now();
     let again = loop {
-        let endpoint = Endpoint::with_shared(&device, DEPTH, &shared);
+        let endpoint = Endpoint::with(&device, DEPTH, None, Some(&shared));
         if endpoint.qp.number == number {
             break endpoint;
         }
@@ -64,5 +64,5 @@ pub fn reuser() {
     }
     again.destroy();
     other.destroy();
-    shared.destroy().unwrap();
+    shared.destroy();
 }

@@ -3,15 +3,20 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::io::{self, BufRead, BufReader, ErrorKind, IoSlice};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 use ferroce_lab::provider::Libibverbs;
+use nix::sys::uio::{process_vm_writev, RemoteIoVec};
+use nix::unistd::Pid;
 use object::elf::{self, FileHeader64};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache, ReadRef};
+use rustix::fs::MemfdFlags;
+use rustix::thread::CapabilitySet;
 
 /// The way that a script names its interpreter has this much of the file (Linux: `BINPRM_BUF_SIZE`).
 const FIRST_LINE: u64 = 256;
@@ -75,7 +80,7 @@ impl Program {
             }
             Ok(Image::Other) | Err(_) => {}
         }
-        reasons.extend(obstacle_in_yama());
+        reasons.extend(obstacle_in_memory());
         reasons
     }
 }
@@ -227,6 +232,50 @@ fn obstacles_in_libibverbs() -> Option<String> {
     }
 }
 
+/// What keeps programs from sharing memory, or from reaching each other's the short way.
+fn obstacle_in_memory() -> Option<String> {
+    if let Err(error) = rustix::fs::memfd_create("ferroce", MemfdFlags::CLOEXEC) {
+        return Some(format!(
+            "programs will not be able to open the devices: memfd_create, by which they share memory, is \
+             refused here: {error}. Have the container's seccomp profile allow it, as Docker's own does"
+        ));
+    }
+    let Err(error) = write_to_itself() else {
+        return obstacle_in_yama();
+    };
+    // The other way: the descriptor that each process passes.
+    let memory = File::options()
+        .read(true)
+        .write(true)
+        .open("/proc/self/mem");
+    let (what, other) = match memory {
+        Ok(_) => (
+            "programs reach each other's memory by a slower way",
+            String::new(),
+        ),
+        Err(error) => (
+            "programs will not reach each other's memory",
+            format!(", and /proc/self/mem cannot be opened: {error}"),
+        ),
+    };
+    Some(format!(
+        "{what}: process_vm_writev is refused here: {error}{other}. Have the container's seccomp profile \
+         allow process_vm_readv and process_vm_writev, as Docker's own does"
+    ))
+}
+
+/// Writes to memory of this process as to a peer's. (Yama lets a process do that to itself.)
+fn write_to_itself() -> io::Result<()> {
+    let target = AtomicU64::new(0);
+    let remote = RemoteIoVec {
+        base: target.as_ptr().addr(),
+        len: size_of::<u64>(),
+    };
+    let bytes = 1_u64.to_ne_bytes();
+    process_vm_writev(Pid::this(), &[IoSlice::new(&bytes)], &[remote])?;
+    Ok(())
+}
+
 /// Where the kernel keeps processes of one user from reaching each other's memory.
 const YAMA: &str = "/proc/sys/kernel/yama/ptrace_scope";
 
@@ -237,6 +286,11 @@ pub fn yama() -> Option<u32> {
 
 fn obstacle_in_yama() -> Option<String> {
     let scope = yama().filter(|scope| *scope >= 2)?;
+    // At 2 those may that have the right to trace all processes.
+    let own = rustix::thread::capabilities(None).ok()?.effective;
+    if scope == 2 && own.contains(CapabilitySet::SYS_PTRACE) {
+        return None;
+    }
     Some(format!(
         "programs reach each other's memory by a slower way: {YAMA} is {scope}, by which the kernel \
          refuses process_vm_writev. As root: sysctl kernel.yama.ptrace_scope=1 (after 3 it takes a \

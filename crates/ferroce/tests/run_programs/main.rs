@@ -5,6 +5,7 @@
 //! for the lab's tests.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use ferroce_lab::prerequisites::{ensure, Install, Purpose};
 use tempfile::TempDir;
 
+mod filter;
+mod kinds;
 mod rdma_cm;
 #[path = "../common/rdma_core.rs"]
 mod rdma_core;
@@ -45,16 +48,19 @@ struct Running {
     output: PathBuf,
 }
 
+/// Installs what is missing.
+fn install(purposes: &[Purpose]) {
+    let wanted = std::env::var_os("FERROCE_NO_INSTALL").is_none_or(|value| value == "0");
+    let install = if wanted { Install::Yes } else { Install::No };
+    let cache = ferroce_lab::cache::Cache::open().unwrap();
+    ensure(&cache, purposes, install).unwrap();
+}
+
 impl Group {
     fn new(name: &str) -> Self {
         static INSTALLED: Once = Once::new();
         static PORT: AtomicU16 = AtomicU16::new(0);
-        INSTALLED.call_once(|| {
-            let wanted = std::env::var_os("FERROCE_NO_INSTALL").is_none_or(|value| value == "0");
-            let install = if wanted { Install::Yes } else { Install::No };
-            let cache = ferroce_lab::cache::Cache::open().unwrap();
-            ensure(&cache, &[Purpose::Verbs, Purpose::Programs], install).unwrap();
-        });
+        INSTALLED.call_once(|| install(&[Purpose::Verbs, Purpose::Programs]));
         let own = (std::process::id() % 1000) as u16;
         Self {
             name: format!("{name}-{}", std::process::id()),
@@ -65,11 +71,22 @@ impl Group {
 
     /// Starts a program, by `ferroce run` with these options.
     fn start(&self, options: &[&str], words: &[&str]) -> Running {
+        self.start_after(|| Ok(()), options, words)
+    }
+
+    /// As [`start`](Self::start), in a process that has called this, which makes system calls and allocates.
+    fn start_after(
+        &self,
+        first: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+        options: &[&str],
+        words: &[&str],
+    ) -> Running {
         static NUMBER: AtomicU16 = AtomicU16::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let output = self.folder.path().join(number.to_string());
         let file = fs::File::create(&output).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_ferroce"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ferroce"));
+        command
             .arg("run")
             .args(options)
             .arg("--")
@@ -79,9 +96,10 @@ impl Group {
             .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
-            .stderr(file)
-            .spawn()
-            .unwrap();
+            .stderr(file);
+        // SAFETY: What it allocates, glibc has it allocate in a child of a program with threads too.
+        unsafe { command.pre_exec(first) };
+        let child = command.spawn().unwrap();
         Running {
             child,
             words: words.iter().map(|word| (*word).to_owned()).collect(),
@@ -413,60 +431,9 @@ fn openmpi() {
     }
 }
 
-/// What Docker's default profile refuses a container without capabilities, of what might be of use here.
-const REFUSED: [libc::c_long; 12] = [
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_ptrace,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_open_by_handle_at,
-];
-
-/// Installs a filter that refuses these system calls.
-fn refuse() -> std::io::Result<()> {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const EQUALS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let instruction = |code, jt, k| libc::sock_filter { code, jt, jf: 0, k };
-    // The number is the first field of `struct seccomp_data`.
-    let mut filter = vec![instruction(LOAD, 0, 0)];
-    for (index, call) in REFUSED.iter().enumerate() {
-        let to_end = (REFUSED.len() - index) as u8;
-        filter.push(instruction(EQUALS, to_end, *call as u32));
-    }
-    filter.push(instruction(RETURN, 0, libc::SECCOMP_RET_ALLOW));
-    let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-    filter.push(instruction(RETURN, 0, refused));
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: The filter is there during the calls.
-    let failed = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-            || libc::prctl(
-                libc::PR_SET_SECCOMP,
-                libc::SECCOMP_MODE_FILTER,
-                &raw const program,
-            ) != 0
-    };
-    match failed {
-        true => Err(std::io::Error::last_os_error()),
-        false => Ok(()),
-    }
-}
-
 #[test]
 fn an_unprivileged_user_with_a_copied_binary_and_few_system_calls() {
     use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::CommandExt;
     let group = Group::new("unprivileged");
     let folder = group.folder.path();
     let binary = folder.join("ferroce");
@@ -500,7 +467,7 @@ fn an_unprivileged_user_with_a_copied_binary_and_few_system_calls() {
         command.uid(65_534).gid(65_534);
     }
     // SAFETY: It makes system calls, and allocates a list while this is the child's only thread.
-    unsafe { command.pre_exec(refuse) };
+    unsafe { command.pre_exec(|| filter::refuse(&filter::REFUSED)) };
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(

@@ -53,6 +53,27 @@ pub mod sync {
                     pub fn swap(&self, value: $value, order: Ordering) -> $value {
                         self.atomic().swap(value, order)
                     }
+
+                    pub fn compare_exchange(
+                        &self,
+                        current: $value,
+                        new: $value,
+                        success: Ordering,
+                        failure: Ordering,
+                    ) -> Result<$value, $value> {
+                        self.atomic().compare_exchange(current, new, success, failure)
+                    }
+
+                    pub fn compare_exchange_weak(
+                        &self,
+                        current: $value,
+                        new: $value,
+                        success: Ordering,
+                        failure: Ordering,
+                    ) -> Result<$value, $value> {
+                        let atomic = self.atomic();
+                        atomic.compare_exchange_weak(current, new, success, failure)
+                    }
                 }
             };
         }
@@ -166,27 +187,17 @@ pub mod sync {
             }
         }
 
-        impl AtomicU8 {
-            pub fn compare_exchange(
-                &self,
-                current: u8,
-                new: u8,
-                success: Ordering,
-                failure: Ordering,
-            ) -> Result<u8, u8> {
-                self.atomic()
-                    .compare_exchange(current, new, success, failure)
+        impl AtomicU32 {
+            pub fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+                self.atomic().fetch_add(value, order)
             }
 
-            pub fn compare_exchange_weak(
-                &self,
-                current: u8,
-                new: u8,
-                success: Ordering,
-                failure: Ordering,
-            ) -> Result<u8, u8> {
-                self.atomic()
-                    .compare_exchange_weak(current, new, success, failure)
+            pub fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
+                self.atomic().fetch_sub(value, order)
+            }
+
+            pub fn fetch_or(&self, value: u32, order: Ordering) -> u32 {
+                self.atomic().fetch_or(value, order)
             }
         }
 

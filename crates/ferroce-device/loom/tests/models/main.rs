@@ -4,10 +4,12 @@
 mod arming;
 mod destroy;
 mod doorbell;
+mod lock;
 mod memory;
 mod mutex;
 mod published;
 mod turn;
+mod users;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
