@@ -8,6 +8,7 @@
 //!   errno, and nowhere else.
 //! - [`queue`]: what posting and polling mean, in safe Rust, on rings in any memory.
 //! - [`mapping`], [`lock`]: the memory those rings are in, and who may touch it.
+//! - [`idle`]: who runs while a program polls in vain.
 //! - [`user`]: the device in this process, in the kernel's place.
 //!
 //! # The data path
@@ -31,6 +32,7 @@
 
 mod abi;
 mod ffi;
+mod idle;
 mod lock;
 mod mapping;
 mod queue;

@@ -17,6 +17,7 @@ use crate::abi::{
     IbvCompChannel, IbvContext, IbvCq, IbvCqEx, IbvCqInitAttrEx, IbvWc, ResizeCqRequest,
     ResizeCqResponse, VerbsCq,
 };
+use crate::idle;
 use crate::lock::{queue_lock, QueueLock, Threads};
 use crate::mapping::Mapping;
 use crate::queue::completion::CompletionQueue;
@@ -232,6 +233,7 @@ pub unsafe extern "C" fn poll_cq(cq: *mut IbvCq, num_entries: c_int, wc: *mut Ib
             unsafe { wc.add(index).write(completion) };
         })
     });
+    idle::polled(count != 0);
     // At most `num_entries`.
     count as c_int
 }

@@ -11,6 +11,7 @@ use ferroce_core::ring::Cqe;
 use super::cq::Cq;
 use super::device::clock_nanos;
 use crate::abi::{IbvCqEx, IbvPollCqAttr, VerbsCq};
+use crate::idle;
 use crate::queue::completion;
 
 /// Puts the functions in place.
@@ -55,6 +56,7 @@ unsafe extern "C" fn start_poll(cq: *mut IbvCqEx, attr: *mut IbvPollCqAttr) -> c
     // SAFETY: By the contract of the verbs.
     let data = unsafe { Cq::from_ptr(cq) }.data();
     let result = data.begin_reading(|queue| queue.start().copied());
+    idle::polled(result.is_ok());
     match result {
         Ok(cqe) => {
             // SAFETY: By the contract of the verbs.
