@@ -59,8 +59,10 @@ fn a_machine_is_described_within_80_columns() {
 #[test]
 fn the_exit_status_tells_whether_the_demo_can_run() {
     let cache = tempfile::tempdir().unwrap();
+    let data = cache.path().join("data");
     let output = ferroce(cache.path())
         .args(["doctor", "--json"])
+        .env("XDG_DATA_HOME", &data)
         .output()
         .unwrap();
     let report = json(&output);
@@ -68,6 +70,8 @@ fn the_exit_status_tells_whether_the_demo_can_run() {
     // Nothing has been built in this cache.
     assert_eq!(finding(&report, 0, "UML guest")["state"], "gets");
     assert_eq!(finding(&report, 1, "kernels")["state"], "none");
+    assert_eq!(finding(&report, 1, "machines")["state"], "none");
+    assert!(!data.exists(), "nothing is to be changed");
     // The other tests have processes write into each other's memory.
     assert_eq!(finding(&report, 3, "ferroce run")["state"], "works");
 }

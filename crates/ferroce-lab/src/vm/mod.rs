@@ -100,14 +100,14 @@ const SETTINGS: &str = "vm.json";
 const SOCKET_PATH: usize = 107;
 
 impl Vms {
-    /// Opens `ferroce/vm` in the user's data folder.
+    /// Those in `ferroce/vm` in the user's data folder, which the first one makes.
     pub fn open() -> Result<Self> {
         let data = dirs::data_dir().ok_or_else(|| {
             Error::Usage("no data folder is known: set HOME or XDG_DATA_HOME".into())
         })?;
-        let root = data.join("ferroce/vm");
-        fs::create_dir_all(&root).map_err(Error::file("create", &root))?;
-        Ok(Self { root })
+        Ok(Self {
+            root: data.join("ferroce/vm"),
+        })
     }
 
     /// The folder with the cloud images that were fetched.
@@ -126,7 +126,10 @@ impl Vms {
 
     /// All of them, by name.
     pub fn all(&self) -> Result<Vec<Vm>> {
-        let entries = fs::read_dir(&self.root).map_err(Error::file("read", &self.root))?;
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::file("read", &self.root))?,
+        };
         let mut names: Vec<Name> = entries
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -194,6 +197,7 @@ impl Vms {
     pub fn create(&self, name: &Name, settings: Settings) -> Result<Vm> {
         self.check_new(name)?;
         settings.check()?;
+        fs::create_dir_all(&self.root).map_err(Error::file("create", &self.root))?;
         // Its name has a dot, which no machine's has.
         let staging = tempfile::Builder::new()
             .prefix(".creating-")

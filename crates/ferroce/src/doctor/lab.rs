@@ -15,6 +15,7 @@ use ferroce_lab::kernel::Kernel;
 use ferroce_lab::pack;
 use ferroce_lab::prerequisites::{self, Purpose, Toolchain};
 use ferroce_lab::progress;
+use ferroce_lab::vm::{Vm, Vms};
 use ferroce_lab::Accelerator;
 
 use super::{seccomp, Finding, State};
@@ -82,6 +83,7 @@ impl Lab {
             self.accelerator(),
             self.further_packages(),
             self.cached(),
+            self.machines(),
         ]
     }
 
@@ -278,6 +280,34 @@ impl Lab {
                 .remedy("to remove all of them: ferroce lab clean"),
         }
     }
+
+    /// The virtual machines, and what they need.
+    fn machines(&self) -> Finding {
+        let name = "machines";
+        let lines = match Vms::open().and_then(|vms| vms.all()) {
+            Ok(vms) => vms.iter().map(line).collect::<Vec<_>>(),
+            Err(error) => return Finding::new(name, State::None, error.to_string()),
+        };
+        if let Some(missing) = prerequisites::missing(&self.cache, &[Purpose::VirtualMachine]) {
+            let text = format!("for ferroce vm, without {}", missing.names.join(", "));
+            return Finding::new(name, State::None, text).remedy(missing.commands.join("; "));
+        }
+        match lines.is_empty() {
+            true => Finding::new(name, State::None, "none is there")
+                .remedy("to make one: ferroce vm create NAME"),
+            false => Finding::new(name, State::Works, lines.join("\n")),
+        }
+    }
+}
+
+/// What is told of a virtual machine.
+fn line(vm: &Vm) -> String {
+    let state = match vm.is_running() {
+        true => "runs",
+        false => "is off",
+    };
+    let size = progress::bytes(vm.disk_used());
+    format!("{}: {state}, {size} on disk", vm.name)
 }
 
 /// Runs `true` in a guest. Returns how long that took, or what went wrong.
