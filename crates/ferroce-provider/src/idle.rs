@@ -37,11 +37,10 @@ mod tests {
     #[test]
     fn others_run_after_many_polls_in_vain_one_after_the_other() {
         let vain = Cell::new(0);
-        let mut in_vain = |count| (0..count).filter(|_| is_enough(&vain, false)).count();
+        let in_vain = |count| (0..count).filter(|_| is_enough(&vain, false)).count();
         assert_eq!(in_vain(PATIENCE - 1), 0);
         assert_eq!(in_vain(3 * PATIENCE), 3);
         assert!(!is_enough(&vain, true));
-        let mut in_vain = |count| (0..count).filter(|_| is_enough(&vain, false)).count();
         assert_eq!(in_vain(PATIENCE - 1), 0);
         assert_eq!(in_vain(1), 1);
     }
