@@ -207,7 +207,9 @@ pub struct Front {
 impl Front {
     pub fn new(qp_type: QpType, attr: &QpAttr, memory: Memory) -> Self {
         let resources = vec![Resource::default(); attr.max_dest_rd_atomic.into()];
-        let slots = vec![Slot::default(); SEND_ENTRIES as usize];
+        // Room for all READs that may be under way.
+        let entries = usize::from(attr.max_rd_atomic).max(SEND_ENTRIES as usize);
+        let slots = vec![Slot::default(); entries];
         Self {
             queues: Queues {
                 memory,
@@ -216,7 +218,7 @@ impl Front {
                 key_access: AccessFlags::REMOTE,
                 takes_reads: attr.max_dest_rd_atomic > 0,
                 rnr_timer: attr.min_rnr_timer,
-                entries: RefCell::new(vec![Vec::new(); SEND_ENTRIES as usize]),
+                entries: RefCell::new(vec![Vec::new(); entries]),
                 receives: RefCell::default(),
                 completed: RefCell::default(),
                 received: RefCell::default(),
@@ -237,8 +239,9 @@ impl Front {
     }
 
     pub fn post_entry(&mut self, entry: Vec<u8>) {
-        let slot = (self.posted % SEND_ENTRIES) as usize;
-        self.queues.entries.borrow_mut()[slot] = entry;
+        let entries = self.queues.entries.get_mut();
+        let slot = self.posted as usize % entries.len();
+        entries[slot] = entry;
         self.posted += 1;
         self.requester.posted();
     }

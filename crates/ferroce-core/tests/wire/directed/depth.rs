@@ -44,7 +44,7 @@ fn operations() -> [(Operation, u32); 4] {
 
 #[test]
 fn a_new_request_ends_the_repetition_of_an_old_read() {
-    for depth in DEPTHS {
+    for depth in DEPTHS.into_iter().chain([MAX_RD_ATOMIC]) {
         for (operation, length) in operations() {
             // How many responses are repeated before the new request comes.
             for repeated in 0..=3 {

@@ -17,7 +17,7 @@ use ferroce_core::qp::QpAttr;
 use ferroce_core::requester::{Response, TimedOut, Transmit};
 use ferroce_core::responder::Request;
 use ferroce_core::ring::{Operation, Payload, Remote, SendRequest, Sge};
-use ferroce_core::verbs::limits::PSN_MASK;
+use ferroce_core::verbs::limits::{MAX_RD_ATOMIC, PSN_MASK};
 use ferroce_core::verbs::{
     AccessFlags, AckTimeout, EventType, FlushPlacement, FlushSelectivity, ImmData, Mtu, QpType,
     RnrTimer, SendFlags, SendOpcode, WcOpcode, WcStatus,
