@@ -10,7 +10,8 @@ use core::{ops::Deref, ptr::NonNull};
 use kernel::{
     bindings,
     prelude::*,
-    workqueue::{Queue, Work},
+    sync::Arc,
+    workqueue::{HasWork, Queue, Work, WorkItem},
 };
 
 /// A work queue whose threads have an ordinary priority and run on any CPU (`WQ_UNBOUND`).
@@ -74,10 +75,19 @@ impl Drop for WorkQueue {
     }
 }
 
-/// Takes a work off its queue, and waits for it if it is being executed. Returns whether it was queued:
-/// then what the queue owned, such as a reference, is the caller's.
-pub fn cancel<T, const ID: u64>(work: &Work<T, ID>) -> bool {
-    let work = core::ptr::from_ref(work).cast_mut();
-    // SAFETY: A valid work, which is initialised, and stays where it is as long as it is borrowed.
-    unsafe { bindings::cancel_work_sync(Work::raw_get(work)) }
+/// Takes the work of a shared value off its queue, with the reference that the queue had, and waits for it if it
+/// is being executed.
+pub fn cancel<T, const ID: u64>(this: &Arc<T>)
+where
+    T: WorkItem<ID, Pointer = Arc<T>> + HasWork<T, ID>,
+{
+    let raw = Arc::as_ptr(this);
+    // SAFETY: The value is valid, and with it the work, which is initialised and stays where it is. If it was
+    // queued, the queue owned a reference, which `run` would have taken over.
+    unsafe {
+        let work = Work::raw_get(T::raw_get_work(raw.cast_mut()));
+        if bindings::cancel_work_sync(work) {
+            drop(Arc::from_raw(raw));
+        }
+    }
 }

@@ -93,11 +93,7 @@ impl Deferred {
     /// Ends what is pending, and waits for what is running. Nobody may ask for more, and no timer may
     /// run.
     pub(super) fn cancel(self: &Arc<Self>) {
-        if workqueue::cancel(&self.work) {
-            // SAFETY: The work queue owned a reference, which `queue` gave to it and `run` would have
-            // taken over.
-            drop(unsafe { Arc::from_raw(Arc::as_ptr(self)) });
-        }
+        workqueue::cancel(self);
     }
 }
 
