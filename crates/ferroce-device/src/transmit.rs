@@ -72,14 +72,17 @@ pub enum Stopped {
 /// How many packets are sent in one call: the host has a lock held.
 pub const PACKETS_AT_ONCE: u32 = 64;
 
+/// After how many bytes the last of them goes, for that reason: packets may be of 4 KiB and more.
+const BYTES_AT_ONCE: usize = 1 << 16;
+
 /// Bytes of a packet that is made before it is known how long it is: with a few bytes of payload.
 const SMALL: usize = MAX_HEADERS_LEN + 24;
 
 /// Sends packets, until there is none or there have been enough.
 pub(crate) fn transmit(qp_type: QpType, flow: &mut impl Flow, source: &mut impl Source) -> Stopped {
-    let mut sent = 0;
+    let (mut sent, mut bytes) = (0, 0);
     while !source.has_sent_all() {
-        if sent >= PACKETS_AT_ONCE {
+        if sent >= PACKETS_AT_ONCE || bytes >= BYTES_AT_ONCE {
             return Stopped::More;
         }
         // Who has a reliable connection is held back by the peer.
@@ -119,6 +122,7 @@ pub(crate) fn transmit(qp_type: QpType, flow: &mut impl Flow, source: &mut impl 
         // With none, what would have been sent could not be made.
         if batch.count() > 0 {
             sent += batch.count();
+            bytes += length * batch.count() as usize;
             batch.send();
         }
         // The first of these is said once.

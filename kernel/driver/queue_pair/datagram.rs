@@ -33,9 +33,16 @@ pub(super) struct Datagrams {
     in_flight: Option<net::InFlight>,
     /// How many there were: nobody looks at their PSN, but it counts up (IBTA 9.8.3).
     sent: u32,
+    /// How many bytes the last one has put into the memory of this host's queue pairs, all together.
+    copied: u32,
 }
 
 impl Datagrams {
+    /// How many bytes the last one has put into memory of this host.
+    pub(super) fn copied(&self) -> u32 {
+        self.copied
+    }
+
     /// The way to an address.
     fn path_for(&mut self, address: roce::Address) -> &mut roce::Path {
         self.path = self.path.take().filter(|path| path.is_to(&address));
@@ -90,10 +97,12 @@ pub(super) fn datagram(
     };
     let length = datagram.length();
     let mut deliveries = Deliveries::new(&route);
+    datagrams.copied = 0;
     let mut deliver = |peer: FoundQp| {
         let peer = Entered::new(peer);
         let taken = Peer::datagram(&peer, route.qkey);
         let delivery = taken.map(|taker| datagram.deliver(&taker));
+        datagrams.copied = datagrams.copied.saturating_add(length);
         if let Some((counter, number)) = deliveries.add(delivery, length) {
             peer.device().counters.add(counter, number);
         }

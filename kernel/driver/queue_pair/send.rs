@@ -242,8 +242,11 @@ pub(super) fn drain(
             },
         }
         executed += 1;
-        if bytes >= local::PART && extent.is_to_sleep() {
+        if bytes >= local::PART {
             // As within a long message.
+            if !extent.is_to_sleep() {
+                return Stopped::After(executed);
+            }
             bytes = 0;
             if let Some(stopped) = extent.pause(qp, executed) {
                 return stopped;
@@ -331,13 +334,14 @@ fn execute(
     match attempt {
         send::Attempt::Done(length) => {
             send.datagrams.send(qp);
+            let moved = length.max(send.datagrams.copied());
             send.finish_current();
             if let Some(cqe) = completion.done(qp.number, length) {
                 // A program that sees the completion finds it counted.
                 peer_cache.add_counts();
                 cq::complete(&qp.send_cq, &cqe, false);
             }
-            Then::Next(length)
+            Then::Next(moved)
         }
         send::Attempt::Failed(status) => {
             peer_cache.add_counts();

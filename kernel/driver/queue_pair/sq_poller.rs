@@ -259,6 +259,8 @@ impl Run for SqPoller {
                         uses += requests;
                         executed += requests;
                         queue.busy_at = now;
+                        // There may be many of them.
+                        rdma::cond_resched();
                         true
                     }
                     Stopped::Waiting => false,
