@@ -56,6 +56,8 @@ pub(crate) struct Ferroce {
     is_removed: AtomicBool,
     /// See [`Ferroce::gids_removed`].
     gids_removed: AtomicU32,
+    /// The memory on board, of a card.
+    pub(crate) board: Option<Arc<BarMemory>>,
     #[pin]
     settling: Mutex<Place>,
     /// There is a queue pair for general services.
@@ -77,7 +79,12 @@ pub(crate) struct Ferroce {
 }
 
 impl Ferroce {
-    fn new(guid: [u8; 8], place: Place, share: Share) -> impl PinInit<Self, Error> {
+    fn new(
+        guid: [u8; 8],
+        place: Place,
+        share: Share,
+        board: Option<Arc<BarMemory>>,
+    ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             guid,
             counters: Counters::new()?,
@@ -88,6 +95,7 @@ impl Ferroce {
             netns_mismatch: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
             gids_removed: AtomicU32::new(0),
+            board,
             settling <- new_mutex!(place, "ferroce::Ferroce::settling"),
             has_gsi: AtomicBool::new(false),
             share <- SpinLockBh::new(Some(share), c"ferroce::Ferroce::share", static_lock_class!()),
@@ -281,9 +289,12 @@ impl rdma::Operations for Ferroce {
             // Not FLUSH_PERSISTENT: of no memory is it known that it survives a loss of power.
             | DeviceCaps::FLUSH_GLOBAL;
         attr.device_cap_flags = caps.bits();
-        attr.kernel_cap_flags = (KernelCaps::ALLOW_USER_UNREG | KernelCaps::ON_DEMAND_PAGING)
-            .bits()
-            .into();
+        let unreg = match &device.board {
+            // It goes with the card.
+            Some(_) => KernelCaps::NONE,
+            None => KernelCaps::ALLOW_USER_UNREG,
+        };
+        attr.kernel_cap_flags = (KernelCaps::ON_DEMAND_PAGING | unreg).bits().into();
         attr.max_mr_size = u64::MAX;
         // No vendor has assigned these: they are this driver's own, and not zero, which programs take
         // for "unknown".
@@ -309,7 +320,10 @@ impl rdma::Operations for Ferroce {
         attr.max_res_rd_atom = Count::from(limits::MAX_RD_ATOMIC) * attr.max_qp;
         attr.atomic_cap = AtomicCap::Hca.as_raw();
         attr.local_ca_ack_delay = ACK_DELAY;
-        attr.max_dm_size = limits::MAX_DM_SIZE;
+        attr.max_dm_size = match &device.board {
+            Some(board) => limits::MAX_DM_SIZE.min(board.available() as u64),
+            None => limits::MAX_DM_SIZE,
+        };
         // Of `rdma::clock`: all bits count, and 1,000,000 kHz are nanoseconds.
         attr.timestamp_mask = u64::MAX;
         attr.hca_core_clock = 1_000_000;
@@ -411,46 +425,62 @@ impl LinkOps for Link {
             );
             return Err(EINVAL);
         }
-        let mac = match netdev.mac() {
-            Some(mac) => mac,
-            // It has the same address everywhere, which no two devices can have their GUIDs from.
-            None if netdev.is_loopback() => local_mac(),
-            None => {
-                pr_err!("{name}: only over Ethernet, or the loopback device\n");
-                return Err(EINVAL);
-            }
-        };
-        if netdev.is_loopback() && !netdev.is_up() {
-            pr_err!("{name}: the loopback device must be up, and have its addresses, before\n");
-            return Err(Error::from_errno(-(kernel::bindings::ENETDOWN as i32)));
-        }
-        let _guard = NEWLINK.lock();
-        if let Some(other) = Device::<Ferroce>::from_netdev(netdev) {
-            pr_err!(
-                "{name}: there is {} over this network device\n",
-                other.name()
-            );
-            return Err(EEXIST);
-        }
-        let guid = eui64(mac);
-        let share = Share::of(netdev).inspect_err(|error| warn_port(&name, *error))?;
-
-        let place = Place::new()?;
-        let parent = ARef::from(place.parent());
-        let mut device = NewDevice::new(netdev, Ferroce::new(guid, place, share))?;
-        device.set_parent(&parent);
-        device.set_node_guid(guid);
-        device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
-        device.set_netdev(1, netdev)?;
-        device.register(name).map_err(|error| match error {
-            // "Too many open files" is how `ib_core` says that.
-            ENFILE => {
-                pr_err!("{name}: there is an RDMA device of that name\n");
-                EEXIST
-            }
-            error => error,
-        })
+        add(name, netdev, None).map(|_| ())
     }
+}
+
+/// Makes a device over a network device: that of a card on a PCI bus, with the memory on board, or one that is
+/// nothing but software.
+pub(crate) fn add(
+    name: &CStr,
+    netdev: &NetDevice,
+    card: Option<(&kernel::device::Device, Arc<BarMemory>)>,
+) -> Result<WeakDevice<Ferroce>> {
+    let mac = match netdev.mac() {
+        Some(mac) => mac,
+        // It has the same address everywhere, which no two devices can have their GUIDs from.
+        None if netdev.is_loopback() => local_mac(),
+        None => {
+            pr_err!("{name}: only over Ethernet, or the loopback device\n");
+            return Err(EINVAL);
+        }
+    };
+    if netdev.is_loopback() && !netdev.is_up() {
+        pr_err!("{name}: the loopback device must be up, and have its addresses, before\n");
+        return Err(Error::from_errno(-(kernel::bindings::ENETDOWN as i32)));
+    }
+    let _guard = NEWLINK.lock();
+    if let Some(other) = Device::<Ferroce>::from_netdev(netdev) {
+        pr_err!(
+            "{name}: there is {} over this network device\n",
+            other.name()
+        );
+        return Err(EEXIST);
+    }
+    let guid = eui64(mac);
+    let share = Share::of(netdev).inspect_err(|error| warn_port(&name, *error))?;
+
+    let (function, board) = card.unzip();
+    let place = match function {
+        Some(function) => Place::of_card(function)?,
+        None => Place::new()?,
+    };
+    let parent = ARef::from(place.parent());
+    let mut device = NewDevice::new(netdev, Ferroce::new(guid, place, share, board))?;
+    device.set_parent(&parent);
+    device.set_node_guid(guid);
+    device.set_comp_vectors(kernel::cpu::nr_cpu_ids());
+    device.set_netdev(1, netdev)?;
+    let weak = device.downgrade();
+    device.register(name).map_err(|error| match error {
+        // "Too many open files" is how `ib_core` says that.
+        ENFILE => {
+            pr_err!("{name}: there is an RDMA device of that name\n");
+            EEXIST
+        }
+        error => error,
+    })?;
+    Ok(weak)
 }
 
 /// An Ethernet address that nobody else has, for all anyone knows.
@@ -478,7 +508,6 @@ impl rdma::NetEvents for NetEvents {
         match event {
             NetEvent::Unregister => {
                 Ferroce::update_netns(&device);
-                Ferroce::unregistering(&device);
                 device.unregister_queued();
             }
             NetEvent::Leave => device.leave(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Device memory: a card has it on board, here it is pages of the kernel's.
+//! Device memory: what a card has on board; of a device without a card, pages of the kernel's.
 
 use super::{
     device::{Ferroce, Ucontext},
@@ -52,7 +52,12 @@ impl dm::Operations for Dm {
         }
         let counted = dm.device().quota.add(Kind::Dm)?;
         let flags = UserCall::flags(Some(call));
-        let pages = Arc::new(SharedPages::new(usize::try_from(length)?, flags)?, flags)?;
+        let length = usize::try_from(length)?;
+        let pages = match &dm.device().board {
+            Some(board) => SharedPages::on_board(board.allocate(length)?)?,
+            None => SharedPages::new(length, flags)?,
+        };
+        let pages = Arc::new(pages, flags)?;
         let mapping = UserMapping::new(call.ucontext(), pages.clone())?;
         Ok(try_init!(Dm {
             pages,

@@ -2,9 +2,9 @@
 
 //! ferroce: a virtual RDMA network card.
 //!
-//! `rdma link add NAME type ferroce netdev NETDEV` makes a device.
+//! `rdma link add NAME type ferroce netdev NETDEV` makes a device, and so does a card on a PCI bus.
 
-use kernel::prelude::*;
+use kernel::{driver, pci::Adapter, prelude::*};
 
 #[path = "../rdma/mod.rs"]
 pub mod rdma;
@@ -14,6 +14,9 @@ pub mod net;
 
 // The protocol core, the same files that the provider and the tests are built of. Some of it is for
 // them alone.
+#[path = "../../crates/ferroce-core/src/card.rs"]
+#[allow(dead_code)]
+pub mod card;
 #[path = "../../crates/ferroce-core/src/local/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod local;
@@ -117,6 +120,7 @@ mod kernel_user;
 mod mr;
 mod multicast;
 mod mw;
+mod pci;
 mod place;
 mod port;
 mod queue_pair;
@@ -146,12 +150,14 @@ module! {
 }
 
 /// What the module has registered. The fields are dropped from the first to the last: first no new
-/// devices, then those that there are go, and then nobody is left to be told of network devices
-/// and namespaces.
+/// devices, and those of cards go, then the others that there are, and then nobody is left to be told of
+/// network devices and namespaces.
 #[pin_data]
 pub struct Ferroce {
     #[pin]
     link: rdma::LinkRegistration<device::Link>,
+    #[pin]
+    cards: driver::Registration<Adapter<pci::Card>>,
     driver: rdma::DriverRegistration<device::Ferroce>,
     #[pin]
     notifier: rdma::NetNotifier<device::NetEvents>,
@@ -172,6 +178,7 @@ impl kernel::InPlaceModule for Ferroce {
             namespaces <- net::Registration::register(),
             notifier <- rdma::NetNotifier::register(),
             driver: rdma::DriverRegistration::new(),
+            cards <- driver::Registration::new(c"ferroce", rdma::this_module!()),
             link <- rdma::LinkRegistration::register(),
         })
     }

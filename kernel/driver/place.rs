@@ -4,12 +4,12 @@
 //!
 //! Of a card on a bus, RDMA device and network device have one parent, and programs go from the one to
 //! the other by `/sys/class/infiniband/DEVICE/device/net`. Here the network device is somebody else's,
-//! and may have no parent at all. So each RDMA device has a parent of its own, with a folder `net` in
-//! which there is a link to the network device.
+//! and may have no parent at all. So each RDMA device that is not a card's has a parent of its own, and each
+//! parent a folder `net` in which there is a link to the network device.
 
 use crate::rdma::{compat::faux_device, net::InterfaceName, sysfs::Folder, NetDevice};
 use core::sync::atomic::{AtomicU32, Ordering};
-use kernel::{device::Device, faux, prelude::*, str::CString};
+use kernel::{device::Device, faux, prelude::*, str::CString, sync::aref::ARef};
 
 /// The parent of an RDMA device.
 pub(crate) struct Place {
@@ -17,7 +17,12 @@ pub(crate) struct Place {
     link: Option<InterfaceName>,
     // In this order: the folder goes before what it is in.
     folder: Folder,
-    parent: faux::Registration,
+    parent: Parent,
+}
+
+enum Parent {
+    Own(faux::Registration),
+    Card(ARef<Device>),
 }
 
 impl Place {
@@ -31,13 +36,25 @@ impl Place {
         Ok(Self {
             link: None,
             folder: Folder::new(faux_device(&parent), c"net")?,
-            parent,
+            parent: Parent::Own(parent),
+        })
+    }
+
+    /// That of a card, which stays on its bus until the RDMA device has gone.
+    pub(crate) fn of_card(card: &Device) -> Result<Self> {
+        Ok(Self {
+            link: None,
+            folder: Folder::new(card, c"net")?,
+            parent: Parent::Card(card.into()),
         })
     }
 
     /// The device that is to be the parent.
     pub(crate) fn parent(&self) -> &Device {
-        faux_device(&self.parent)
+        match &self.parent {
+            Parent::Own(parent) => faux_device(parent),
+            Parent::Card(card) => card,
+        }
     }
 
     /// Has the link lead to a network device, by the name that this has now, or to none.

@@ -34,6 +34,31 @@ macro_rules! this_module {
 }
 pub(crate) use this_module;
 
+/// The table of the functions on a PCI bus that a driver is for, whose numbers become aliases of the module.
+///
+/// `pci_device_table!` has a name for the aliases as well until Linux 7.2.
+#[cfg(linux_7_3)]
+macro_rules! pci_device_table {
+    ($table:ident, $aliases:ident, $functions:tt) => {
+        ::kernel::pci_device_table!($table, (), $functions);
+    };
+}
+/// The table of the functions on a PCI bus that a driver is for, whose numbers become aliases of the module.
+#[cfg(not(linux_7_3))]
+macro_rules! pci_device_table {
+    ($table:ident, $aliases:ident, $functions:tt) => {
+        ::kernel::pci_device_table!($table, $aliases, (), $functions);
+    };
+}
+pub(crate) use pci_device_table;
+
+/// What `probe` is told of the entry of the table, if it is of one, which it always is until Linux 7.2.
+#[cfg(linux_7_3)]
+pub type IdInfo<'a, T> = Option<&'a T>;
+/// What `probe` is told of the entry of the table.
+#[cfg(not(linux_7_3))]
+pub type IdInfo<'a, T> = &'a T;
+
 /// The value of a module's parameter, to which there is a reference until Linux 7.2.
 pub fn parameter<T: Copy, V: Borrow<T>>(value: V) -> T {
     *value.borrow()

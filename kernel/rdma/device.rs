@@ -14,7 +14,7 @@
 //!    `/dev/infiniband`. `ib_core` owns it.
 //!
 //! It goes when somebody unregisters it: the administrator (`rdma link delete`), the driver
-//! ([`DeviceRef::unregister_queued`]), or the end of the module ([`DriverRegistration`]). `ib_core`
+//! ([`DeviceRef::unregister`]), or the end of the module ([`DriverRegistration`]). `ib_core`
 //! then takes away from the users what they have, waits for the last call of an operation to return,
 //! and has the driver's data dropped.
 //!
@@ -366,14 +366,29 @@ impl<T: Operations> NewDevice<T> {
         to_result(unsafe { bindings::ib_device_set_netdev(self.as_raw(), netdev.as_raw(), port) })
     }
 
-    /// Registers the device, with a name of the user's choice.
+    /// How to find the device when it is registered.
+    pub fn downgrade(&self) -> WeakDevice<T> {
+        // SAFETY: By the type invariants the device is initialised, and so its `struct device`.
+        let this: &kernel::device::Device =
+            unsafe { kernel::device::Device::from_raw(device_of(self.as_raw())) };
+        // INVARIANT: The reference is to that of the device.
+        WeakDevice {
+            device: self.device,
+            _memory: this.into(),
+        }
+    }
+
+    /// Registers the device, with a name of the user's choice; or with the first number that is free where
+    /// the name has `%d`.
     ///
     /// There is no handle to the device in return: it can be gone already.
     pub fn register(self, name: &CStr) -> Result {
         // SAFETY: By the type invariants. The name is copied. There is no device for DMA: addresses
         // in the work requests of kernel users are then virtual ones.
         to_result(unsafe {
-            bindings::rdma_helper_mark_name_assigned_by_user(self.as_raw());
+            if !name.to_bytes().contains(&b'%') {
+                bindings::rdma_helper_mark_name_assigned_by_user(self.as_raw());
+            }
             bindings::ib_register_device(self.as_raw(), name.as_char_ptr(), ptr::null_mut())
         })?;
         // `ib_core` owns the device now. The rest is still ours.
@@ -419,8 +434,23 @@ impl<T: Operations> DeviceRef<T> {
     ///
     /// The module must have a [`DriverRegistration`], which waits for this to be done.
     pub fn unregister_queued(&self) {
+        self.tell_unregistering();
         // SAFETY: A registered device, with a `dealloc_driver`, as all of `NewDevice::new`.
         unsafe { bindings::ib_unregister_device_queued(self.as_raw()) };
+    }
+
+    fn tell_unregistering(&self) {
+        if T::HAS_UNREGISTERING {
+            T::unregistering(self);
+        }
+    }
+
+    /// Unregisters the device, and returns when its users have lost it. It may sleep.
+    pub fn unregister(self) {
+        self.tell_unregistering();
+        let this = ManuallyDrop::new(self);
+        // SAFETY: A registered device; the function gives up the reference.
+        unsafe { bindings::ib_unregister_device_and_put(this.as_raw()) };
     }
 }
 
@@ -437,6 +467,32 @@ impl<T: Operations> Drop for DeviceRef<T> {
     fn drop(&mut self) {
         // SAFETY: By the type invariants there is a reference to give up.
         unsafe { bindings::ib_device_put(self.as_raw()) };
+    }
+}
+
+/// A device that may not be registered any more, for who is not to keep it from going.
+///
+/// # Invariants
+///
+/// `_memory` is the `struct device` of `device`, which keeps the memory of all of it. What is in the driver's
+/// data may be gone.
+pub struct WeakDevice<T: Operations> {
+    device: NonNull<Device<T>>,
+    _memory: ARef<kernel::device::Device>,
+}
+
+// SAFETY: As for `DeviceRef`.
+unsafe impl<T: Operations> Send for WeakDevice<T> {}
+// SAFETY: As for `DeviceRef`.
+unsafe impl<T: Operations> Sync for WeakDevice<T> {}
+
+impl<T: Operations> WeakDevice<T> {
+    /// The device, if it is registered.
+    pub fn upgrade(&self) -> Option<DeviceRef<T>> {
+        // SAFETY: By the type invariants the memory is there. If the function returns true, the device is
+        // registered, and there is a reference to give up.
+        unsafe { bindings::rdma_helper_ib_device_try_get(self.device.as_ptr().cast()) }
+            .then(|| DeviceRef(self.device))
     }
 }
 

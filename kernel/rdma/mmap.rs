@@ -9,7 +9,7 @@
 //! C header: [`include/rdma/ib_verbs.h`](srctree/include/rdma/ib_verbs.h)
 //! (`rdma_user_mmap_entry_insert()`)
 
-use super::{bindings, ucontext, Ucontext};
+use super::{bar::BarPart, bindings, ucontext, Ucontext};
 use core::{ptr::NonNull, sync::atomic::AtomicU32};
 use kernel::{
     alloc::Flags,
@@ -25,13 +25,20 @@ use kernel::{
 ///
 /// # Invariants
 ///
-/// `start` is where `pages`, of `len` bytes, are mapped one after the other in the kernel, by `vmap()`, with
-/// `VM_USERMAP`.
+/// `start` is where the pages, `len` bytes, are mapped one after the other in the kernel: those of the kernel's
+/// by `vmap()`, with `VM_USERMAP`.
 pub struct SharedPages {
     start: NonNull<AtomicU32>,
     len: usize,
-    /// Given up after they have been unmapped.
-    pages: KVVec<Page>,
+    source: Source,
+}
+
+/// Where pages are from.
+enum Source {
+    /// The kernel's. They are given up after they have been unmapped.
+    Kernel(#[allow(dead_code)] KVVec<Page>),
+    /// On board of the device.
+    Bar(BarPart),
 }
 
 // SAFETY: The memory may be freed by any thread.
@@ -62,7 +69,17 @@ impl SharedPages {
         Ok(Self {
             start: NonNull::new(start.cast()).ok_or(ENOMEM)?,
             len,
-            pages,
+            source: Source::Kernel(pages),
+        })
+    }
+
+    /// Pages on board of the device.
+    pub fn on_board(part: BarPart) -> Result<Self> {
+        // INVARIANT: A part stays mapped as long as it exists.
+        Ok(Self {
+            start: NonNull::new(part.as_ptr().cast()).ok_or(ENOMEM)?,
+            len: part.len(),
+            source: Source::Bar(part),
         })
     }
 
@@ -74,11 +91,6 @@ impl SharedPages {
     /// Never; there is at least a page.
     pub fn is_empty(&self) -> bool {
         false
-    }
-
-    /// A page.
-    pub(super) fn page(&self, index: usize) -> Option<NonNull<kernel::bindings::page>> {
-        NonNull::new(self.pages.get(index)?.as_ptr())
     }
 
     /// The memory, as words that can be read and written while others do the same.
@@ -99,15 +111,18 @@ impl SharedPages {
 
 impl Drop for SharedPages {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants. Pages that a process has mapped stay until it unmaps them,
-        // since it has references to each of them.
-        unsafe { bindings::vunmap(self.as_ptr().cast()) };
+        if let Source::Kernel(_) = self.source {
+            // SAFETY: By the type invariants. Pages that a process has mapped stay until it unmaps them,
+            // since it has references to each of them.
+            unsafe { bindings::vunmap(self.as_ptr().cast()) };
+        }
     }
 }
 
 /// Lets a process map [`SharedPages`].
 ///
-/// When it is dropped the process can no longer map them. What it has mapped stays mapped.
+/// When it is dropped the process can no longer map them. What it has mapped stays mapped; of pages on board of
+/// the device, until that is unregistered.
 ///
 /// It holds a reference to the user context. Where it is part of that context's own data, it has to be
 /// dropped in [`ucontext::Operations::dealloc`].
@@ -195,10 +210,21 @@ pub(super) unsafe extern "C" fn mmap(
             return Err(EINVAL);
         }
         // SAFETY: It is one of `UserMapping::new`, since there are no others. The reference from above
-        // keeps it until it is given up. The pages are mapped with `VM_USERMAP`, as is required.
+        // keeps it until it is given up. The kernel's pages are mapped with `VM_USERMAP`, as is required. Those
+        // on board are there as long as the entry, to which the mapping gets a reference of its own.
         unsafe {
-            let entry = &*raw.cast::<Entry>();
-            let result = bindings::remap_vmalloc_range(vma, entry.pages.as_ptr().cast(), 0);
+            let pages = &(*raw.cast::<Entry>()).pages;
+            let result = match &pages.source {
+                Source::Kernel(_) => bindings::remap_vmalloc_range(vma, pages.as_ptr().cast(), 0),
+                Source::Bar(part) => bindings::rdma_user_mmap_io(
+                    ucontext,
+                    vma,
+                    part.page_frame(),
+                    part.len(),
+                    (*vma).vm_page_prot,
+                    raw,
+                ),
+            };
             bindings::rdma_user_mmap_entry_put(raw);
             to_result(result)?;
         }

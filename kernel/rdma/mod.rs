@@ -81,6 +81,7 @@ mod macros;
 pub(crate) mod bindings;
 
 pub mod ah;
+pub mod bar;
 pub mod compat;
 pub mod cq;
 pub mod details;
@@ -117,10 +118,11 @@ pub mod wr;
 
 pub use self::{
     ah::{AddressVector, Ah, AhAttr, NewAh},
+    bar::BarMemory,
     compat::Count,
     cq::{Cq, CqFlags, CqInitAttr, NewCq},
     details::Details,
-    device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent},
+    device::{Device, DeviceRef, DriverRegistration, NewDevice, PortEvent, WeakDevice},
     dm::{Dm, NewDm},
     gid::{Gid, GidAttr},
     link::{LinkOps, LinkRegistration},

@@ -122,6 +122,21 @@ impl NetDevice {
         }
     }
 
+    /// The network device with an Ethernet address, in the first network namespace.
+    pub fn find_by_mac(mac: [u8; 6], _rtnl: &Rtnl) -> Option<ARef<Self>> {
+        // SAFETY: The namespace is always there, and the address has the length of its type. The lock is
+        // held, as long as which the result stays.
+        let found = unsafe {
+            bindings::dev_getbyhwaddr(
+                &raw mut bindings::init_net,
+                bindings::ARPHRD_ETHER as u16,
+                mac.as_ptr().cast(),
+            )
+        };
+        // SAFETY: As above.
+        (!found.is_null()).then(|| unsafe { Self::from_raw(found) }.into())
+    }
+
     /// Whether the device is registered, and not going.
     pub fn is_registered(&self) -> bool {
         // SAFETY: A valid device.

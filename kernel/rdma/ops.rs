@@ -141,8 +141,8 @@ pub trait Operations: Sized + Send + Sync + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Called when the administrator has the device unregistered (`rdma link delete`), before anything is
-    /// taken away from those who use it.
+    /// Called when the device is to be unregistered, by the administrator (`rdma link delete`) or by the driver,
+    /// before anything is taken away from those who use it.
     fn unregistering(_device: &Device<Self>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

@@ -7,6 +7,7 @@
 //! - [`ring`]: the queues a process and the kernel share.
 //! - [`wire`]: the packets of RoCEv2.
 //! - [`requester`], [`responder`]: the two ends of a connection over the wire.
+//! - [`card`]: what a card on a PCI bus has in its memory.
 //! - [`uapi`], [`user`]: what the parts agree on of which the device consists, with the kernel and without.
 //!
 //! The kernel module compiles these same files, mounted at its own crate root, in edition 2021:
@@ -18,6 +19,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod card;
 pub mod local;
 pub mod qp;
 pub mod requester;

@@ -354,8 +354,8 @@ impl Umem {
         (end <= self.length).then_some(()).ok_or(EINVAL)
     }
 
-    /// Calls `op` for each piece of `len` bytes at `offset` that is within one page, with its address
-    /// and length. `EINVAL` if that is not within the memory.
+    /// Calls `op` for each piece of `len` bytes at `offset` that is mapped as a whole, a part of a page say, with
+    /// its address and length. `EINVAL` if that is not within the memory.
     fn for_each_piece(
         &self,
         access: Access,
@@ -391,7 +391,8 @@ impl Held<'_> {
             Self::Pinned(pages) => Some(Piece::of(pages.page(index)?, in_page)),
             Self::OnDemand(pages) => Some(Piece::of(pages.page(index)?, in_page)),
             Self::Kernel(memory) => memory.piece(at),
-            Self::Shared(pages) => Some(Piece::of(pages.page(index)?, in_page)),
+            // They are mapped.
+            Self::Shared(_) => None,
         }
     }
 
@@ -402,6 +403,10 @@ impl Held<'_> {
         len: usize,
         op: &mut impl FnMut(*mut u8, usize) -> Result,
     ) -> Result {
+        if let Self::Shared(pages) = self {
+            // SAFETY: They are mapped one after the other, and the memory is within them.
+            return op(unsafe { pages.as_ptr().add(at) }, len);
+        }
         let end = at + len;
         while at < end {
             let piece = self.piece(at).ok_or(EFAULT)?;
