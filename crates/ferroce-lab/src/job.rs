@@ -54,6 +54,11 @@ impl Host {
     pub fn address(number: u32) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 0, number as u8)
     }
+
+    /// The address of one of its cards, in a network of 24 bits with those of that number on other hosts.
+    pub fn card_address(host: u32, card: u32) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, card as u8 + 1, host as u8)
+    }
 }
 
 /// A job for a guest.
@@ -69,6 +74,8 @@ pub struct Job {
     pub environment: Vec<(Text, Text)>,
     /// Which of several hosts it is, if there are several.
     pub host: Option<Host>,
+    /// How many cards the machine has.
+    pub cards: u32,
     /// The terminal's lines and columns, if it is to have one.
     pub terminal: Option<(u16, u16)>,
     /// The host's folders that it may change; for QEMU each is a 9p share

@@ -8,7 +8,7 @@
 //! another thing: a machine with a disk of its own, which stays.
 
 pub mod backend;
-mod boot;
+pub mod boot;
 pub mod cache;
 mod channel;
 pub mod distribution;

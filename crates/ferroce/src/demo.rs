@@ -69,6 +69,8 @@ pub fn run(setup: &Setup) -> Result<i32> {
         memory: 1 << 30,
         append: Vec::new(),
         counts_instructions: false,
+        cards: 0,
+        monitor: None,
         timeout: None,
         writable: Vec::new(),
         module_files: Vec::new(),

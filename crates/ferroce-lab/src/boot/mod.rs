@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Starts a kernel as a process of the host.
 
+pub mod card;
 mod initramfs;
 mod kvm;
 pub(crate) mod qemu;
@@ -41,6 +42,10 @@ pub struct Machine<'a> {
     pub folder: &'a Path,
     /// The network to others, if it is one of several.
     pub network: Option<&'a Network>,
+    /// How many cards it has: QEMU alone can give it some.
+    pub cards: u32,
+    /// Where QEMU's monitor is to listen, which only QEMU has.
+    pub monitor: Option<&'a Path>,
 }
 
 /// How a machine is joined to others.

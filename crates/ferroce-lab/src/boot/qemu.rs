@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{detach, initramfs, Accelerator, Channel, Machine, Network, Running};
+use super::{card, detach, initramfs, Accelerator, Channel, Machine, Network, Running};
 use crate::error::{Error, Result};
 use crate::guest;
 use crate::process;
@@ -91,6 +91,14 @@ pub fn start(machine: &Machine, accelerator: Accelerator) -> Result<Running> {
     }
     if let Some(network) = machine.network {
         join(&mut command, network);
+    }
+    if machine.cards > 0 {
+        let host = machine.network.map_or(1, |network| network.number);
+        card::add(&mut command, machine.cards, host, machine.folder)?;
+    }
+    if let Some(monitor) = machine.monitor {
+        let socket = format!("unix:{},server=on,wait=off", escaped(monitor));
+        command.args(["-qmp", &socket]);
     }
     command
         .stdin(Stdio::null())

@@ -6,6 +6,7 @@
 //! process, from the host's files: nothing needs to be built or copied for it.
 //! A kernel that cannot mount these by itself has it in an initramfs (`early`).
 
+mod cards;
 mod command;
 mod early;
 mod files;
@@ -136,7 +137,13 @@ fn prepare(job: &Job, channel: &File) -> Result<(), Failure> {
     if let Some(host) = job.host {
         network::join(host)?;
     }
+    if job.cards > 0 {
+        cards::connect(job)?;
+    }
     modules::load(job)?;
+    if job.cards > 0 {
+        cards::load_drivers()?;
+    }
     if job.host.is_none() {
         return Ok(());
     }

@@ -26,14 +26,27 @@ pub fn join(host: Host) -> Result<(), Failure> {
         .map_err(|e| Failure::lab(format!("cannot write {file} in the guest: {e}")))?;
 
     super::modules::modprobe(&["virtio_net"]).map_err(Failure::lab)?;
-    let settings = Path::new("/proc/sys/net/ipv6/conf/eth0");
-    if settings.is_dir() {
-        // There is nobody to have the same address, and to find that out takes a second.
-        let setting = settings.join("accept_dad");
-        fs::write(&setting, "0")
-            .map_err(|e| Failure::lab(format!("cannot write {}: {e}", setting.display())))?;
-    }
+    expect_no_duplicates("eth0")?;
     let address = format!("{}/24", Host::address(host.number));
     ip(&["addr", "add", &address, "dev", "eth0"])?;
     ip(&["link", "set", "eth0", "up"])
+}
+
+/// Has the addresses of a network device there at once: nobody has the same, and to find that out takes a second.
+pub fn expect_no_duplicates(device: &str) -> Result<(), Failure> {
+    set("ipv6", device, "accept_dad", "0")
+}
+
+/// Sets what a version of IP knows of a network device (Documentation/networking/ip-sysctl.rst).
+pub fn set(version: &str, device: &str, setting: &str, value: &str) -> Result<(), Failure> {
+    let settings = Path::new("/proc/sys/net")
+        .join(version)
+        .join("conf")
+        .join(device);
+    if !settings.is_dir() {
+        return Ok(());
+    }
+    let setting = settings.join(setting);
+    fs::write(&setting, value)
+        .map_err(|e| Failure::lab(format!("cannot write {}: {e}", setting.display())))
 }

@@ -53,6 +53,7 @@ impl Session {
             folder: Text::from(current),
             environment: environment(image, member),
             host: member.map(|member| member.host),
+            cards: self.cards,
             terminal: self.terminal.then(terminal::size),
             writable: writable.collect::<Result<_>>()?,
             program: Text::from(program),

@@ -41,6 +41,10 @@ pub struct Session {
     pub append: Vec<String>,
     /// Whether its clock counts instructions, one a nanosecond: QEMU alone can do that.
     pub counts_instructions: bool,
+    /// How many cards it has, up to [`MOST`](crate::boot::card::MOST): with QEMU alone.
+    pub cards: u32,
+    /// Where QEMU's monitor (QMP) is to listen, if anywhere.
+    pub monitor: Option<PathBuf>,
     /// After how long it is ended.
     pub timeout: Option<Duration>,
     /// The host's folders that it may change.
@@ -130,6 +134,8 @@ impl Session {
             writable: &job.writable,
             folder: folder.path(),
             network: member.map(|member| &member.network),
+            cards: self.cards,
+            monitor: self.monitor.as_deref(),
         };
         let Running {
             mut process,

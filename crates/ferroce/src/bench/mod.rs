@@ -127,6 +127,8 @@ fn in_guest(args: &Bench, rounds: u32) -> Result<Measured> {
             memory: 2 << 30,
             append: Vec::new(),
             counts_instructions,
+            cards: 0,
+            monitor: None,
             timeout: None,
             writable: Vec::new(),
             module_files: Vec::new(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::Subcommand;
 use ferroce_lab::backend::{Backend, Flavor, Series};
+use ferroce_lab::boot::card::MOST as MOST_CARDS;
 use ferroce_lab::distribution::Distribution;
 use ferroce_lab::session::hosts::MOST;
 
@@ -163,14 +164,18 @@ pub enum Choice {
 }
 
 impl AnyKernel {
-    /// For so many hosts, which are machines if they are several.
-    pub fn choice(&self, hosts: u32) -> anyhow::Result<Choice> {
+    /// `needs_machine` is the option, if one was given, that User-Mode Linux, which is no machine, cannot do.
+    pub fn choice(&self, needs_machine: Option<&str>) -> anyhow::Result<Choice> {
         match (&self.kernel, self.which.backend) {
-            (_, Some(Backend::Uml)) if hosts > 1 => anyhow::bail!(
-                "--hosts {hosts} has machines with a network, which User-Mode Linux has not: leave out --backend uml"
+            (_, Some(Backend::Uml)) if needs_machine.is_some() => anyhow::bail!(
+                "{} needs a machine, which User-Mode Linux is not: leave out --backend uml",
+                needs_machine.unwrap_or_default()
             ),
             (None | Some(KernelName::Series(_)), backend) => {
-                let default = if hosts > 1 { Backend::Qemu } else { Backend::Uml };
+                let default = match needs_machine {
+                    Some(_) => Backend::Qemu,
+                    None => Backend::Uml,
+                };
                 Ok(Choice::Built(Flavor {
                     backend: backend.unwrap_or(default),
                     debug: self.which.debug,
@@ -250,6 +255,21 @@ pub struct Machine {
     pub append: Vec<String>,
     #[command(flatten)]
     pub clock: Clock,
+    /// Give it cards: PCI functions with memory on board, for the driver to find
+    /// and bind to; on QEMU. One if no number is given, up to 8
+    ///
+    /// Each has a network device with an address: card 0 has 10.0.1.1, on eth0, card
+    /// 1 has 10.0.2.1; of host 2 they end in 2, and begin at eth1. The module that is
+    /// for them is loaded by their alias, as udev does it, before the command runs.
+    /// With a kernel that is not the lab's, add `--module ferroce`.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_CARDS)))]
+    card: Option<u32>,
+    /// Have QEMU's monitor listen at this socket, which is made: in JSON (QMP)
+    ///
+    /// `device_del` with the id `card0` takes the first card out of its slot.
+    #[arg(long, value_name = "SOCKET")]
+    pub monitor: Option<PathBuf>,
     /// End the guest after this many seconds
     #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,
@@ -270,6 +290,28 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The kernel, of a machine if there are several hosts or something else needs one.
+    pub fn choice(&self, hosts: u32) -> anyhow::Result<Choice> {
+        let needs_machine = if hosts > 1 {
+            Some("--hosts")
+        } else if self.card.is_some() {
+            Some("--card")
+        } else if self.monitor.is_some() {
+            Some("--monitor")
+        } else {
+            None
+        };
+        if hosts > 1 && self.monitor.is_some() {
+            anyhow::bail!("--monitor is one machine's: leave out --hosts");
+        }
+        self.kernel.choice(needs_machine)
+    }
+
+    /// How many cards it has.
+    pub fn cards(&self) -> u32 {
+        self.card.unwrap_or(0)
+    }
+
     pub fn memory(&self) -> u64 {
         self.mem.unwrap_or(if self.kernel.which.debug {
             2 << 30

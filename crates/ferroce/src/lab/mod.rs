@@ -214,7 +214,7 @@ fn build(args: &Build) -> Result<i32> {
     if args.programs {
         more.push(Purpose::Programs);
     }
-    let flavor = match args.kernel.choice(1)? {
+    let flavor = match args.kernel.choice(None)? {
         Choice::Built(flavor) => flavor,
         choice if !args.clippy => {
             let mut ready = Ready::ensure(&args.setup, &choice, &more)?;
@@ -269,7 +269,7 @@ fn build(args: &Build) -> Result<i32> {
 }
 
 fn session(machine: &Machine, command: Vec<OsString>, terminal: bool, count: u32) -> Result<i32> {
-    let choice = machine.kernel.choice(count)?;
+    let choice = machine.choice(count)?;
     let counts_instructions = machine.clock.counts_instructions(choice.backend())?;
     let mut ready = Ready::ensure(&machine.setup, &choice, &[])?;
     let module_files = ready.module_files(&machine.module, &machine.setup.kernel_dir)?;
@@ -279,6 +279,8 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool, count: u32
         memory: machine.memory(),
         append: machine.append.clone(),
         counts_instructions,
+        cards: machine.cards(),
+        monitor: machine.monitor.clone(),
         timeout: machine.timeout,
         writable: machine.rw.clone(),
         module_files,
@@ -311,7 +313,7 @@ fn session(machine: &Machine, command: Vec<OsString>, terminal: bool, count: u32
 }
 
 fn shell(machine: &Machine) -> Result<i32> {
-    let name = match machine.kernel.choice(1)? {
+    let name = match machine.choice(1)? {
         Choice::Built(flavor) => flavor.name(),
         Choice::Distribution(kernel) => kernel.to_string(),
     };
@@ -332,7 +334,7 @@ fn shell(machine: &Machine) -> Result<i32> {
 }
 
 fn pack(args: &Pack) -> Result<i32> {
-    let ready = Ready::ensure(&args.setup, &args.kernel.choice(1)?, &[])?;
+    let ready = Ready::ensure(&args.setup, &args.kernel.choice(None)?, &[])?;
     pack::pack(&ready.image, &args.output)?;
     let size = std::fs::metadata(&args.output).map_or(0, |found| found.len());
     note(
