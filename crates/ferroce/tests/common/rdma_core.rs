@@ -2,9 +2,26 @@
 //! rdma-core's own tests: what they print, and which of them pass.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 /// The names of the tests that pass, one a line.
 const PASSING: &str = include_str!("../lab/rdma-core-tests.txt");
+
+/// Copies the tests into a folder, and returns the command that runs them on a device. Debian ships them as
+/// documentation, some of them compressed.
+pub fn run(folder: &Path, device: &str) -> String {
+    let folder = folder.display();
+    let unpack = format!(
+        "set -e; from=$(dirname $(dpkg -L python3-pyverbs | grep 'tests/run_tests.py')); \
+         cp -rL $from {folder}/tests; find {folder}/tests -name '*.gz' | xargs gunzip"
+    );
+    let unpacked = Command::new("sh").args(["-c", &unpack]).status();
+    assert!(unpacked.expect("there is a shell").success(), "{unpack}");
+    format!(
+        "cd {folder}; timeout 1800 /usr/bin/python3 tests/run_tests.py -v --dev {device} --port 1 --gid 1 2>&1 || :"
+    )
+}
 
 /// Checks that the tests pass that should, and that none fails, but for those whose names begin with one of
 /// `not_here`, each with the reason.

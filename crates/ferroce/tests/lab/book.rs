@@ -43,6 +43,10 @@ sessions! { SESSIONS:
     oops
 }
 
+sessions! { QEMU_SESSIONS:
+    card
+}
+
 sessions! { DEBUG_SESSIONS:
     kasan
 }
@@ -78,7 +82,7 @@ fn all_are_run(_: &Flavor) {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let tests = [SESSIONS, DEBUG_SESSIONS, QEMU_DEBUG_SESSIONS].concat();
+    let tests = [SESSIONS, DEBUG_SESSIONS, QEMU_SESSIONS, QEMU_DEBUG_SESSIONS].concat();
     let run: BTreeSet<String> = tests
         .iter()
         .filter_map(|(name, _)| Some(format!("{}.console", name.strip_prefix("book: ")?)))

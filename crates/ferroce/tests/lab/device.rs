@@ -2,7 +2,6 @@
 //! The RDMA device in a guest, used by programs that know nothing of it.
 
 use std::path::Path;
-use std::process::Command;
 
 use crate::rdma_core;
 use crate::support::{kernel_dir, ran, Flavor, Ran, Test};
@@ -302,17 +301,7 @@ fn test_script(name: &str) -> String {
 
 fn rdma_core_tests(flavor: &Flavor) {
     let dir = tempfile::tempdir().unwrap();
-    // Debian ships the tests as documentation, some of them compressed.
-    let unpack = format!(
-        "set -e; from=$(dirname $(dpkg -L python3-pyverbs | grep 'tests/run_tests.py')); \
-         cp -rL $from {to}/tests; find {to}/tests -name '*.gz' | xargs gunzip",
-        to = dir.path().display()
-    );
-    ran(Command::new("sh").args(["-c", &unpack])).ends_with(0);
-    let script = format!(
-        "cd {}; timeout 1800 /usr/bin/python3 tests/run_tests.py -v --dev fr0 --port 1 --gid 1 2>&1 || :",
-        dir.path().display()
-    );
+    let script = rdma_core::run(dir.path(), "fr0");
     let script = with_device_script(&script);
     for before in ["", BY_WIRE] {
         let ran = flavor.sh(&format!("{before}{script}")).ends_with(0);

@@ -20,6 +20,7 @@ mod book;
 mod bounded;
 mod broken;
 mod build;
+mod card;
 mod cm;
 mod compressed;
 mod device;
@@ -136,11 +137,14 @@ fn trials() -> Vec<Trial> {
         (QEMU, modules::QEMU_TESTS),
         (QEMU, verbs::QEMU_TESTS),
         (QEMU, loader::QEMU_TESTS),
+        (QEMU, book::QEMU_SESSIONS),
         (QEMU, hosts::TESTS),
+        (QEMU, card::TESTS),
         (DEBIAN, distribution::TESTS),
         (DEBIAN, compressed::DEBIAN_TESTS),
         (DEBIAN, device::DEBIAN_TESTS),
         (DEBIAN, verbs::DEBIAN_TESTS),
+        (DEBIAN, card::DEBIAN_TESTS),
         (DEBIAN_DEVICE, device::debian_device_tests()),
         (DEBIAN_DEVICE, cm::TESTS),
         (DEBIAN_DEVICE, verbs::TESTS),
@@ -156,6 +160,7 @@ fn trials() -> Vec<Trial> {
         (QEMU_DEBUG, bounded::DEBUG_TESTS),
         (QEMU_DEBUG, hostile::DEBUG_TESTS),
         (QEMU_DEBUG, wire::DEBUG_TESTS),
+        (QEMU_DEBUG, card::DEBUG_TESTS),
     ] {
         for (name, test) in tests {
             let run = move || -> Result<(), Failed> {

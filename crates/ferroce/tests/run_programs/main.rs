@@ -344,28 +344,8 @@ const NOT_HERE: [(&str, &str); 4] = [
 #[test]
 fn rdma_cores_own_tests() {
     let group = Group::new("rdma-core");
-    let suite = group.folder.path().join("tests");
-    let script = format!(
-        "cp -r /usr/share/doc/rdma-core/tests {0}; gunzip -f {0}/*.gz",
-        suite.display()
-    );
-    assert!(Command::new("sh")
-        .args(["-c", &script])
-        .status()
-        .unwrap()
-        .success());
-    let words = [
-        PYTHON,
-        "tests/run_tests.py",
-        "-v",
-        "--dev",
-        "ferroce0",
-        "--port",
-        "1",
-        "--gid",
-        "1",
-    ];
-    let ran = group.run(&[], &words);
+    let tests = rdma_core::run(group.folder.path(), "ferroce0");
+    let ran = group.run(&[], &["sh", "-c", &tests]);
     rdma_core::check(&ran.output, &NOT_HERE);
 }
 

@@ -21,6 +21,7 @@ import time
 import pyverbs.enums as e
 from pyverbs.cq import CompChannel
 from pyverbs.mr import MW, MWBind, MWBindInfo
+from pyverbs.pyverbs_error import PyverbsRDMAError
 
 from rig import *
 from hostile import Child
@@ -388,6 +389,16 @@ def not_ready(name):
 
 def removed(name):
     """A device that goes leaves no request without a completion, and who sleeps is woken."""
+    for goes in "rdma link delete gone", "ip link delete gone0":
+        # Each in a process of its own, which ends with objects of a device that is gone.
+        child = os.fork()
+        if not child:
+            flushed(goes)
+        assert os.waitpid(child, 0)[1] == 0, goes
+        subprocess.run("ip link delete gone0 2>/dev/null", shell=True)
+
+
+def flushed(goes):
     subprocess.run(
         "ip link add gone0 type dummy; ip addr add 10.0.9.1/24 dev gone0; ip link set gone0 up; "
         "rdma link add gone type ferroce netdev gone0",
@@ -413,12 +424,18 @@ def removed(name):
         one.qp.post_send(send_wr(SEND_OP, [sge], wr_id=number))
     time.sleep(0.2)
     none(one.send_cq)
-    subprocess.run("rdma link delete gone", shell=True, check=True)
+    subprocess.run(goes, shell=True, check=True)
+    # With the event, or with an error, for the channel has gone too.
+    signal.alarm(PATIENCE)
+    try:
+        channel.get_cq_event(one.send_cq)
+    except PyverbsRDMAError:
+        pass
+    signal.alarm(0)
     for cq, count in ((one.send_cq, 4), (one.recv_cq, 5), (lone.recv_cq, 3)):
         found = completions(cq, count)
         assert [wc.wr_id for wc in found] == list(range(count)), list(map(str, found))
         assert all(wc.status == e.IBV_WC_WR_FLUSH_ERR for wc in found), list(map(str, found))
-    subprocess.run("ip link delete gone0", shell=True, check=True)
     print("12 requests flushed")
     # Objects of a device that is gone: pyverbs would complain.
     sys.stdout.flush()
