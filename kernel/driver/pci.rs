@@ -61,7 +61,7 @@ impl pci::Driver for Card {
     // ANCHOR: probe
     fn probe<'bound>(
         card: &'bound pci::Device<Core<'_>>,
-        _: compat::IdInfo<'bound, ()>,
+        _function: compat::IdInfo<'bound, ()>,
     ) -> impl PinInit<Bound, Error> + 'bound {
         card.enable_device_mem()?;
         let gone = Arc::pin_init(Completion::new(), GFP_KERNEL)?;

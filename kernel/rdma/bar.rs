@@ -71,7 +71,7 @@ impl BarMemory {
         // SAFETY: A valid device, and a string that stays.
         to_result(unsafe { pci_request_region(raw(&device), bar, name.as_char_ptr()) })?;
         // SAFETY: The range is this driver's, as requested above.
-        let start = unsafe { memremap(physical, len, MEMREMAP_WB as _) };
+        let start = unsafe { memremap(physical, len, MEMREMAP_WB as c_ulong) };
         let Some(start) = NonNull::new(start.cast()) else {
             // SAFETY: Requested above.
             unsafe { pci_release_region(raw(&device), bar) };

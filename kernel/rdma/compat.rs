@@ -38,6 +38,7 @@ pub(crate) use this_module;
 ///
 /// `pci_device_table!` has a name for the aliases as well until Linux 7.2.
 #[cfg(linux_7_3)]
+#[allow(unused_macros)]
 macro_rules! pci_device_table {
     ($table:ident, $aliases:ident, $functions:tt) => {
         ::kernel::pci_device_table!($table, (), $functions);
@@ -45,11 +46,14 @@ macro_rules! pci_device_table {
 }
 /// The table of the functions on a PCI bus that a driver is for, whose numbers become aliases of the module.
 #[cfg(not(linux_7_3))]
+#[allow(unused_macros)]
 macro_rules! pci_device_table {
     ($table:ident, $aliases:ident, $functions:tt) => {
         ::kernel::pci_device_table!($table, $aliases, (), $functions);
     };
 }
+// Not each driver is for a bus.
+#[allow(unused_imports)]
 pub(crate) use pci_device_table;
 
 /// What `probe` is told of the entry of the table, if it is of one, which it always is until Linux 7.2.

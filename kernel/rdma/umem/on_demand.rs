@@ -12,7 +12,11 @@ use super::{
     super::{in_bottom_half, lock::BottomHalvesOff},
     bindings, ops, Access, AccessFlags, Device,
 };
-use core::{cell::UnsafeCell, ptr::NonNull};
+use core::{
+    cell::UnsafeCell,
+    ptr::NonNull,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 use kernel::{
     bindings::{page, PAGE_SIZE},
     error::{from_err_ptr, to_result},
@@ -35,6 +39,7 @@ const WRITE: c_ulong = bindings::hmm_pfn_flags_HMM_PFN_WRITE as c_ulong;
 pub(super) struct OnDemand {
     umem: NonNull<bindings::ib_umem_odp>,
     known: Pin<KBox<Known>>,
+    _room: Room,
 }
 
 /// What is known of the pages.
@@ -137,15 +142,33 @@ unsafe extern "C" fn invalidate(
     true
 }
 
-/// Fails if the two lists of a region of so many pages would take more than half of the memory that is
-/// available: the pages need not be there, and some other process may be killed for what this one asks for.
-fn check_room(pages: usize) -> Result {
-    let lists = (2 * size_of::<u64>() * pages).div_ceil(PAGE_SIZE);
-    // SAFETY: It has no preconditions.
-    let available = unsafe { bindings::si_mem_available() };
-    match usize::try_from(available) {
-        Ok(available) if lists <= available / 2 => Ok(()),
-        _ => Err(ENOMEM),
+/// Room for the two lists of a region, of so many pages of memory. `ib_umem_odp`'s is charged to nobody.
+struct Room(usize);
+
+/// How many pages all of that are.
+static TAKEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Room {
+    /// Fails if all lists together would take more than half of the memory that there would be without them: the
+    /// pages of a region need not be there, and some other process may be killed for what this one asks for.
+    fn take(pages: usize) -> Result<Self> {
+        let lists = (2 * size_of::<u64>() * pages).div_ceil(PAGE_SIZE);
+        // If it fails, this is undone as it is dropped.
+        let room = Self(lists);
+        let taken = TAKEN.fetch_add(lists, Ordering::Relaxed);
+        // SAFETY: It has no preconditions.
+        let available = unsafe { bindings::si_mem_available() };
+        let available = usize::try_from(available).unwrap_or(0);
+        if taken.saturating_add(lists) > available.saturating_add(taken) / 2 {
+            return Err(ENOMEM);
+        }
+        Ok(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(self.0, Ordering::Relaxed);
     }
 }
 
@@ -161,7 +184,7 @@ impl OnDemand {
             .checked_add(start as usize % PAGE_SIZE)
             .ok_or(EINVAL)?;
         let pages = bytes.div_ceil(PAGE_SIZE);
-        check_room(pages)?;
+        let room = Room::take(pages)?;
         // Before `ib_umem_odp` makes its list, which is as long and charged to nobody: a process that
         // would exceed its limit by this one does not get there, and no more is allocated than twice what
         // is charged.
@@ -181,7 +204,11 @@ impl OnDemand {
         })?;
         let umem = NonNull::new(umem).ok_or(EINVAL)?;
         // INVARIANT: Made above.
-        let this = Self { umem, known };
+        let this = Self {
+            umem,
+            known,
+            _room: room,
+        };
         let known: *const Known = &*this.known;
         {
             let _locked = this.lock_as_known(Access::Read);

@@ -100,19 +100,28 @@ def on_demand(device, pages):
     return MR(device.pd, pages * PAGE, LOCAL_WRITE | ON_DEMAND, address=1 << 40)
 
 
-def is_too_large(name):
-    """An on-demand region whose two lists of pages take more memory than there is: no process is killed for it."""
-    with open("/proc/meminfo") as file:
-        kib = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    # An entry is of eight bytes. One list alone has room.
-    pages = kib * 1024 * 3 // 4 // 8
-    try:
-        region = on_demand(Device(name), pages)
-    except PyverbsRDMAError as err:
-        assert err.error_code == errno.ENOMEM, err
-    else:
+def are_too_large(name):
+    """On-demand regions whose lists of pages take more memory than there is: no process is killed for them."""
+
+    def available():
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
+
+    before, device, regions = available(), Device(name), []
+    # An entry is of eight bytes, and there are two lists: first one region that one list alone has room for,
+    # and then as many as there may be.
+    for pages in before * 3 // 4 // 8, before // 16 // 16:
+        try:
+            for _ in range(32):
+                regions.append(on_demand(device, pages))
+        except PyverbsRDMAError as err:
+            assert err.error_code == errno.ENOMEM, err
+        else:
+            assert False, "there is no room for the lists of their pages"
+    assert regions, "there is room for none"
+    assert available() > before // 3, (before, available())
+    for region in regions:
         region.close()
-        assert False, "there is no room for its pages' lists"
 
 
 def sent(device):
@@ -150,7 +159,7 @@ def charged(name, by_wire):
     is_refused("queue pairs beyond the limit", group.run(queue_pairs))
     region = lambda: on_demand(Device(name), 1 << 23)
     is_refused("an on-demand region beyond the limit", group.run(region))
-    is_too_large(name)
+    are_too_large(name)
     # It has nothing to do with who is outside.
     outside = Qp(Device(name), RC, **LARGE)
     outside.close()
