@@ -35,7 +35,7 @@ fn a_whole_module_is_read_whole() {
     assert_eq!(info.linkage.exports[0].namespace.as_deref(), Some("SAMPLE"));
     assert_eq!(info.params[0].name, "level");
     assert_eq!(info.params[0].kind.describe(), "0 to 255");
-    assert_eq!(info.relocations.iter().map(|r| r.count).sum::<u64>(), 8);
+    assert_eq!(info.relocations.iter().map(|r| r.count).sum::<u64>(), 9);
 }
 
 #[test]

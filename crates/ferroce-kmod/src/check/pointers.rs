@@ -224,7 +224,8 @@ impl Follower<'_> {
             return Some(why);
         }
         let class = self.layout.place(symbol.shndx().into())?.class;
-        let code = self.elf.sections.get(usize::from(symbol.shndx()))?.data();
+        let section = self.elf.sections.get(usize::from(symbol.shndx()))?;
+        let code = section.data();
         let start = usize::try_from(number).ok();
         match class {
             Class::Text | Class::InitText if start.and_then(|at| code.get(at)).is_none() => {
@@ -232,6 +233,8 @@ impl Follower<'_> {
             }
             Class::Text => None,
             Class::InitText if symbol.name() != "cleanup_module" => None,
+            // Without CONFIG_MODULE_UNLOAD, and then nobody calls it.
+            Class::InitText if section.starts_with(".exit") => None,
             Class::InitText => Some("points to what is freed when its init is done"),
             _ => Some("points to what is no code"),
         }

@@ -12,6 +12,7 @@ use object::{
 pub fn module() -> Vec<u8> {
     let mut object = Object::new(BinaryFormat::Elf, Architecture::X86_64, Endianness::Little);
     let text = section(&mut object, ".text", SectionKind::Text, &[0; 32]);
+    let exit = section(&mut object, ".exit.text", SectionKind::Text, &[0; 16]);
     let texts = b"vermagic=1.2.3 SMP mod_unload \0name=sample\0license=GPL\0depends=\0\
                   parm=level:How loud\0parmtype=level:byte\0import_ns=OTHER\0";
     section(&mut object, ".modinfo", SectionKind::ReadOnlyData, texts);
@@ -42,6 +43,7 @@ pub fn module() -> Vec<u8> {
     let per_cpu = section(&mut object, ".data..percpu", SectionKind::Data, &[0; 8]);
 
     let init = symbol(&mut object, "init_module", Some((text, 0)));
+    let exit = symbol(&mut object, "cleanup_module", Some((exit, 0)));
     symbol(&mut object, "__ksymtab_sample_call", Some((table, 0)));
     symbol(&mut object, "__flags_sample_call", Some((flags, 0)));
     symbol(&mut object, "__kstrtabns_sample_call", Some((strings, 12)));
@@ -57,6 +59,7 @@ pub fn module() -> Vec<u8> {
     relocate(&mut object, level, 8, name, elf::R_X86_64_64);
     relocate(&mut object, per_cpu, 0, name, elf::R_X86_64_64);
     relocate(&mut object, this_module, 96, init, elf::R_X86_64_64);
+    relocate(&mut object, this_module, 120, exit, elf::R_X86_64_64);
     object.write().expect("it can be written")
 }
 

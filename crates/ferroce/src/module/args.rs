@@ -74,7 +74,7 @@ pub struct Check {
     /// For this kernel, not the running one: an installed VERSION, the folder
     /// of its modules, the folder that a kernel was built in, or one of the
     /// lab's: `lab` (which is `lab:uml`), `lab:uml-debug`, `lab:qemu`,
-    /// `lab:qemu-debug`
+    /// `lab:qemu-debug`, `lab:debian`
     #[arg(long, value_name = "VERSION|DIR|lab[:NAME]")]
     pub kernel: Option<String>,
     /// With this parameter: NAME=VALUE, or MODULE.NAME=VALUE if there are
