@@ -22,6 +22,11 @@ const MEMORY: u64 = 4 << 20;
 pub fn add(command: &mut Command, count: u32, host: u32, folder: &Path) -> Result<()> {
     // That has slots of which an interrupt of their own tells (PCI Express), so no ACPI is needed.
     command.args(["-machine", "q35"]);
+    // Or else QEMU leaves the slots to ACPI, and says that they are empty (docs/pcie.txt).
+    command.args([
+        "-global",
+        "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+    ]);
     for number in 0..count {
         let name = format!("card{number}");
         let mac = [0x52, 0x54, 0, 1, host as u8, number as u8];
