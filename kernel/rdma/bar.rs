@@ -34,7 +34,7 @@ pub struct BarMemory {
     device: ARef<pci::Device>,
     /// Of each page, whether it is allocated.
     #[pin]
-    allocated: Mutex<KVec<bool>>,
+    allocated: Mutex<KVVec<bool>>,
     gone: Arc<Completion>,
 }
 
@@ -60,7 +60,7 @@ impl BarMemory {
         if len <= reserved {
             return Err(ENODEV);
         }
-        let mut allocated = KVec::from_elem(false, len / PAGE_SIZE, GFP_KERNEL)?;
+        let mut allocated = KVVec::from_elem(false, len / PAGE_SIZE, GFP_KERNEL)?;
         for page in allocated.iter_mut().take(reserved.div_ceil(PAGE_SIZE)) {
             *page = true;
         }
@@ -114,10 +114,12 @@ impl BarMemory {
     pub fn allocate(self: &Arc<Self>, len: usize) -> Result<BarPart> {
         let count = len.div_ceil(PAGE_SIZE).max(1);
         let mut allocated = self.allocated.lock();
-        let place = allocated
-            .windows(count)
-            .position(|pages| pages.iter().all(|page| !page))
-            .ok_or(ENOMEM)?;
+        let mut free = 0;
+        let end = allocated.iter().position(|is_allocated| {
+            free = if *is_allocated { 0 } else { free + 1 };
+            free == count
+        });
+        let place = end.ok_or(ENOMEM)? + 1 - count;
         allocated[place..][..count].fill(true);
         drop(allocated);
         let part = BarPart {

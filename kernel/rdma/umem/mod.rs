@@ -59,7 +59,6 @@ enum Held<'a> {
     Pinned(&'a Pinned),
     OnDemand(on_demand::Locked<'a>),
     Kernel(&'a Kernel),
-    Shared(&'a SharedPages),
 }
 
 /// What is done to memory.
@@ -370,7 +369,8 @@ impl Umem {
             let (held, part) = match &self.pages {
                 Pages::Pinned(pages) => (Held::Pinned(pages), end - at),
                 Pages::Kernel(memory) => (Held::Kernel(memory), end - at),
-                Pages::Shared(pages) => (Held::Shared(pages), end - at),
+                // SAFETY: They are mapped one after the other, and the memory is within them.
+                Pages::Shared(pages) => return op(unsafe { pages.as_ptr().add(at) }, end - at),
                 Pages::OnDemand(pages) => {
                     let part = HELD_AT_ONCE.min(end - at);
                     (Held::OnDemand(pages.lock(at, part, access)?), part)
@@ -391,8 +391,6 @@ impl Held<'_> {
             Self::Pinned(pages) => Some(Piece::of(pages.page(index)?, in_page)),
             Self::OnDemand(pages) => Some(Piece::of(pages.page(index)?, in_page)),
             Self::Kernel(memory) => memory.piece(at),
-            // They are mapped.
-            Self::Shared(_) => None,
         }
     }
 
@@ -403,10 +401,6 @@ impl Held<'_> {
         len: usize,
         op: &mut impl FnMut(*mut u8, usize) -> Result,
     ) -> Result {
-        if let Self::Shared(pages) = self {
-            // SAFETY: They are mapped one after the other, and the memory is within them.
-            return op(unsafe { pages.as_ptr().add(at) }, len);
-        }
         let end = at + len;
         while at < end {
             let piece = self.piece(at).ok_or(EFAULT)?;

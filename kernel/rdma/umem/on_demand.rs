@@ -153,16 +153,15 @@ impl Room {
     /// pages of a region need not be there, and some other process may be killed for what this one asks for.
     fn take(pages: usize) -> Result<Self> {
         let lists = (2 * size_of::<u64>() * pages).div_ceil(PAGE_SIZE);
-        // If it fails, this is undone as it is dropped.
-        let room = Self(lists);
-        let taken = TAKEN.fetch_add(lists, Ordering::Relaxed);
         // SAFETY: It has no preconditions.
         let available = unsafe { bindings::si_mem_available() };
         let available = usize::try_from(available).unwrap_or(0);
-        if taken.saturating_add(lists) > available.saturating_add(taken) / 2 {
-            return Err(ENOMEM);
-        }
-        Ok(room)
+        // What is refused is not counted, not even for a moment: others would be refused for it.
+        let taken = TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            let sum = taken.checked_add(lists)?;
+            (sum <= available.saturating_add(taken) / 2).then_some(sum)
+        });
+        taken.map(|_| Self(lists)).map_err(|_| ENOMEM)
     }
 }
 

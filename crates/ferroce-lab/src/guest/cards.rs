@@ -9,9 +9,6 @@ use crate::job::{Host, Job};
 
 const BUS: &str = "/sys/bus/pci/devices";
 
-/// What a card's vendor and device number make of its alias (`file2alias.c`: `pci:v*d*`).
-const ALIAS: &str = "pci:v00001AF4d00001110";
-
 /// Has the network devices of the cards up, each in a network of its own. To be called before drivers come.
 pub fn connect(job: &Job) -> Result<(), Failure> {
     modules::modprobe(&["virtio_net"]).map_err(Failure::lab)?;
@@ -51,9 +48,11 @@ pub fn load_drivers() -> Result<(), Failure> {
 fn cards() -> Result<Vec<PathBuf>, Failure> {
     let failed = |e| Failure::lab(format!("cannot read {BUS}: {e}"));
     let functions = fs::read_dir(BUS).map_err(failed)?;
+    // What vendor and device number make of an alias (`file2alias.c`).
+    let begin = format!("pci:v00001AF4d{:08X}", ferroce_core::card::DEVICE);
     let mut cards: Vec<PathBuf> = functions
         .filter_map(|function| Some(function.ok()?.path()))
-        .filter(|function| alias(function).starts_with(ALIAS))
+        .filter(|function| alias(function).starts_with(&begin))
         .collect();
     cards.sort();
     Ok(cards)

@@ -3,6 +3,7 @@
 
 import ctypes
 import glob
+import json
 import mmap
 import os
 import subprocess
@@ -174,8 +175,6 @@ class User:
 
 def left(names):
     """That nothing is left of what programs had."""
-    import json
-
     for name in names:
         found = json.loads(subprocess.check_output(["rdma", "-j", "resource", "show", name]))[0]
         found = {kind: found[kind] for kind in NOTHING}
